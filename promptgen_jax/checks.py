@@ -1,0 +1,105 @@
+"""Checks of user input. Every message says where, what was got, what was expected and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that offers the closest known name, and the list of all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    guess = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{guess}Known: {', '.join(known)}."
+
+
+def check_known(where: str, name: str, known: Iterable[str]) -> None:
+    """Raises ValueError unless `name` is one of `known`."""
+    known = list(known)
+    if name not in known:
+        raise ValueError(f"{where}: unknown name {name!r}. {nearest(name, known)}")
+
+
+def check_key(where: str, key) -> None:
+    """Raises TypeError unless `key` is a single typed JAX key."""
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise TypeError(
+            f"{where}: got {type(key).__name__} for key; expected a typed key. Use jax.random.key(seed)."
+        )
+    if key.shape:
+        raise ValueError(
+            f"{where}: got a batch of keys {key.shape}; expected one key. Index or split it first."
+        )
+
+
+def check_count(where: str, value, *, minimum: int = 1) -> None:
+    """Raises ValueError unless `value` is an integer of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
+        raise ValueError(f"{where}: got {value!r}; expected an integer of at least {minimum}.")
+
+
+def check_latents(where: str, z, dim: int) -> None:
+    """Raises unless `z` is a floating (B, dim) array; values are checked where they are known (outside jit)."""
+    if getattr(z, "ndim", None) != 2 or z.shape[1] != dim:
+        raise ValueError(
+            f"{where}: latents are {getattr(z, 'shape', type(z).__name__)}; expected (batch, {dim}). "
+            "Flatten them to one row per sample."
+        )
+    if not jnp.issubdtype(z.dtype, jnp.floating):
+        raise TypeError(f"{where}: latents are {z.dtype}; expected float32. Use z.astype('float32').")
+    _check_finite(where, "latents", z)
+
+
+def check_images(where: str, images, *, minimum_size: int = 1) -> None:
+    """Raises unless `images` are floating (B, H, W, 3) of at least `minimum_size` pixels a side.
+
+    Outside jit, values are checked too: no NaN, and not in 0 to 255.
+    """
+    shape = getattr(images, "shape", None)
+    if shape is None or len(shape) != 4 or shape[-1] != 3:
+        hint = (
+            "Transpose from NCHW first."
+            if shape is not None and len(shape) == 4 and shape[1] == 3
+            else "Add the missing axis."
+        )
+        raise ValueError(f"{where}: images are {shape}; expected (batch, height, width, 3) in [0, 1]. {hint}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(
+            f"{where}: images are {images.dtype}; expected float32 in [0, 1]. Divide 8-bit images by 255."
+        )
+    if min(shape[1:3]) < minimum_size:
+        raise ValueError(
+            f"{where}: images are {shape[1]}x{shape[2]} pixels; expected at least {minimum_size}. Resize them."
+        )
+    _check_finite(where, "images", images)
+    if not isinstance(images, jax.core.Tracer) and images.size and float(jnp.max(jnp.abs(images))) > 16:
+        raise ValueError(
+            f"{where}: images reach {float(jnp.max(images)):.4g}; expected values in [0, 1]. Divide 8-bit images by 255."
+        )
+
+
+def check_cond(where: str, cond, cond_dim: int, batch: int) -> None:
+    """Raises ValueError unless `cond` is (batch, cond_dim), or None when `cond_dim` is 0."""
+    if cond_dim == 0:
+        if cond is not None:
+            raise ValueError(
+                f"{where}: got a condition {cond.shape}; this flow takes none (cond_dim=0). Leave cond out."
+            )
+    elif cond is None or cond.shape != (batch, cond_dim):
+        got = "none" if cond is None else cond.shape
+        raise ValueError(f"{where}: cond is {got}; expected ({batch}, {cond_dim}). Pass one row per sample.")
+
+
+def _check_finite(where: str, what: str, values) -> None:
+    if isinstance(values, jax.core.Tracer):
+        return
+    bad = int(np.sum(~np.isfinite(np.asarray(values))))
+    if bad:
+        raise ValueError(
+            f"{where}: {bad} of {values.size} {what} values are NaN or infinite. Check where they came from."
+        )

@@ -1,0 +1,110 @@
+"""`Network`: a frozen ported network on images, as controls and judges use it.
+
+Which Linen module reads a weight folder is written in its config.json:
+`{"kind": "network", "module": "faceapi.AgeGender", "options": {...}, "attributes": {"gender": ["male", "female"]}, ...}`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from promptgen_jax import checks, weights
+
+
+@struct.dataclass
+class Network:
+    """A frozen network from images (B, H, W, 3) in [0, 1] to a dict of outputs.
+
+    For every name in `attributes` the output of that name holds logits (B, K) in the order of its labels; their
+    softmax is P(label | image). Other outputs (pose in degrees, embeddings) are described by the module.
+    """
+
+    weights: Any
+    module: nn.Module = struct.field(pytree_node=False)
+    name: str = struct.field(pytree_node=False)
+    checksum: str = struct.field(pytree_node=False)
+    attributes: tuple[tuple[str, tuple[str, ...]], ...] = struct.field(pytree_node=False)
+    license: str = struct.field(pytree_node=False, default="")
+
+    def __call__(self, images) -> dict[str, jax.Array]:
+        """All outputs by name. Raises ValueError or TypeError for images of a wrong shape, dtype or range."""
+        checks.check_images(self.name, images)
+        return self.module.apply({"params": self.weights}, images)
+
+    def labels(self, attribute: str) -> tuple[str, ...]:
+        """The labels of an attribute. Raises ValueError with the nearest match if there is none."""
+        known = dict(self.attributes)
+        checks.check_known(f"{self.name}: attribute", attribute, known)
+        return known[attribute]
+
+    def label_index(self, attribute: str, label: str) -> int:
+        """The column of a label in the logits of an attribute."""
+        labels = self.labels(attribute)
+        checks.check_known(f"{self.name}: label of {attribute}", label, labels)
+        return labels.index(label)
+
+    def log_probs(self, images, attribute: str) -> jax.Array:
+        """log P(label | image), (B, K) in nats."""
+        self.labels(attribute)
+        return jax.nn.log_softmax(self(images)[attribute], axis=-1)
+
+
+def load_module(config: dict) -> nn.Module:
+    """The Linen module named by a config.json, e.g. `faceapi.AgeGender` of `promptgen_jax.models`."""
+    file, _, class_name = config["module"].partition(".")
+    module = importlib.import_module(f"promptgen_jax.models.{file}")
+    return getattr(module, class_name)(**config.get("options", {}))
+
+
+def load_params(name_or_path: str | Path, *, kind: str, example: jax.Array) -> tuple[nn.Module, dict, dict]:
+    """Module, checked float32 weights and config of a weight folder.
+
+    Args:
+      name_or_path: name under ported_weights, or a folder.
+      kind: "network" or "generator"; anything else in the folder is refused.
+      example: array or ShapeDtypeStruct that the module can be initialised with, to verify every shape.
+
+    Raises:
+      FileNotFoundError, ValueError: folder missing, altered, of another kind, or with wrong keys or shapes.
+    """
+    config = weights.read_config(name_or_path)
+    if config["kind"] != kind:
+        raise ValueError(
+            f"{name_or_path}: holds a {config['kind']}, expected a {kind}. Choose another folder of weights."
+        )
+    tree, config = weights.load_weights(name_or_path)
+    module = load_module(config)
+    expected = jax.eval_shape(module.init, jax.random.key(0), example)["params"]
+    weights.check_tree(str(name_or_path), tree, expected, converter=config.get("converter", "the converter"))
+    tree = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float16 else None), tree
+    )
+    return module, tree, config
+
+
+def load_network(name_or_path: str | Path) -> Network:
+    """Loads a ported network by name (`faceapi_expression`) or folder.
+
+    Raises:
+      FileNotFoundError, ValueError: as `load_params`.
+    """
+    example = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    module, tree, config = load_params(name_or_path, kind="network", example=example)
+    return Network(
+        weights=tree,
+        module=module,
+        name=config["name"],
+        checksum=config["sha256"],
+        attributes=tuple(
+            (attribute, tuple(labels)) for attribute, labels in config.get("attributes", {}).items()
+        ),
+        license=config.get("license", ""),
+    )

@@ -1,0 +1,102 @@
+"""The nouns of the paper that everything shares: `Prior`, `Sample`, and the contracts of generators and controls.
+
+Arrays are batched along the first axis. Latents are flat `(B, D)`; images are `(B, H, W, 3)` in [0, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+Array = jax.Array
+PyTree = Any
+
+LOG_2PI = float(np.log(2 * np.pi))
+
+
+@struct.dataclass
+class Prior:
+    """Diagonal normal `p_z = N(loc, diag(scale²))` on R^D; also the base distribution of the flow.
+
+    Attributes:
+      loc: (D,) mean.
+      scale: (D,) standard deviation, positive.
+      blocks: sizes that add up to D; each block of z gets a flow of its own (Eq. 11: noise and class embedding).
+    """
+
+    loc: Array
+    scale: Array
+    blocks: tuple[int, ...] = struct.field(pytree_node=False)
+
+    @classmethod
+    def standard(cls, *blocks: int) -> Prior:
+        """`N(0, I)` with the given block sizes, for most generators a single one."""
+        dim = sum(blocks)
+        return cls(loc=jnp.zeros(dim), scale=jnp.ones(dim), blocks=tuple(blocks))
+
+    @property
+    def dim(self) -> int:
+        """D, the length of a latent."""
+        return sum(self.blocks)
+
+    def sample(self, key: Array, num_samples: int) -> Array:
+        """Draws (num_samples, D) latents."""
+        return self.loc + self.scale * jax.random.normal(key, (num_samples, self.dim))
+
+    def log_prob(self, z: Array) -> Array:
+        """Log density in nats, (B,), of latents (B, D)."""
+        standardised = (z - self.loc) / self.scale
+        return -jnp.sum(0.5 * standardised**2 + jnp.log(self.scale) + 0.5 * LOG_2PI, axis=-1)
+
+
+@struct.dataclass
+class Sample:
+    """What a control sees of a batch.
+
+    Attributes:
+      images: (B, H, W, 3) float32, nominally in [0, 1] and not clamped.
+      z: (B, D) the latents that made them.
+      cond: (B, A) conditions such as Euler angles in radians, or None.
+      reference: (B, H, W, 3) the same eps at the canonical condition (Eq. 12), or None.
+    """
+
+    images: Array
+    z: Array
+    cond: Array | None = None
+    reference: Array | None = None
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A frozen generator `x = G(z)`: a callable pytree whose leaves are its weights.
+
+    The same key gives the same image; key feeds layer noise, cameras and the like. `name` and `checksum`
+    identify the weights, so that a saved prompt can find and verify its generator.
+    """
+
+    prior: Prior
+    image_size: int
+    name: str
+    checksum: str
+
+    def __call__(self, key: Array, z: Array) -> Array:
+        """Latents (B, D) to images (B, H, W, 3), nominally in [0, 1], not clamped."""
+
+
+@runtime_checkable
+class Control(Protocol):
+    """A named, weighted energy on samples: a callable pytree whose leaves are its weights.
+
+    `weight` is the paper's lambda. `needs_reference` asks for `sample.reference`.
+    """
+
+    name: str
+    weight: float
+    needs_reference: bool
+
+    def __call__(self, key: Array, sample: Sample) -> Array:
+        """Energies (B,) in nats before weighting; lower is better."""
