@@ -1,0 +1,177 @@
+"""Pictures for people: float batches become 8-bit grids, labelled sheets and PNG files.
+
+Batches are float (B, H, W, 3) in [0, 1] nominal range; a picture is uint8 (height, width, 3). Clamping
+happens here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from promptgen_jax import checks, weights
+
+PAPER, INK = 255, (25, 25, 30)  # background of grids and sheets; colour of labels
+
+
+def to_uint8(images) -> np.ndarray:
+    """Clamps to [0, 1] and rounds to 8 bits: `round(255 · clip(x, 0, 1))`.
+
+    Args:
+      images: (B, H, W, 3) floats.
+
+    Returns:
+      (B, H, W, 3) uint8.
+
+    Raises:
+      ValueError, TypeError: wrong shape or dtype, NaN, or values that look like 0 to 255.
+    """
+    checks.check_images("to_uint8", images)
+    return np.rint(255 * np.clip(np.asarray(images, np.float32), 0, 1)).astype(np.uint8)
+
+
+def image_grid(images, *, columns: int | None = None, scale: int = 1, padding: int = 2) -> np.ndarray:
+    """Lays a batch out in rows, first image top left; cells left over are white.
+
+    Args:
+      images: (B, H, W, 3) floats in [0, 1], B at least 1.
+      columns: images per row; default the smallest square that holds all.
+      scale: each pixel becomes a block of scale x scale.
+      padding: white pixels between and around the images.
+
+    Returns:
+      Picture, uint8 (rows · (H · scale + padding) + padding, columns · (W · scale + padding) + padding, 3).
+
+    Raises:
+      ValueError, TypeError: a bad batch, or an option out of range.
+    """
+    tiles = to_uint8(images)
+    if not len(tiles):
+        raise ValueError("image_grid: got an empty batch; expected at least one image. Sample some first.")
+    columns = math.ceil(math.sqrt(len(tiles))) if columns is None else columns
+    checks.check_count("image_grid: columns", columns)
+    checks.check_count("image_grid: scale", scale)
+    checks.check_count("image_grid: padding", padding, minimum=0)
+    tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
+    rows = -(-len(tiles) // columns)
+    height, width = tiles.shape[1] + padding, tiles.shape[2] + padding
+    grid = np.full((rows * height + padding, columns * width + padding, 3), PAPER, np.uint8)
+    for index, tile in enumerate(tiles):
+        top, left = (index // columns) * height + padding, (index % columns) * width + padding
+        grid[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return grid
+
+
+def before_after_sheet(
+    rows: Sequence[tuple[str, np.ndarray]],
+    *,
+    columns: int | None = None,
+    scale: int = 1,
+    padding: int = 2,
+    text_size: int = 14,
+) -> np.ndarray:
+    """Stacks labelled grids, e.g. the same noise before and after control; labels wrap to the width.
+
+    Args:
+      rows: (label, images) pairs; images (B, H, W, 3) floats in [0, 1]; sizes may differ between pairs.
+      columns: images per row; default all images of the longest batch side by side.
+      scale: as `image_grid`.
+      padding: as `image_grid`.
+      text_size: height of the label font in pixels.
+
+    Returns:
+      Picture, uint8, as wide as the widest grid.
+
+    Raises:
+      ValueError, TypeError: no rows, or what `image_grid` refuses.
+    """
+    rows = list(rows)
+    if not rows:
+        raise ValueError(
+            "before_after_sheet: got no rows; expected (label, images) pairs. Pass at least one pair."
+        )
+    columns = max(len(images) for _, images in rows) if columns is None else columns
+    grids = [image_grid(images, columns=columns, scale=scale, padding=padding) for _, images in rows]
+    width = max(grid.shape[1] for grid in grids)
+    parts = []
+    for (label, _), grid in zip(rows, grids, strict=True):
+        blank = np.full((grid.shape[0], width - grid.shape[1], 3), PAPER, np.uint8)
+        parts += [_text_band(str(label), width, text_size), np.concatenate([grid, blank], axis=1)]
+    return np.concatenate(parts)
+
+
+def png_bytes(picture: np.ndarray) -> bytes:
+    """Encodes a picture, uint8 (height, width, 3), as PNG.
+
+    Raises:
+      ValueError: not such an array.
+    """
+    picture = np.asarray(picture)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3 or not picture.size:
+        raise ValueError(
+            f"png_bytes: picture is {picture.dtype} {picture.shape}; expected uint8 (height, width, 3). "
+            "Pass a float batch through image_grid first."
+        )
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG")
+    return file.getvalue()
+
+
+def save_png(path: str | Path, images) -> Path:
+    """Writes a picture, uint8 (height, width, 3), or a float batch (laid out by `image_grid`), atomically.
+
+    Folders on the way are made.
+
+    Returns:
+      The path written.
+
+    Raises:
+      ValueError, TypeError: neither a picture nor a batch.
+    """
+    path = Path(path)
+    picture = images if getattr(images, "dtype", None) == np.uint8 else image_grid(images)
+    content = png_bytes(picture)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights.write_bytes(path, content)
+    return path
+
+
+def _text_band(text: str, width: int, size: int) -> np.ndarray:
+    """Draws `text`, wrapped, on a white band: uint8 (any, width, 3)."""
+    font = _font(size)
+    margin = size // 3
+    lines = _wrap(text, font, width - 2 * margin)
+    line_height = math.ceil(1.3 * size)
+    band = Image.new("RGB", (width, len(lines) * line_height + margin), (PAPER,) * 3)
+    draw = ImageDraw.Draw(band)
+    for number, line in enumerate(lines):
+        draw.text((margin, margin + number * line_height), line, fill=INK, font=font)
+    return np.asarray(band)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Splits text into lines of at most `width` pixels, between words where possible, else inside them."""
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings: prompts in Greek, Cyrillic or with accents stay readable."""
+    import matplotlib as mpl
+
+    return ImageFont.truetype(str(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
