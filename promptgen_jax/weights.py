@@ -147,6 +147,7 @@ def write_tensors(path: Path, tree: dict) -> str:
     """Writes a nested dict as safetensors with `/`-joined names; returns the file's sha256."""
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
     save_file({name: np.ascontiguousarray(value) for name, value in flat.items()}, path)
+    os.chmod(path, 0o644)
     return file_sha256(path)
 
 

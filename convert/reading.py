@@ -1,0 +1,204 @@
+"""What all converters share: reading checkpoints without executing anything in them, and strict renaming.
+
+A recipe maps each target in the new tree to the tensors it is made of and the function that makes it. Every tensor of
+the file is used exactly once or named as ignored; all that is missing or left over is reported in one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+from promptgen_jax import network, weights
+
+TFJS_DTYPES = {"float32": "<f4", "int32": "<i4", "bool": "|b1", "uint8": "|u1"}
+TFJS_QUANTISED = {"uint8": "|u1", "uint16": "<u2", "float16": "<f2"}
+
+
+class Part(NamedTuple):
+    """How to make one entry of the new tree: `make(*sources)` gives an array, or a dict of them."""
+
+    sources: tuple[str, ...]
+    make: Callable[..., np.ndarray | dict]
+
+
+def keep(name: str) -> Part:
+    """The tensor of that name, unchanged."""
+    return Part((name,), lambda tensor: tensor)
+
+
+def depthwise(name: str) -> Part:
+    """A depthwise kernel (3, 3, C, 1) of TensorFlow as HWIO, (3, 3, 1, C)."""
+    return Part((name,), lambda kernel: kernel.transpose(0, 1, 3, 2))
+
+
+def build_tree(
+    where: str | Path, tensors: dict[str, np.ndarray], recipe: dict[str, Part], ignored: Iterable[str] = ()
+) -> dict:
+    """Applies a recipe to the tensors of a file.
+
+    Args:
+      where: the file, for messages.
+      tensors: all tensors of the file by name.
+      recipe: part by target, `/`-joined.
+      ignored: names that may be there and are not needed.
+
+    Raises:
+      ValueError: missing, unexpected, misshapen or non-finite tensors, all of them in one message.
+    """
+    needed = {source for part in recipe.values() for source in part.sources}
+    problems = [f"missing {name}" for name in sorted(needed - tensors.keys())]
+    problems += [f"unexpected {name}" for name in sorted(tensors.keys() - needed - set(ignored))]
+    problems += [
+        f"{name} holds NaN or infinite values"
+        for name in sorted(needed & tensors.keys())
+        if not np.all(np.isfinite(tensors[name]))
+    ]
+    if not problems:
+        tree = {}
+        for target, part in recipe.items():
+            sources = [tensors[name] for name in part.sources]
+            try:
+                tree[target] = part.make(*sources)
+            except (ValueError, IndexError, TypeError):
+                shapes = ", ".join(f"{name} {np.shape(tensors[name])}" for name in part.sources)
+                problems.append(f"{target} cannot be made from {shapes}")
+    if problems:
+        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ValueError(
+            f"{where}: {len(problems)} problems: {'; '.join(problems[:10])}{more}. Check that the file is complete "
+            "and is the model this converter reads."
+        )
+    return flax.traverse_util.unflatten_dict(flax.traverse_util.flatten_dict(tree, sep="/"), sep="/")
+
+
+def read_torch(path: str | Path) -> dict:
+    """A `torch.save` archive, read with `weights_only=True`: tensors and containers, never code.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: not such an archive, truncated, or holding anything but tensors and containers.
+    """
+    import torch
+
+    path = _existing(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        KeyError,
+        ValueError,
+        zipfile.BadZipFile,
+    ) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path}: not a complete PyTorch archive of plain tensors ({reason[:160]}). Download it again; a "
+            "file that needs code to load is refused."
+        ) from None
+
+
+def read_tfjs(path: str | Path) -> dict[str, np.ndarray]:
+    """All tensors of a TensorFlow.js model or weights manifest (JSON beside its binary shards).
+
+    8- and 16-bit affine quantisation (value = q · scale + min) is undone to float32; float16 stays float16.
+
+    Raises:
+      FileNotFoundError: the JSON file or a shard is missing.
+      ValueError: not such a file, or its shards have the wrong length.
+    """
+    path = _existing(path)
+    try:
+        content = json.loads(path.read_text())
+        groups = content["weightsManifest"] if isinstance(content, dict) else content
+        entries = [(group["paths"], group["weights"]) for group in groups]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not a TensorFlow.js model or weights manifest ({type(error).__name__}: {error}). "
+            "Pass the .json file of the package."
+        ) from None
+    tensors = {}
+    for shards, specs in entries:
+        tensors |= _read_group(path, [path.parent / Path(shard).name for shard in shards], specs)
+    return tensors
+
+
+def _read_group(path, shards, specs):
+    """Tensors of one manifest group, whose shards are read as one stream of bytes."""
+    content = b"".join(_existing(shard).read_bytes() for shard in shards)
+    tensors, start = {}, 0
+    for spec in specs:
+        try:
+            name, shape, quantisation = spec["name"], tuple(spec["shape"]), spec.get("quantization")
+            stored = TFJS_QUANTISED[quantisation["dtype"]] if quantisation else TFJS_DTYPES[spec["dtype"]]
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: unreadable tensor entry {str(spec)[:120]} ({error}). This converter reads "
+                f"{', '.join(TFJS_DTYPES)}, quantised to {', '.join(TFJS_QUANTISED)}."
+            ) from None
+        count = math.prod(shape)
+        stop = start + count * np.dtype(stored).itemsize
+        if stop > len(content):
+            raise ValueError(
+                f"{path}: its shards hold {len(content)} bytes but {name} ends at byte {stop}; a shard is "
+                "truncated. Download it again."
+            )
+        values = np.frombuffer(content, stored, count, start).reshape(shape)
+        if quantisation and "scale" in quantisation:
+            values = (values * float(quantisation["scale"]) + float(quantisation["min"])).astype(np.float32)
+        tensors[name] = values
+        start = stop
+    if start != len(content):
+        raise ValueError(
+            f"{path}: its shards hold {len(content)} bytes, but the manifest describes {start}. The files belong "
+            "to different models; download both again."
+        )
+    return tensors
+
+
+def _existing(path: str | Path) -> Path:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file. Pass the path of the official checkpoint.")
+    return Path(path)
+
+
+def check_shapes(where: str | Path, tree: dict, config: dict, example: tuple[int, ...]) -> None:
+    """Raises ValueError unless the tree has the entries and shapes of the network that config.json names."""
+    module = network.load_module(config)
+    zeros = jax.ShapeDtypeStruct(example, np.float32)
+    expected = jax.eval_shape(module.init, jax.random.key(0), zeros)["params"]
+    weights.check_tree(str(where), tree, expected, converter="the converter on the right file")
+
+
+def run(convert: Callable[[str], tuple[dict, dict]], argv: list[str] | None, description: str) -> int:
+    """The command line of a converter: reads SOURCE, writes FOLDER, or says in one sentence why not.
+
+    Nothing is written unless everything was read and checked. Other files in FOLDER are kept.
+
+    Returns:
+      The exit status.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("source", help="the official file")
+    parser.add_argument("folder", help="weight folder to write, e.g. ported_weights/<name>")
+    arguments = parser.parse_args(argv)
+    try:
+        tree, config = convert(arguments.source)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    weights.save_weights(arguments.folder, tree, config)
+    print(f"{arguments.folder}: wrote {len(jax.tree.leaves(tree))} tensors from {arguments.source}")
+    return 0

@@ -1,0 +1,148 @@
+"""Depthwise 3x3 convolution and max-pooling with TensorFlow's SAME padding, fast on CPUs too.
+
+XLA's own depthwise convolution and the gradient of its window reductions are slow on CPUs; nine shifted
+multiply-adds, which fuse into one loop, are many times faster. `benchmarks/depthwise.py` measures both.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def depthwise_conv3x3(
+    images: jax.Array, kernel: jax.Array, *, stride: int = 1, shifted: bool | None = None
+) -> jax.Array:
+    """Convolves every channel with its own 3x3 kernel, SAME padding by TensorFlow's rule.
+
+    Args:
+      images: (B, H, W, C).
+      kernel: (3, 3, 1, C).
+      stride: 1 or 2.
+      shifted: True for the shifted multiply-adds, which have no forward-mode derivative; False for XLA's convolution;
+        None takes the former when the default backend is a CPU.
+
+    Returns:
+      (B, ceil(H / stride), ceil(W / stride), C).
+
+    Raises:
+      ValueError: another kernel shape or stride.
+    """
+    if kernel.shape != (3, 3, 1, images.shape[-1]) or stride not in (1, 2):
+        raise ValueError(
+            f"depthwise_conv3x3: kernel is {kernel.shape} with stride {stride}; expected "
+            f"(3, 3, 1, {images.shape[-1]}) with stride 1 or 2. Store kernels as HWIO."
+        )
+    if shifted is None:
+        shifted = jax.default_backend() == "cpu"
+    return _shifted(images, kernel, stride) if shifted else _native(images, kernel, stride)
+
+
+def max_pool(images: jax.Array, *, window: int, stride: int, padding: str = "SAME") -> jax.Array:
+    """Largest value of each window x window patch, (B, H, W, C) to (B, H', W', C), as one maximum per axis.
+
+    Tied values share the gradient; XLA's own pooling gives it to the first of them, and takes longer.
+
+    Args:
+      images: (B, H, W, C).
+      window: patch size in pixels.
+      stride: step in pixels.
+      padding: "SAME" (TensorFlow's rule: the odd pixel goes to the end) or "VALID".
+    """
+    for axis in (1, 2):
+        low, high, num_out = _same_padding(images.shape[axis], window, stride)
+        if padding == "VALID":
+            low, high, num_out = 0, 0, (images.shape[axis] - window) // stride + 1
+        padded = _pad_axis(images, axis, low, high, -jnp.inf)
+        parts = [_every(padded, axis, start, num_out, stride) for start in range(window)]
+        images = functools.reduce(jnp.maximum, parts)
+    return images
+
+
+def _native(images, kernel, stride):
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=images.shape[-1],
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _shifted(images, kernel, stride):
+    taps = _taps(images, stride)
+    return sum(tap * kernel[i, j, 0] for (i, j), tap in taps)
+
+
+def _shifted_forward(images, kernel, stride):
+    return _shifted(images, kernel, stride), (images, kernel)
+
+
+def _shifted_backward(stride, residuals, cotangent):
+    images, kernel = residuals
+    if stride == 1:
+        image_cotangent = _shifted(cotangent, kernel[::-1, ::-1], 1)
+    else:
+        image_cotangent = _transposed_stride2(cotangent, kernel[:, :, 0], images.shape)
+    sums = [jnp.sum(tap * cotangent, axis=(0, 1, 2)) for _, tap in _taps(images, stride)]
+    return image_cotangent, jnp.stack(sums).reshape(kernel.shape)
+
+
+_shifted.defvjp(_shifted_forward, _shifted_backward)
+
+
+def _taps(images, stride):
+    """The nine ((row, column), shifted images) that a 3x3 kernel multiplies."""
+    low_h, high_h, num_h = _same_padding(images.shape[1], 3, stride)
+    low_w, high_w, num_w = _same_padding(images.shape[2], 3, stride)
+    padded = _pad_axis(_pad_axis(images, 1, low_h, high_h, 0), 2, low_w, high_w, 0)
+    return [
+        ((i, j), _every(_every(padded, 1, i, num_h, stride), 2, j, num_w, stride))
+        for i, j in itertools.product(range(3), repeat=2)
+    ]
+
+
+def _transposed_stride2(cotangent, kernel, shape):
+    """Gradient (B, H, W, C) with respect to the images of a stride 2 convolution with kernel (3, 3, C).
+
+    Row 2m of the padded images met kernel row 0 in output m and row 2 in output m-1; row 2m+1 met row 1 in output m.
+    The four parities of (row, column) are computed apart and interleaved.
+    """
+    low_h, _, num_h = _same_padding(shape[1], 3, 2)
+    low_w, _, num_w = _same_padding(shape[2], 3, 2)
+    padded = _pad_axis(_pad_axis(cotangent, 1, 1, 1, 0), 2, 1, 1, 0)
+
+    def met(i, j):
+        """Outputs that met kernel entry (i, j), times that entry."""
+        rows = _every(padded, 1, 1 - i // 2, num_h + 1, 1)
+        return _every(rows, 2, 1 - j // 2, num_w + 1, 1) * kernel[i, j]
+
+    even_even = met(0, 0) + met(0, 2) + met(2, 0) + met(2, 2)
+    even_odd = met(0, 1) + met(2, 1)
+    odd_even = met(1, 0) + met(1, 2)
+    rows = [jnp.stack([even_even, even_odd], axis=3), jnp.stack([odd_even, met(1, 1)], axis=3)]
+    whole = jnp.stack(rows, axis=2).reshape(shape[0], 2 * num_h + 2, 2 * num_w + 2, shape[3])
+    return whole[:, low_h : low_h + shape[1], low_w : low_w + shape[2]]
+
+
+def _same_padding(size, window, stride):
+    """TensorFlow's rule: (low, high, number of outputs) with the odd pixel at the end."""
+    num_out = -(-size // stride)
+    total = max((num_out - 1) * stride + window - size, 0)
+    return total // 2, total - total // 2, num_out
+
+
+def _pad_axis(images, axis, low, high, value):
+    widths = [(0, 0)] * images.ndim
+    widths[axis] = (low, high)
+    return jnp.pad(images, widths, constant_values=value)
+
+
+def _every(images, axis, start, count, stride):
+    return lax.slice_in_dim(images, start, start + stride * (count - 1) + 1, stride, axis)
