@@ -74,9 +74,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     archive = reading.read_torch(source)
     state = archive.get("netG_state_dict") if isinstance(archive, dict) else None
     if not isinstance(state, dict):
-        raise ValueError(
-            f"{source}: has no netG_state_dict. Pass weights.tar of the package gan_face_generate 1.1.1."
-        )
+        raise ValueError(f"{source}: has no netG_state_dict. Pass weights.tar of the package gan_face_generate 1.1.1.")
     tensors = {name: np.asarray(value, np.float32) for name, value in state.items()}
     ignored = [f"main.{3 * index + 1}.num_batches_tracked" for index in range(NUM_LAYERS - 1)]
     tree = reading.build_tree(source, tensors, recipe(), ignored)

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import reading
 from promptgen_jax import weights
 
+NUM_TRUNK_UNITS, NUM_FACERES_BLOCKS = 14, 13
 PREFIX = "StatefulPartitionedCall/model_1"
 EMOTIONS = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
 
@@ -44,7 +45,86 @@ def emotion_recipe() -> dict[str, reading.Part]:
     return parts
 
 
+def facemesh_recipe() -> dict[str, reading.Part]:
+    """Targets of `facemesh.FaceMesh`; the graph numbers convolutions and slopes from the stem to the last head."""
+    parts = folded_conv("stem", f"{PREFIX}/conv2d_1/Conv2D") | slope("stem_activation", 1)
+    for index in range(1, NUM_TRUNK_UNITS + 1):
+        parts |= facemesh_unit(f"unit{index}", depthwise=index, conv=index + 1, activation=index + 1)
+    first = {"mesh": (15, 16, 16, 3), "contours": (19, 22, 21, 3), "flag": (23, 28, 26, 1)}
+    for head, (depthwise, conv, activation, num_units) in first.items():
+        for index in range(num_units):
+            parts |= facemesh_unit(
+                f"{head}/unit{index + 1}",
+                depthwise=depthwise + index,
+                conv=conv + index,
+                activation=activation + index,
+            )
+        depthwise, conv, activation = depthwise + num_units, conv + num_units, activation + num_units
+        parts |= folded_conv(f"{head}/bottleneck", f"{PREFIX}/conv2d_{conv}/Conv2D")
+        parts |= slope(f"{head}/bottleneck_activation", activation)
+        parts |= facemesh_unit(f"{head}/last_unit", depthwise=depthwise, conv=conv + 1, activation=activation + 1)
+        last = f"{PREFIX}/conv2d_{conv + 2}"
+        parts[f"{head}/output/kernel"] = reading.keep(f"{last}/Conv2D/ReadVariableOp")
+        parts[f"{head}/output/bias"] = reading.keep(f"{last}/BiasAdd/ReadVariableOp")
+    return parts
+
+
+def facemesh_unit(target: str, *, depthwise: int, conv: int, activation: int) -> dict[str, reading.Part]:
+    """A residual unit of the face mesh, by its numbers in the graph."""
+    kernel = reading.depthwise(f"{PREFIX}/depthwise_conv2d_{depthwise}/depthwise/ReadVariableOp")
+    return {
+        f"{target}/depthwise/kernel": kernel,
+        **folded_conv(f"{target}/pointwise", f"{PREFIX}/conv2d_{conv}/Conv2D"),
+        **slope(f"{target}/activation", activation),
+    }
+
+
+def slope(target: str, index: int) -> dict[str, reading.Part]:
+    """A PReLU; the tensor called Neg is the slope itself, not its negative."""
+    return {f"{target}/slope": reading.Part((f"{PREFIX}/p_re_lu_{index}/Neg",), lambda slope: slope[0, 0])}
+
+
+def faceres_recipe() -> dict[str, reading.Part]:
+    """Targets of `faceres.FaceRes`."""
+    parts = {
+        "conv1/kernel": reading.keep("conv1/convolution/merged_input"),
+        "conv1/bias": reading.keep("conv1_bn/batchnorm_1/sub"),
+    }
+    for index in range(1, NUM_FACERES_BLOCKS + 1):
+        norm = f"conv_dw_{index}_bn/batchnorm_1"
+        parts |= {
+            f"depthwise{index}/kernel": reading.depthwise(f"conv_dw_{index}/depthwise_kernel"),
+            f"norm{index}/scale": reading.keep(f"{norm}/mul"),
+            f"norm{index}/bias": reading.keep(f"{norm}/sub"),
+            f"pointwise{index}/kernel": reading.keep(f"conv_pw_{index}/convolution/merged_input"),
+            f"pointwise{index}/bias": reading.keep(f"conv_pw_{index}_bn/batchnorm_1/sub"),
+        }
+    for target, source in {"features": "feats", "gender": "gender_pred", "age": "age_pred"}.items():
+        parts[f"{target}/kernel"] = reading.keep(f"{source}/kernel")
+        parts[f"{target}/bias"] = reading.keep(f"{source}/bias")
+    return parts
+
+
 MODELS = {
+    "facemesh": (
+        facemesh_recipe,
+        {
+            "module": "facemesh.FaceMesh",
+            "attributes": {"face": ["no face", "face"]},
+            "license": "Apache-2.0 (Google MediaPipe; packaged by Vladimir Mandic, MIT)",
+        },
+    ),
+    "faceres": (
+        faceres_recipe,
+        {
+            "module": "faceres.FaceRes",
+            "attributes": {
+                "gender": ["female", "male"],
+                "age_bins": [str(years) for years in range(1, 101)],
+            },
+            "license": "Apache-2.0 (Andrey Savchenko, HSE_FaceRec_tf; packaged by Vladimir Mandic, MIT)",
+        },
+    ),
     "emotion": (
         emotion_recipe,
         {
@@ -65,7 +145,8 @@ def identify(tensors: dict[str, np.ndarray]) -> str:
 
 def graph_constants(tensors: dict[str, np.ndarray]) -> list[str]:
     """Tensors that parametrise operations of the graph, such as axes and the bounds of ReLU6, and hold no weights."""
-    endings = ("/reduction_indices", "_relu/Cast", "_relu/Const_1")
+    endings = ("/reduction_indices", "_relu/Cast", "_relu/Const_1", "/Pad/paddings")
+    endings += ("output_mesh/Const", "output_contours/Const", "output_faceflag/Const")
     return [name for name in tensors if name.endswith(endings)]
 
 
