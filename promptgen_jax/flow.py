@@ -142,6 +142,11 @@ def init_flow(key: Array, prior: Prior, *, cond_dim: int = 0, **options) -> tupl
     return Flow(buffers=variables["buffers"], prior=prior, module=module), variables["params"]
 
 
+def variable_shapes(module: RealNVP) -> PyTree:
+    """Shapes of all arrays of a flow, `{"params": ..., "buffers": ...}`."""
+    return jax.eval_shape(module.init, jax.random.key(0), _example_cond(module))
+
+
 def _example_cond(module: RealNVP) -> Array | None:
     return jnp.zeros((1, module.cond_dim)) if module.cond_dim else None
 
@@ -178,8 +183,7 @@ def load_flow(folder: str | Path) -> tuple[Flow, PyTree]:
         raise ValueError(f"{folder}: holds a {config.get('kind')}, expected a flow. Choose another folder.")
     prior = Prior.standard(*config["blocks"])
     module = build_module(prior, cond_dim=config["cond_dim"], **config["options"])
-    expected = jax.eval_shape(module.init, jax.random.key(0), _example_cond(module))
-    expected |= {"prior": {"loc": prior.loc, "scale": prior.scale}}
+    expected = variable_shapes(module) | {"prior": {"loc": prior.loc, "scale": prior.scale}}
     tree, _ = weights.load_weights(folder)
     tree.pop("extras", None)
     weights.check_tree(str(folder), tree, expected, converter=config.get("converter", "the training"))

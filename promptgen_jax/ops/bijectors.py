@@ -106,6 +106,11 @@ class SideBySide(distrax.Bijector):
         self._bijectors = tuple(bijectors)
         self._edges = tuple(sum(sizes[: i + 1]) for i in range(len(sizes) - 1))
 
+    @property
+    def bijectors(self) -> tuple[distrax.Bijector, ...]:
+        """One per piece."""
+        return self._bijectors
+
     def _apply(self, x, method: str):
         pieces = jnp.split(x, self._edges, axis=-1)
         done = [getattr(b, method)(piece) for b, piece in zip(self._bijectors, pieces, strict=True)]
