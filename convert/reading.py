@@ -110,6 +110,16 @@ def read_torch(path: str | Path) -> dict:
         ) from None
 
 
+def torch_arrays(where: str | Path, state: dict) -> dict[str, np.ndarray]:
+    """The tensors of a state dict as float32 arrays. Raises ValueError naming entries that are not tensors."""
+    strangers = sorted(str(name) for name, value in state.items() if not hasattr(value, "detach"))
+    if strangers:
+        raise ValueError(
+            f"{where}: {', '.join(strangers[:10])} are not tensors. Check that this is the official checkpoint."
+        )
+    return {name: value.detach().float().numpy() for name, value in state.items()}
+
+
 def read_tfjs(path: str | Path) -> dict[str, np.ndarray]:
     """All tensors of a TensorFlow.js model or weights manifest (JSON beside its binary shards).
 
@@ -141,13 +151,14 @@ def _read_group(path, shards, specs):
     tensors, start = {}, 0
     for spec in specs:
         try:
-            name, shape, quantisation = spec["name"], tuple(spec["shape"]), spec.get("quantization")
-            stored = TFJS_QUANTISED[quantisation["dtype"]] if quantisation else TFJS_DTYPES[spec["dtype"]]
-        except (KeyError, TypeError) as error:
+            name, shape, stored, affine = _read_spec(spec)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
-                f"{path}: unreadable tensor entry {str(spec)[:120]} ({error}). This converter reads "
-                f"{', '.join(TFJS_DTYPES)}, quantised to {', '.join(TFJS_QUANTISED)}."
+                f"{path}: unreadable tensor entry {str(spec)[:120]} ({type(error).__name__}: {error}). This "
+                f"converter reads {', '.join(TFJS_DTYPES)}, quantised to {', '.join(TFJS_QUANTISED)}."
             ) from None
+        if name in tensors:
+            raise ValueError(f"{path}: names {name} twice. Download the file again.")
         count = math.prod(shape)
         stop = start + count * np.dtype(stored).itemsize
         if stop > len(content):
@@ -156,8 +167,9 @@ def _read_group(path, shards, specs):
                 "truncated. Download it again."
             )
         values = np.frombuffer(content, stored, count, start).reshape(shape)
-        if quantisation and "scale" in quantisation:
-            values = (values * float(quantisation["scale"]) + float(quantisation["min"])).astype(np.float32)
+        if affine:
+            scale, minimum = affine
+            values = (values.astype(np.float64) * scale + minimum).astype(np.float32)
         tensors[name] = values
         start = stop
     if start != len(content):
@@ -166,6 +178,20 @@ def _read_group(path, shards, specs):
             "to different models; download both again."
         )
     return tensors
+
+
+def _read_spec(spec):
+    """Name, shape, stored dtype and (scale, min) or None of a manifest entry."""
+    shape = tuple(int(size) for size in spec["shape"])
+    if any(size < 0 for size in shape):
+        raise ValueError("negative size")
+    quantisation = spec.get("quantization")
+    if not quantisation:
+        return spec["name"], shape, TFJS_DTYPES[spec["dtype"]], None
+    stored = TFJS_QUANTISED[quantisation["dtype"]]
+    if stored == TFJS_QUANTISED["float16"]:
+        return spec["name"], shape, stored, None
+    return spec["name"], shape, stored, (float(quantisation["scale"]), float(quantisation["min"]))
 
 
 def _existing(path: str | Path) -> Path:
@@ -196,7 +222,7 @@ def run(convert: Callable[[str], tuple[dict, dict]], argv: list[str] | None, des
     arguments = parser.parse_args(argv)
     try:
         tree, config = convert(arguments.source)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     weights.save_weights(arguments.folder, tree, config)

@@ -1,0 +1,1 @@
+"""Ported networks as Linen modules; they know nothing of PromptGen."""

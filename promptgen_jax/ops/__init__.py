@@ -1,0 +1,1 @@
+"""Operations on arrays that networks and controls share."""
