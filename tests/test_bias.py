@@ -175,7 +175,7 @@ ONES = np.ones((2, 2, 2, 3))
         (lambda: bias.kl_to_target([0.5, 0.6], [0.5, 0.5]), "shares .* are no distribution"),
         (lambda: bias.kl_to_target([0.5, 0.5], [1.5, -0.5]), "target .* are no distribution"),
         (lambda: bias.kl_to_target([np.nan, 1], [0.5, 0.5]), "shares .* are no distribution"),
-        (lambda: bias.diversity(np.zeros((1, 2, 2, 3))), "at least two images"),
+        (lambda: bias.diversity(np.zeros((1, 2, 2, 3))), "at least two. Sample more"),
         (lambda: bias.diversity(ONES * np.nan), "NaN"),
         (lambda: bias.diversity(ONES, np.zeros((2, 4))), "not zero"),
         (lambda: bias.diversity(ONES, np.ones((3, 4))), r"expected \(2, features\)"),
