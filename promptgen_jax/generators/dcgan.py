@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from promptgen_jax import checks, network
@@ -74,5 +75,7 @@ def tiny() -> DCGAN:
     """A small one with random weights, for tests: 6 latents to 16 x 16 pixels."""
     module = dcgan.DCGAN(features=(8, 8))
     prior = Prior.standard(6)
-    tree = module.init(jax.random.key(0), jnp.zeros((1, prior.dim)))["params"]
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, prior.dim)))["params"]
+    rng = np.random.default_rng(0)
+    tree = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.2, leaf.shape), jnp.float32), shapes)
     return DCGAN(weights=tree, prior=prior, module=module, name="tiny_dcgan", checksum="", image_size=16)

@@ -46,5 +46,5 @@ class _Block(nn.Module):
     def __call__(self, x):
         main = nn.relu(x) if self.activate_input else x
         main = nn.relu(SeparableConv(self.features, name="separable1")(main))
-        main = max_pool(SeparableConv(self.features, name="separable2")(main), window=3, stride=2)
+        main = max_pool(SeparableConv(self.features, name="separable2")(main), window=3)
         return main + nn.Conv(self.features, (1, 1), (2, 2), name="residual")(x)

@@ -88,7 +88,7 @@ class _ReductionBlock(nn.Module):
         main = nn.relu(x) if self.activate_input else x
         main = nn.relu(SeparableConv(self.features, name="separable0")(main))
         main = SeparableConv(self.features, name="separable1")(main)
-        main = max_pool(main, window=3, stride=2)
+        main = max_pool(main, window=3)
         return main + nn.Conv(self.features, (1, 1), (2, 2), name="expansion")(x)
 
 

@@ -68,8 +68,9 @@ def head_pose(landmarks: jax.Array) -> jax.Array:
       landmarks: (B, 468, 3).
 
     Returns:
-      (B, 3) yaw, pitch, roll in degrees. Positive yaw turns the nose towards the left edge of the image; positive
-      pitch looks down, about 14 for a frontal face, an offset of the choice of landmarks.
+      (B, 3) yaw, pitch, roll in degrees. Positive yaw turns the nose towards the left edge of the image, positive
+      roll tilts the head clockwise, positive pitch looks down: about 14 for a frontal face, an offset of the choice of
+      landmarks.
 
     Source: face angles of the library @vladmandic/human.
     """
@@ -109,7 +110,7 @@ class _Unit(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        skip = max_pool(x, window=2, stride=2, padding="VALID") if self.stride == 2 else x
+        skip = max_pool(x, window=2, padding="VALID") if self.stride == 2 else x
         skip = jnp.pad(skip, ((0, 0), (0, 0), (0, 0), (0, self.features - x.shape[-1])))
         main = DepthwiseConv(self.stride, name="depthwise")(x)
         main = nn.Conv(self.features, (1, 1), name="pointwise")(main)

@@ -42,25 +42,17 @@ def depthwise_conv3x3(
     return _shifted(images, kernel, stride) if shifted else _native(images, kernel, stride)
 
 
-def max_pool(images: jax.Array, *, window: int, stride: int, padding: str = "SAME") -> jax.Array:
-    """Largest value of each window x window patch, (B, H, W, C) to (B, H', W', C), as one maximum per axis.
+def max_pool(images: jax.Array, *, window: int, padding: str = "SAME") -> jax.Array:
+    """Largest value of each window x window patch at stride 2, (B, H, W, C) to (B, H', W', C), axis after axis.
 
-    Tied values share the gradient; XLA's own pooling gives it to the first of them, and takes longer.
+    The gradient goes to the first of tied values along an axis. There is no forward-mode derivative.
 
     Args:
       images: (B, H, W, C).
-      window: patch size in pixels.
-      stride: step in pixels.
+      window: patch size in pixels, 2 or 3; the stride is 2.
       padding: "SAME" (TensorFlow's rule: the odd pixel goes to the end) or "VALID".
     """
-    for axis in (1, 2):
-        low, high, num_out = _same_padding(images.shape[axis], window, stride)
-        if padding == "VALID":
-            low, high, num_out = 0, 0, (images.shape[axis] - window) // stride + 1
-        padded = _pad_axis(images, axis, low, high, -jnp.inf)
-        parts = [_every(padded, axis, start, num_out, stride) for start in range(window)]
-        images = functools.reduce(jnp.maximum, parts)
-    return images
+    return _max_axis(_max_axis(images, 1, window, padding), 2, window, padding)
 
 
 def _native(images, kernel, stride):
@@ -129,6 +121,46 @@ def _transposed_stride2(cotangent, kernel, shape):
     rows = [jnp.stack([even_even, even_odd], axis=3), jnp.stack([odd_even, met(1, 1)], axis=3)]
     whole = jnp.stack(rows, axis=2).reshape(shape[0], 2 * num_h + 2, 2 * num_w + 2, shape[3])
     return whole[:, low_h : low_h + shape[1], low_w : low_w + shape[2]]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_axis(images, axis, window, padding):
+    return functools.reduce(jnp.maximum, _windows(images, axis, window, padding))
+
+
+def _max_axis_forward(images, axis, window, padding):
+    largest = _max_axis(images, axis, window, padding)
+    return largest, (images, largest)
+
+
+def _max_axis_backward(axis, window, padding, residuals, cotangent):
+    """Entry k of window m lies at row 2m + k: entries 0 and 2 meet in even rows, entry 1 makes the odd ones."""
+    images, largest = residuals
+    shares, free = [], True
+    for entry in _windows(images, axis, window, padding):
+        chosen = (entry == largest) & free
+        shares.append(jnp.where(chosen, cotangent, 0))
+        free = free & ~chosen
+    even, odd = (_pad_axis(share, axis, 0, 1, 0) for share in shares[:2])
+    if window == 3:
+        even = even + _pad_axis(shares[2], axis, 1, 0, 0)
+    size, num_rows = images.shape[axis], even.shape[axis]
+    low = _same_padding(size, window, 2)[0] if padding == "SAME" else 0
+    shape = (*images.shape[:axis], 2 * num_rows, *images.shape[axis + 1 :])
+    rows = jnp.stack([even, odd], axis=axis + 1).reshape(shape)
+    return (lax.slice_in_dim(rows, low, low + size, axis=axis),)
+
+
+_max_axis.defvjp(_max_axis_forward, _max_axis_backward)
+
+
+def _windows(images, axis, window, padding):
+    """Entries 0 to window - 1 of every window along an axis."""
+    low, high, num_out = _same_padding(images.shape[axis], window, 2)
+    if padding == "VALID":
+        low, high, num_out = 0, 0, (images.shape[axis] - window) // 2 + 1
+    padded = _pad_axis(images, axis, low, high, -jnp.inf)
+    return [_every(padded, axis, start, num_out, 2) for start in range(window)]
 
 
 def _same_padding(size, window, stride):
