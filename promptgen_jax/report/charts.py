@@ -1,0 +1,258 @@
+"""Charts as inline SVG: sharp at any size, coloured by the page's style sheet, as dark mode and print need.
+
+All are drawn 440 units wide; the style sheet stretches them to the column.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from promptgen_jax.report.markup import Html, element, number, percent
+
+WIDTH = 440
+MAX_POINTS = 400  # of a curve; more than a screen can show
+
+
+def line_chart(
+    name: str, steps: np.ndarray, values: np.ndarray, *, optimum: float | None = None, what: str | None = None
+) -> Html | None:
+    """A training curve: every logged value thin, a running mean bold, the best reachable value dashed.
+
+    Extreme values, as in the first steps, may be cut off; the caption then gives them.
+
+    Args:
+      name: the metric.
+      steps: (N,) step numbers.
+      values: (N,) values; those not finite are left out.
+      optimum: height of the dashed line.
+      what: one sentence for the caption.
+
+    Returns:
+      A figure, or None with fewer than two finite values.
+    """
+    finite = np.isfinite(values)
+    steps, values = np.asarray(steps, float)[finite], np.asarray(values, float)[finite]
+    if len(values) < 2 or steps[0] == steps[-1]:
+        return None
+    optimum = optimum if optimum is not None and math.isfinite(optimum) else None
+    low, high = _robust_range(values, optimum)
+    x = _scale(steps[0], steps[-1], 52, WIDTH - 14)
+    y = _scale(low, high, 186, 12)
+    mean = _running_mean(values, max(1, len(values) // 20))
+    drawn = np.unique(np.linspace(0, len(values) - 1, MAX_POINTS).astype(int))
+    floor, ceiling = 2 * low - high, 2 * high - low  # beyond one height of the frame nothing can be seen
+    curves = [
+        element(
+            "polyline", points=_points(x(steps[drawn]), y(curve[drawn].clip(floor, ceiling))), class_=style
+        )
+        for curve, style in ((values, "raw"), (mean, "mean"))
+    ]
+    dashed = None
+    if optimum is not None:
+        height = _text(y(optimum))
+        dashed = element("line", x1=52, x2=WIDTH - 14, y1=height, y2=height, class_="target")
+    marks = [
+        [
+            element("line", x1=52, x2=WIDTH - 14, y1=_text(y(tick)), y2=_text(y(tick)), class_="grid"),
+            element("text", label, x=46, y=_text(y(tick) + 4), text_anchor="end"),
+        ]
+        for tick, label in ticks(low, high)
+    ]
+    marks += [
+        element("text", label, x=_text(x(tick)), y=206, text_anchor="middle")
+        for tick, label in ticks(steps[0], steps[-1])
+    ]
+    frame = element("svg", curves, x=52, y=8, width=WIDTH - 66, height=182, viewBox=f"52 8 {WIDTH - 66} 182")
+    cut = values.max() > high or values.min() < low
+    return element(
+        "figure",
+        element(
+            "figcaption",
+            element("b", name),
+            f" {number(float(values[0]))} → {number(float(values[-1]))}",
+            element("span", what, class_="what") if what else None,
+            element("span", f"Dashed: the best possible value, {number(optimum)}.", class_="what")
+            if dashed
+            else None,
+            element(
+                "span",
+                f"Cut off: values reach from {number(float(values.min()))} to {number(float(values.max()))}.",
+                class_="what",
+            )
+            if cut
+            else None,
+        ),
+        _svg(
+            210,
+            f"{name} by step",
+            marks,
+            frame,
+            dashed,
+            element("text", "step", x=46, y=206, text_anchor="end"),
+        ),
+        class_="chart",
+    )
+
+
+def share_chart(title: str, labels: list[str], series: list[tuple[str, dict]], target: list | None) -> Html:
+    """Horizontal bars of soft shares with intervals, hard shares as diamonds, targets as dashed marks.
+
+    Args:
+      title: for screen readers.
+      labels: the classes, top to bottom.
+      series: (style class, {label: {"soft", "soft_low", "soft_high", "hard"}}) per bar of a class.
+      target: a share or None per label.
+    """
+    targets = list(target) if target else [None] * len(labels)
+    found = [
+        v
+        for _, shares in series
+        for s in shares.values()
+        for v in (s.get("soft"), s.get("soft_high"), s.get("hard"))
+    ]
+    largest = max([v for v in [*found, *targets] if v is not None], default=1.0)
+    limit = next(step for step in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if largest <= step or step == 1.0)
+    x = _scale(0, limit, 112, WIDTH - 66)
+    bar, gap = 12, 3
+    group = len(series) * (bar + gap) + 12
+    bottom = len(labels) * group + 6
+    marks = [
+        [
+            element("line", x1=_text(x(tick)), x2=_text(x(tick)), y1=0, y2=bottom, class_="grid"),
+            element("text", f"{100 * tick:.0f} %", x=_text(x(tick)), y=bottom + 16, text_anchor="middle"),
+        ]
+        for tick in np.linspace(0, limit, 6 if limit in (0.1, 1.0) else 5)
+    ]
+    for row, (label, wanted) in enumerate(zip(labels, targets, strict=True)):
+        top = row * group + 8
+        middle = top + (group - 12) / 2
+        marks.append(
+            element(
+                "text", _clipped(label, 15), x=104, y=_text(middle + 4), text_anchor="end", class_="label"
+            )
+        )
+        for number_, (style, shares) in enumerate(series):
+            marks.append(_bar(x, top + number_ * (bar + gap), bar, style, shares.get(label) or {}))
+        if wanted is not None:
+            at = _text(x(wanted))
+            marks.append(
+                element("line", x1=at, x2=at, y1=_text(top - 4), y2=_text(top + group - 11), class_="target")
+            )
+    return _svg(bottom + 24, title, marks)
+
+
+def _bar(x, top: float, height: float, style: str, share: dict) -> list:
+    soft, low, high, hard = (share.get(key) for key in ("soft", "soft_low", "soft_high", "hard"))
+    if soft is None:
+        return []
+    middle = top + height / 2
+    drawn = [
+        element("rect", x=_text(x(0)), y=_text(top), width=_text(x(soft) - x(0)), height=height, class_=style)
+    ]
+    if low is not None and high is not None:
+        drawn.append(_whisker(x(low), x(high), middle))
+    if hard is not None:
+        at = float(x(hard))
+        points = _points([at - 4, at, at + 4, at], [middle, middle - 4, middle, middle + 4])
+        drawn.append(element("polygon", points=points, class_="hard"))
+    drawn.append(
+        element("text", percent(soft), x=WIDTH - 2, y=_text(middle + 4), text_anchor="end", class_="value")
+    )
+    return drawn
+
+
+def spread_chart(title: str, rows: list[tuple[str, dict]], target: float | None) -> Html:
+    """Mean (dot) and one standard deviation to each side (bar) per row, the target as a dashed line.
+
+    Args:
+      title: for screen readers.
+      rows: (style class and name, {"mean", "std"}) from top to bottom.
+      target: where the mean should be.
+    """
+    edges = [r["mean"] + sign * (r.get("std") or 0) for _, r in rows for sign in (-1, 1)]
+    edges += [target] if target is not None else []
+    margin = 0.08 * (max(edges) - min(edges)) or 1.0
+    low, high = min(edges) - margin, max(edges) + margin
+    x = _scale(low, high, 74, WIDTH - 20)
+    bottom = 30 * len(rows) + 4
+    marks = [
+        [
+            element("line", x1=_text(x(tick)), x2=_text(x(tick)), y1=0, y2=bottom, class_="grid"),
+            element("text", label, x=_text(x(tick)), y=bottom + 16, text_anchor="middle"),
+        ]
+        for tick, label in ticks(low, high, 6)
+    ]
+    for index, (style, row) in enumerate(rows):
+        middle, spread = 30 * index + 18, row.get("std") or 0
+        left, right = x(row["mean"] - spread), x(row["mean"] + spread)
+        marks += [
+            element("text", style, x=66, y=middle + 4, text_anchor="end", class_="label"),
+            element(
+                "rect", x=_text(left), y=middle - 6, width=_text(right - left), height=12, rx=6, class_=style
+            ),
+            element("circle", cx=_text(x(row["mean"])), cy=middle, r=4.5, class_="dot"),
+        ]
+    if target is not None:
+        marks.append(
+            element("line", x1=_text(x(target)), x2=_text(x(target)), y1=0, y2=bottom, class_="target")
+        )
+    return _svg(bottom + 24, title, marks)
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[tuple[float, str]]:
+    """Round positions inside [low, high], about `count`, with their labels."""
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    places = step * np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    large = max(abs(low), abs(high)) >= 1e5
+    texts = [f"{p:.3g}" if large or decimals > 4 else f"{p:,.{decimals}f}" for p in places + 0.0]
+    return [(float(p), text.replace("-", "−")) for p, text in zip(places, texts, strict=True)]
+
+
+def _robust_range(values: np.ndarray, optimum: float | None) -> tuple[float, float]:
+    """Range of a vertical axis: all values, or the central ones if outliers would flatten the curve."""
+    shown = np.append(values, [] if optimum is None else optimum)
+    low, high = float(shown.min()), float(shown.max())
+    middle = np.append(np.percentile(values, [2, 95]), [values[-1], *([] if optimum is None else [optimum])])
+    span = float(middle.max() - middle.min())
+    if span > 0 and high - low > 4 * span:
+        low, high = max(low, float(middle.min()) - 0.5 * span), min(high, float(middle.max()) + 0.5 * span)
+    margin = 0.05 * (high - low) or max(abs(high), 1.0) * 0.1
+    return low - margin, high + margin
+
+
+def _running_mean(values: np.ndarray, radius: int) -> np.ndarray:
+    """Mean over the `radius` neighbours to each side, fewer at the ends."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    left, right = np.maximum(index - radius, 0), np.minimum(index + radius + 1, len(values))
+    return (total[right] - total[left]) / (right - left)
+
+
+def _scale(low: float, high: float, start: float, end: float):
+    return lambda value: start + (np.asarray(value, float) - low) / (high - low) * (end - start)
+
+
+def _svg(height: float, title: str, *marks) -> Html:
+    return element("svg", element("title", title), *marks, viewBox=f"0 0 {WIDTH} {_text(height)}", role="img")
+
+
+def _whisker(left: float, right: float, middle: float) -> Html:
+    path = f"M{_text(left)} {_text(middle)}H{_text(right)}M{_text(left)} {_text(middle - 3)}v6"
+    return element("path", d=f"{path}M{_text(right)} {_text(middle - 3)}v6", class_="whisker")
+
+
+def _points(xs, ys) -> str:
+    return " ".join(f"{_text(x)},{_text(y)}" for x, y in zip(xs, ys, strict=True))
+
+
+def _text(value: float) -> str:
+    return f"{float(value):.1f}"
+
+
+def _clipped(label: str, length: int) -> str:
+    return label if len(label) <= length else label[: length - 1] + "…"
