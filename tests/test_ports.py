@@ -85,8 +85,7 @@ def softmax(logits):
     return np.asarray(jax.nn.softmax(logits))
 
 
-# golden array -> (our value of it, tolerance). Probabilities, logits and images to 1e-4; years and pixels, which are
-# of order 30 and 200, to 1e-4 and 1e-3.
+# golden array -> (our value of it, absolute tolerance): 1e-4, or 1e-3 of a pixel for landmarks
 PARITY = {
     ("dcgan_digiface", "out_image_nchw"): (lambda: run_generator()[0], 1e-4),
     ("dcgan_digiface", "grad_z"): (lambda: run_generator()[1], 1e-4),
@@ -125,7 +124,8 @@ def test_parity(name, array):
     expected = golden(name)[array]
     got = value()
     assert got.shape == expected.shape
-    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance)
+    # rtol: years and gradients are of order 30, where float32 resolves 2e-6 and sums of many terms ten times that
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=tolerance)
 
 
 def test_every_golden_output_is_compared():
