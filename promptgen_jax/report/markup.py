@@ -72,7 +72,8 @@ def number(value, digits: int = 3) -> str:
         return NO_VALUE if math.isnan(value) else ("∞" if value > 0 else "−∞")
     if value == 0:
         return "0"
-    text = f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}".rstrip(".")
+    rounded = f"{value:#.{digits}g}"
+    text = f"{value:,.0f}" if abs(float(rounded)) >= 10**digits else rounded.rstrip(".")
     return text.replace("-", "−")
 
 

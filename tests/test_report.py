@@ -1,0 +1,538 @@
+import html
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from promptgen_jax import images, logs
+from promptgen_jax.evaluation import bias
+from promptgen_jax.report import charts, markup, plot_density, write_report
+from promptgen_jax.report.__main__ import main
+
+HOSTILE = "<script>alert('x')</script>\"' onload=\"x\" & </style></title></p>"
+SHARE_LABELS = ["neutral", "happy", "surprised"]
+
+
+def shares(seed):
+    logits = np.random.default_rng(seed).normal(size=(200, 3))
+    return bias.shares(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)), labels=SHARE_LABELS)
+
+
+def pictures(num, seed=0, size=16):
+    x, y = np.meshgrid(np.linspace(0, 1, size), np.linspace(0, 1, size))
+    tint = np.random.default_rng(seed).random((num, 1, 1, 3))
+    return ((np.stack([x, y, 1 - x], axis=-1) + tint) / 2).astype(np.float32)
+
+
+def full_report():
+    return {
+        "title": "Smiling faces",
+        "description": "A frozen generator is taught to smile.",
+        "created": "2026-11-22T04:31:07+00:00",
+        "hardware": "2 CPU cores",
+        "command": "python main.py --config=configs/smile.py",
+        "versions": {"jax": "0.10.2", "flax": "0.12.8"},
+        "stages": [
+            {
+                "name": "smile",
+                "folder": "smile",
+                "summary": "The control is an expression classifier.",
+                "headline": [
+                    {"label": "Happy", "before": 20.3, "after": 88.1, "unit": "%"},
+                    {"label": "Energy", "before": 2.312, "after": 0.2471, "unit": "nats"},
+                ],
+                "images": [
+                    {"file": "samples.png", "caption": "Same noise before and after."},
+                    {"file": "wide.png", "caption": "Many."},
+                    {"file": "photo.jpg"},
+                    {"file": "gone.png", "caption": "lost"},
+                    {"file": "broken.png"},
+                ],
+                "shares": [
+                    {
+                        "judge": "faceapi_expression",
+                        "role": "control",
+                        "attribute": "expression",
+                        "labels": SHARE_LABELS,
+                        "target": [0.25, 0.5, 0.25],
+                        "before": shares(0),
+                        "after": shares(1),
+                        "weighted": shares(2),
+                        "kl_before": 0.3312,
+                        "kl_after": 0.0179,
+                        "num_samples": 4096,
+                    },
+                    {
+                        "judge": "emotion",
+                        "role": "independent judge",
+                        "labels": SHARE_LABELS,
+                        "after": shares(3),
+                    },
+                ],
+                "statistics": [
+                    {
+                        "name": "yaw",
+                        "unit": "degrees",
+                        "before": {"mean": 1.73, "std": 17.1, "low": 1.18, "high": 2.22},
+                        "after": {"mean": 21.6, "std": 6.93, "low": 21.39, "high": 21.81},
+                        "target": 25,
+                    }
+                ],
+                "diversity": [{"name": "pixel_std", "before": 0.2103, "after": 0.1984}],
+                "exactness": {
+                    "num_samples": 4096,
+                    "ess": 1231.4,
+                    "log_z": -1.862,
+                    "log_z_low": -1.911,
+                    "log_z_high": -1.815,
+                    "log_z_reference": -1.853,
+                    "log_z_reference_low": -1.902,
+                    "log_z_reference_high": -1.806,
+                    "kl": 0.842,
+                    "kl_low": 0.793,
+                    "kl_high": 0.903,
+                    "loss": 4.104,
+                    "loss_optimum": 1.862,
+                    "notes": ["On fresh noise."],
+                },
+                "plots": [{"kind": "target_vs_samples", "file": "density.npz"}],
+                "timing": {"compile_seconds": 41.2, "train_seconds": 88.4, "steps": 200, "images": 6400},
+                "licenses": [{"name": "dcgan_digiface", "license": "MIT", "source": "https://example.org/w"}],
+                "notes": ["Happy means a visible smile."],
+            },
+            {"name": "second", "headline": [{"label": "Yaw", "after": 12}]},
+        ],
+    }
+
+
+def make_workdir(path, report):
+    folder = path / "smile"
+    with logs.MetricLogger(folder, total_steps=200, log_every=5, write_line=lambda _: None) as logger:
+        for step in range(1, 201):
+            decay = math.exp(-step / 30)
+            logger.log(
+                step, {"loss": 4.1 + 5 * decay, "energy/smile": 2 * decay, "prior": 140, "grad_norm": decay}
+            )
+    images.save_png(
+        folder / "samples.png", images.before_after_sheet([("a", pictures(4)), ("b", pictures(4, 1))])
+    )
+    images.save_png(folder / "wide.png", images.image_grid(pictures(100), columns=100))
+    Image.fromarray(images.image_grid(pictures(1, size=64))).save(folder / "photo.jpg")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n not a picture")
+    (path / "report.json").write_text(json.dumps(report))
+    (path / "config.json").write_text(json.dumps({"controls": {"smile": {"weight": 3.25}}}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return make_workdir(tmp_path_factory.mktemp("run"), full_report())
+
+
+@pytest.fixture(scope="module")
+def page(workdir):
+    return write_report(workdir).read_text(encoding="utf-8")
+
+
+class Reader(HTMLParser):
+    """Checks that tags balance, and collects attributes, texts and tag names."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text, self.targets = [], [], [], "", set()
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in markup.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += f"{data}|"
+
+
+def visible(page):
+    return Reader(page).text.replace("\u00a0", " ")
+
+
+def test_is_self_contained_and_well_formed(page):
+    reader = Reader(page)
+    assert {"script", "link", "iframe", "object", "base"}.isdisjoint(reader.tags)
+    for name, value in reader.attributes:
+        if name in ("src", "href", "srcset", "data", "action", "poster", "background"):
+            assert value.startswith(("#", "data:image/png;base64,"))
+        assert not name.startswith("on")
+        assert "url(" not in value
+    style = re.search("<style>(.*)</style>", page, re.DOTALL)[1]
+    assert "url(" not in style
+    assert "@import" not in style
+    anchors = {value for name, value in reader.attributes if name == "id"}
+    links = {value[1:] for name, value in reader.attributes if name == "href"}
+    assert links == anchors
+    assert len(anchors) == [name for name, _ in reader.attributes].count("id")
+
+
+def test_every_given_number_is_shown(page):
+    text = visible(page)
+    expected = """20.3 88.1 % 2.31 0.247 nats 25.0 % 50.0 % 0.331 → 0.0179 4,096
+        1.73 17.1 1.18 to 2.22 21.6 6.93 21.4 to 21.8 25 0.210 0.198 1,231 30.1 % −1.862 −1.911 to −1.815
+        −1.853 −1.902 to −1.806 0.842 0.793 to 0.903 4.104 1.862 41.2 s 0:01:28 200 steps 6,400 2.26
+        2026-11-22 04:31+00:00 0.10.2 0.12.8 3.25 12"""
+    for number in expected.split():
+        assert number in text, number
+    for when in (shares(0), shares(1), shares(2), shares(3)):
+        for share in when.values():
+            for kind in ("soft", "hard"):
+                assert f"{100 * share[kind]:.1f} %" in text
+                low, high = (f"{100 * share[f'{kind}_{end}']:.1f} %" for end in ("low", "high"))
+                assert f"{low} to {high}" in text
+
+
+def strings(value):
+    if isinstance(value, dict):
+        return [text for child in value.values() for text in strings(child)]
+    if isinstance(value, list):
+        return [text for child in value for text in strings(child)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_every_given_text_is_shown(page):
+    text = visible(page)
+    hidden = {"smile", "target_vs_samples", "density.npz", "samples.png", "wide.png", "photo.jpg"}
+    hidden |= {"2026-11-22T04:31:07+00:00", "pixel_std", "lost"}
+    for given in strings(full_report()):
+        assert given in hidden or given in text, given
+
+
+def test_pictures(page, workdir):
+    text = visible(page)
+    assert "gone.png: this picture is not in the run's folder." in text
+    assert "broken.png: this file is not a picture" in text
+    assert "has 1802 × 20 pixels" in text
+    assert page.count("data:image/png;base64,") == 3
+    assert page.count('class="tiny"') == 2
+    assert len(page) < 300_000
+
+
+def test_reading_it_again_gives_the_same_page(workdir, page):
+    assert write_report(workdir) == workdir / "report.html"
+    assert (workdir / "report.html").read_text(encoding="utf-8") == page
+
+
+PARTS = {
+    "headline": "Energy",
+    "images": "Same noise before and after.",
+    "shares": "Who appears how often",
+    "statistics": "Measured attributes",
+    "diversity": "Diversity",
+    "exactness": "Certificate",
+    "notes": "Notes",
+    "licenses": "Licences",
+    "summary": "expression classifier",
+    "timing": "of compilation",
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_missing_part_is_left_out(workdir, tmp_path, part, page):
+    report = full_report()
+    del report["stages"][0][part]
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    text = visible(write_report(tmp_path).read_text())
+    assert PARTS[part] in visible(page)
+    assert PARTS[part] not in text
+    for other, words in PARTS.items():
+        assert other == part or words in text
+
+
+def test_the_least_report(tmp_path):
+    (tmp_path / "report.json").write_text('{"title": "Nothing yet", "stages": [{"name": "one"}]}')
+    reader = Reader(write_report(tmp_path).read_text())
+    assert "Nothing yet|Contents|one|Nothing yet|one|" in reader.text
+    assert {"table", "svg", "img", "h3", "details", "pre"}.isdisjoint(reader.tags)
+
+
+def everywhere(value, text):
+    """The same structure with every string replaced, class and package names that are keys too."""
+    if isinstance(value, dict):
+        return {
+            text if key in (*SHARE_LABELS, "jax") else key: child
+            if key in ("file", "folder")
+            else everywhere(child, text)
+            for key, child in value.items()
+        }
+    if isinstance(value, list):
+        return [everywhere(child, text) for child in value]
+    return text if isinstance(value, str) else value
+
+
+def test_hostile_strings_are_escaped(workdir, tmp_path, page):
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "report.json").write_text(json.dumps(everywhere(full_report(), HOSTILE)))
+    (tmp_path / "config.json").write_text(json.dumps({HOSTILE: HOSTILE}))
+    metrics = [{"step": step, f"energy/{HOSTILE}": step} for step in (1, 2, 3)]
+    (tmp_path / "smile" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
+    hostile = write_report(tmp_path).read_text()
+    reader = Reader(hostile)
+    assert set(reader.tags) <= set(Reader(page).tags)
+    assert not [name for name, _ in reader.attributes if name.startswith("on")]
+    assert "<script" not in hostile
+    assert html.escape(HOSTILE) in hostile
+
+
+def verdicts(page):
+    return re.findall(r'class="verdict (\w+)">([^<]+)<', page)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, [("fair", "fair"), ("good", "agree"), ("fair", "fair")]),
+        ({"ess": 4000, "kl": 0.02}, [("good", "good"), ("good", "agree"), ("good", "good")]),
+        ({"ess": 12.0, "kl": 9.0}, [("bad", "poor"), ("good", "agree"), ("bad", "poor")]),
+        ({"log_z": -3.0, "log_z_high": -2.9}, [("fair", "fair"), ("bad", "disagree"), ("fair", "fair")]),
+        (
+            {"log_z": -1, "log_z_low": -1.1},
+            [("fair", "fair"), ("fair", "second estimate too weak"), ("fair", "fair")],
+        ),
+        ({"log_z_reference": None, "kl": None, "ess": math.nan}, []),
+    ],
+    ids=["as-is", "good", "poor", "mode-lost", "weak-reference", "not-known"],
+)
+def test_certificate_verdicts(workdir, tmp_path, change, expected):
+    report = full_report()
+    report["stages"][0]["exactness"].update(change)
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert verdicts(write_report(tmp_path).read_text()) == expected
+
+
+def test_a_lost_mode_is_put_in_words(tmp_path):
+    report = full_report()
+    report["stages"][0]["exactness"] = {"log_z": -1.5, "log_z_reference": -1.5 + math.log(2)}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert "about 50.0 % of the target seems to be missed" in visible(write_report(tmp_path).read_text())
+
+
+@pytest.mark.parametrize(
+    ("files", "match"),
+    [
+        (None, "no such folder"),
+        ({}, "holds no report.json"),
+        ({"report.json": "{"}, "report.json: not valid JSON"),
+        ({"report.json": "[]"}, "expected an object with a title"),
+        ({"report.json": '{"stages": []}'}, "expected an object with a title"),
+        ({"report.json": '{"title": "a", "stages": [{}]}'}, "each with a name"),
+        ({"report.json": '{"title": "a"}', "config.json": "nope"}, "config.json: not valid JSON"),
+        (
+            {"report.json": '{"title": "a", "stages": [{"name": "b"}]}', "metrics.jsonl": "x\n"},
+            "metrics.jsonl, line 1",
+        ),
+    ],
+    ids=["no-folder", "no-report", "not-json", "list", "no-title", "no-name", "config", "metrics"],
+)
+def test_command_answers_in_one_sentence(tmp_path, capsys, files, match):
+    workdir = tmp_path / "run"
+    if files is not None:
+        workdir.mkdir()
+        for name, content in files.items():
+            (workdir / name).write_text(content)
+    assert main([str(workdir)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert match in err
+    assert err.count("\n") == 1
+    assert not (workdir / "report.html").exists()
+
+
+def test_command_prints_the_path(workdir):
+    command = [sys.executable, "-m", "promptgen_jax.report", str(workdir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == f"{workdir / 'report.html'}\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0714, "0.0714"),
+        (-21.04, "−21.0"),
+        (1234.6, "1,235"),
+        (999.7, "1,000"),
+        (4096, "4,096"),
+        (-3, "−3"),
+        (0.0, "0"),
+        (None, "–"),
+        (math.nan, "–"),
+        (math.inf, "∞"),
+        ("n/a", "n/a"),
+    ],
+)
+def test_numbers(value, text):
+    assert markup.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0, 1, ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
+        (-21, 33, ["−20", "0", "20"]),
+        (1, 2000, ["500", "1,000", "1,500", "2,000"]),
+        (0.00012, 0.0002, ["0.00012", "0.00014", "0.00016", "0.00018", "0.0002"]),
+    ],
+)
+def test_ticks(low, high, labels):
+    assert [label for _, label in charts.ticks(low, high)] == labels
+
+
+def test_ticks_stay_inside_and_are_few():
+    rng = np.random.default_rng(0)
+    for low, width in zip(
+        rng.normal(size=300) * 10 ** rng.uniform(-4, 4, 300), 10 ** rng.uniform(-5, 5, 300), strict=True
+    ):
+        places = [place for place, _ in charts.ticks(low, low + width)]
+        assert 2 <= len(places) <= 7
+        assert low - 1e-6 * width <= min(places) <= max(places) <= low + width * (1 + 1e-6)
+
+
+def test_running_mean_equals_the_slow_formula():
+    values = np.random.default_rng(0).normal(size=30)
+    slow = [values[max(0, i - 4) : i + 5].mean() for i in range(30)]
+    np.testing.assert_allclose(charts._running_mean(values, 4), slow)
+
+
+@pytest.mark.parametrize("values", [[1.0], [math.nan, 1.0], []])
+def test_too_short_a_curve_is_left_out(values):
+    assert charts.line_chart("loss", np.arange(len(values)), np.array(values)) is None
+
+
+@pytest.mark.parametrize("values", [[2.0, 2.0, 2.0], [0.0, 0.0], [1e9, -1e9], [1.0, math.nan, math.inf, 3.0]])
+def test_odd_curves_draw_finite_coordinates(values):
+    drawn = charts.line_chart("loss", np.arange(len(values)), np.array(values), optimum=math.nan)
+    assert "nan" not in drawn
+    assert "inf" not in drawn
+
+
+def test_outliers_are_cut_off_and_named():
+    steps = np.arange(200)
+    values = np.r_[5e4, 4 + np.cos(np.arange(199))]
+    drawn = charts.line_chart("loss", steps, values, optimum=2.5)
+    assert "Cut off: values reach from 3.00 to 50,000." in drawn
+    assert "Cut off" not in charts.line_chart("loss", steps[1:], values[1:])
+    heights = [
+        float(point.split(",")[1])
+        for points in re.findall('points="([^"]*)"', drawn)
+        for point in points.split()
+    ]
+    assert min(heights) < 0  # above the frame
+    assert np.ptp(heights[1:200]) > 50  # the rest fills it
+
+
+def test_long_runs_stay_small():
+    drawn = charts.line_chart("loss", np.arange(100_000), np.random.default_rng(0).normal(size=100_000))
+    assert len(drawn) < 20_000
+
+
+def test_plot_density(tmp_path):
+    rng = np.random.default_rng(0)
+    path = plot_density(
+        tmp_path / "new" / "density.png",
+        log_density=lambda points: -0.5 * np.sum(points**2, axis=-1) + 300,
+        samples={"flow": rng.normal(size=(5000, 2)), "target": rng.normal(size=(10, 2))},
+        extent=(-3, 3, -2, 2),
+    )
+    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    assert picture.shape[1] > 2 * picture.shape[0]
+    third = picture.shape[1] // 3
+    orange = (picture[..., 0] - picture[..., 2]) > 60
+    assert not orange[:, :third].any()
+    assert orange[:, third : 2 * third].sum() > orange[:, 2 * third :].sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"samples": {"flow": np.zeros((5, 3))}}, r"samples 'flow' are \(5, 3\); expected \(N, 2\)"),
+        ({"log_density": lambda points: np.full(len(points), -np.inf)}, "finite nowhere"),
+    ],
+)
+def test_plot_density_errors(tmp_path, change, match):
+    options = {
+        "log_density": lambda points: -np.sum(points**2, axis=-1),
+        "samples": {},
+        "extent": (-1, 1, -1, 1),
+    }
+    with pytest.raises(ValueError, match=match):
+        plot_density(tmp_path / "a.png", **{**options, **change})
+
+
+# In a browser. The report runs in a frame as wide as a phone, untouched and under its own policy; only the
+# page around it has a script, which looks inside.
+PROBE = """<!DOCTYPE html>
+<iframe id="frame" style="width:360px;height:800px;border:0" srcdoc="{page}"></iframe>
+<pre id="result"></pre><script>
+frame.onload = async () => {{
+  const inside = frame.contentDocument, root = inside.documentElement;
+  const found = [...inside.images];
+  await Promise.allSettled(found.map(image => image.decode()));
+  const requests = frame.contentWindow.performance.getEntriesByType('resource').map(entry => entry.name);
+  result.textContent = JSON.stringify({{
+    images: found.length, decoded: found.filter(image => image.naturalWidth > 0).length,
+    requests: requests.filter(name => !name.startsWith('data:')),
+    overflow: root.scrollWidth - root.clientWidth,
+    styled: inside.defaultView.getComputedStyle(inside.querySelector('rect.after')).fill,
+    charts: [...inside.querySelectorAll('svg[role=img]')].map(svg => svg.getBoundingClientRect().height),
+  }});
+}};
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    program = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+    if program is None:
+        pytest.skip("no chromium or google-chrome on PATH, so the page was not opened in a browser")
+    profile = tmp_path_factory.mktemp("profile")
+    flags = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run
+        --disable-background-networking --disable-component-update --disable-sync --hide-scrollbars""".split()
+
+    def run(*arguments):
+        command = [program, *flags, f"--user-data-dir={profile}", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+    return run
+
+
+def test_in_a_browser_on_a_phone(page, chromium, tmp_path):
+    (tmp_path / "probe.html").write_text(PROBE.format(page=html.escape(page)), encoding="utf-8")
+    dom = chromium("--virtual-time-budget=10000", "--dump-dom", tmp_path / "probe.html")
+    result = json.loads(html.unescape(re.search('<pre id="result">(.*?)</pre>', dom, re.DOTALL)[1]))
+    assert result["images"] == result["decoded"] == 3
+    assert result["requests"] == []
+    assert result["overflow"] <= 0
+    assert result["styled"] == "rgb(47, 95, 208)"
+    assert len(result["charts"]) == 7
+    assert min(result["charts"]) > 40
+
+
+def test_screenshot_is_not_blank(workdir, page, chromium, tmp_path):
+    chromium(f"--screenshot={tmp_path / 'shot.png'}", "--window-size=1200,2400", workdir / "report.html")
+    shot = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB"))
+    assert shot.shape == (2400, 1200, 3)
+    assert len(np.unique(shot.reshape(-1, 3), axis=0)) > 500
+    rows_with_ink = (shot.max(axis=(1, 2)).astype(int) - shot.min(axis=(1, 2)) > 100).mean()
+    assert rows_with_ink > 0.3
