@@ -37,10 +37,13 @@ def golden(name):
     return dict(np.load(GOLDEN / name / "golden.npz"))
 
 
+load_network = functools.cache(network.load_network)
+
+
 @functools.cache
 def run_network(name):
     """Outputs for the golden images, and the gradient of the sum of their squares, from one compilation."""
-    net = network.load_network(name)
+    net = load_network(name)
 
     @jax.jit
     def run(net, images):
@@ -76,7 +79,7 @@ def run_generator():
 
 @functools.cache
 def run_faceres_rgb():
-    tree = network.load_network("faceres").weights
+    tree = load_network("faceres").weights
     module = faceres.FaceRes(convention="rgb")
     return jax.tree.map(np.asarray, jax.jit(module.apply)({"params": tree}, golden("faceres")["in_image"]))
 
@@ -147,7 +150,7 @@ def test_image_gradients_are_finite(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_labels_and_shapes(name):
-    net, outputs = network.load_network(name), run_network(name)[0]
+    net, outputs = load_network(name), run_network(name)[0]
     assert net.attributes
     for attribute, labels in net.attributes:
         assert outputs[attribute].shape == (8, len(labels))
