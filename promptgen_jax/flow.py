@@ -138,7 +138,7 @@ def init_flow(key: Array, prior: Prior, *, cond_dim: int = 0, **options) -> tupl
     """
     checks.check_key("init_flow", key)
     module = build_module(prior, cond_dim=cond_dim, **options)
-    variables = jax.jit(module.init)(key, _example_cond(module))
+    variables = module.init(key, _example_cond(module))
     return Flow(buffers=variables["buffers"], prior=prior, module=module), variables["params"]
 
 

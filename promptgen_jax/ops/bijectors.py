@@ -6,6 +6,7 @@ inverse would see other log-scales than the forward map did, and the round trip 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import distrax
@@ -126,6 +127,7 @@ class SideBySide(distrax.Bijector):
         return self._apply(y, "inverse_and_log_det")
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def special_orthogonal(key: jax.Array, num: int, dim: int) -> jax.Array:
     """Draws (num, dim, dim) rotations, uniform on SO(dim): QR of normal matrices with the signs fixed."""
     q, r = jnp.linalg.qr(jax.random.normal(key, (num, dim, dim)))
