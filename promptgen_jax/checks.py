@@ -28,13 +28,9 @@ def check_known(where: str, name: str, known: Iterable[str]) -> None:
 def check_key(where: str, key) -> None:
     """Raises TypeError unless `key` is a single typed JAX key."""
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise TypeError(
-            f"{where}: got {type(key).__name__} for key; expected a typed key. Use jax.random.key(seed)."
-        )
+        raise TypeError(f"{where}: got {type(key).__name__} for key; expected a typed key. Use jax.random.key(seed).")
     if key.shape:
-        raise ValueError(
-            f"{where}: got a batch of keys {key.shape}; expected one key. Index or split it first."
-        )
+        raise ValueError(f"{where}: got a batch of keys {key.shape}; expected one key. Index or split it first.")
 
 
 def check_count(where: str, value, *, minimum: int = 1) -> None:
@@ -69,9 +65,7 @@ def check_images(where: str, images, *, minimum_size: int = 1) -> None:
         )
         raise ValueError(f"{where}: images are {shape}; expected (batch, height, width, 3) in [0, 1]. {hint}")
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise TypeError(
-            f"{where}: images are {images.dtype}; expected float32 in [0, 1]. Divide 8-bit images by 255."
-        )
+        raise TypeError(f"{where}: images are {images.dtype}; expected float32 in [0, 1]. Divide 8-bit images by 255.")
     if min(shape[1:3]) < minimum_size:
         raise ValueError(
             f"{where}: images are {shape[1]}x{shape[2]} pixels; expected at least {minimum_size}. Resize them."

@@ -92,9 +92,7 @@ def before_after_sheet(
     """
     rows = list(rows)
     if not rows:
-        raise ValueError(
-            "before_after_sheet: got no rows; expected (label, images) pairs. Pass at least one pair."
-        )
+        raise ValueError("before_after_sheet: got no rows; expected (label, images) pairs. Pass at least one pair.")
     columns = max(len(images) for _, images in rows) if columns is None else columns
     grids = [image_grid(images, columns=columns, scale=scale, padding=padding) for _, images in rows]
     width = max(grid.shape[1] for grid in grids)

@@ -222,9 +222,7 @@ def _scalar(name: str, value: object) -> float:
         return float(value)
     except (TypeError, ValueError):
         got = getattr(value, "shape", type(value).__name__)
-        raise ValueError(
-            f"metrics: {name!r} is {got}; expected one number. Take the mean over the batch."
-        ) from None
+        raise ValueError(f"metrics: {name!r} is {got}; expected one number. Take the mean over the batch.") from None
 
 
 def _open_tensorboard(folder: Path, start_step: int):

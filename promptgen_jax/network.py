@@ -84,9 +84,7 @@ def load_params(name_or_path: str | Path, *, kind: str, example: jax.Array) -> t
     module = load_module(config)
     expected = jax.eval_shape(module.init, jax.random.key(0), example)["params"]
     weights.check_tree(str(name_or_path), tree, expected, converter=config.get("converter", "the converter"))
-    tree = jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float16 else None), tree
-    )
+    tree = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float16 else None), tree)
     return module, tree, config
 
 
@@ -103,8 +101,6 @@ def load_network(name_or_path: str | Path) -> Network:
         module=module,
         name=config["name"],
         checksum=config["sha256"],
-        attributes=tuple(
-            (attribute, tuple(labels)) for attribute, labels in config.get("attributes", {}).items()
-        ),
+        attributes=tuple((attribute, tuple(labels)) for attribute, labels in config.get("attributes", {}).items()),
         license=config.get("license", ""),
     )

@@ -187,9 +187,7 @@ def check_tree(where: str, tree: dict, expected: dict, *, converter: str) -> Non
       converter: the command that makes a right file.
     """
     got = {name: np.shape(value) for name, value in flax.traverse_util.flatten_dict(tree, sep="/").items()}
-    want = {
-        name: tuple(value.shape) for name, value in flax.traverse_util.flatten_dict(expected, sep="/").items()
-    }
+    want = {name: tuple(value.shape) for name, value in flax.traverse_util.flatten_dict(expected, sep="/").items()}
     problems = [f"missing {name} {want[name]}" for name in sorted(want.keys() - got.keys())]
     problems += [f"unexpected {name} {got[name]}" for name in sorted(got.keys() - want.keys())]
     problems += [

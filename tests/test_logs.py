@@ -89,9 +89,7 @@ def test_resume_equals_uninterrupted(tmp_path, checkpoint):
     run(Console(), tmp_path / "whole", total=45)
     run(Console(), tmp_path / "cut", total=45, until=33)
     run(Console(), tmp_path / "cut", total=45, start=checkpoint + 1)
-    assert without_time(logs.read_metrics(tmp_path / "cut")) == without_time(
-        logs.read_metrics(tmp_path / "whole")
-    )
+    assert without_time(logs.read_metrics(tmp_path / "cut")) == without_time(logs.read_metrics(tmp_path / "whole"))
     assert os.listdir(tmp_path / "cut") == [logs.METRICS]
 
 

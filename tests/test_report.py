@@ -117,12 +117,8 @@ def make_workdir(path, report):
     with logs.MetricLogger(folder, total_steps=200, log_every=5, write_line=lambda _: None) as logger:
         for step in range(1, 201):
             decay = math.exp(-step / 30)
-            logger.log(
-                step, {"loss": 4.1 + 5 * decay, "energy/smile": 2 * decay, "prior": 140, "grad_norm": decay}
-            )
-    images.save_png(
-        folder / "samples.png", images.before_after_sheet([("a", pictures(4)), ("b", pictures(4, 1))])
-    )
+            logger.log(step, {"loss": 4.1 + 5 * decay, "energy/smile": 2 * decay, "prior": 140, "grad_norm": decay})
+    images.save_png(folder / "samples.png", images.before_after_sheet([("a", pictures(4)), ("b", pictures(4, 1))]))
     images.save_png(folder / "wide.png", images.image_grid(pictures(100), columns=100))
     Image.fromarray(images.image_grid(pictures(1, size=64))).save(folder / "photo.jpg")
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n not a picture")
@@ -434,9 +430,7 @@ def test_outliers_are_cut_off_and_named():
     assert "Cut off: values reach from 3.00 to 50,000." in drawn
     assert "Cut off" not in charts.line_chart("loss", steps[1:], values[1:])
     heights = [
-        float(point.split(",")[1])
-        for points in re.findall('points="([^"]*)"', drawn)
-        for point in points.split()
+        float(point.split(",")[1]) for points in re.findall('points="([^"]*)"', drawn) for point in points.split()
     ]
     assert min(heights) < 0  # above the frame
     assert np.ptp(heights[1:200]) > 50  # the rest fills it

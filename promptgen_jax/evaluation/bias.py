@@ -50,8 +50,7 @@ def shares(log_probs, *, labels: Sequence[str], weights=None) -> dict[str, dict[
     if not np.allclose(probs.sum(axis=1), 1, atol=1e-3):  # NaN fails too
         worst = float(probs.sum(axis=1)[np.argmax(np.abs(probs.sum(axis=1) - 1))])
         raise ValueError(
-            f"shares: probabilities of a sample add up to {worst:.4g}; expected 1. Pass log_softmax of the "
-            "logits."
+            f"shares: probabilities of a sample add up to {worst:.4g}; expected 1. Pass log_softmax of the logits."
         )
     weights = np.full(len(probs), 1 / len(probs)) if weights is None else _normalised(weights, len(probs))
     ess = effective_sample_size(weights)

@@ -44,9 +44,7 @@ def _ess(exactness: dict) -> Html | None:
         "samples they are then worth. Near 100\u00a0% the flow is the target, above 10\u00a0% reweighted "
         "figures are dependable, below 1\u00a0% they rest on a handful of images."
     )
-    return _check(
-        "Effective sample size", value, text, _graded(share, [(0.5, "good"), (0.1, "fair"), (0.01, "weak")])
-    )
+    return _check("Effective sample size", value, text, _graded(share, [(0.5, "good"), (0.1, "fair"), (0.01, "weak")]))
 
 
 def _log_z(exactness: dict) -> Html | None:
@@ -60,9 +58,7 @@ def _log_z(exactness: dict) -> Html | None:
         "untouched samples, so a more negative log Z means a rarer request. "
     )
     if reference is None:
-        text += (
-            "There is no second estimate here that would reveal a part of the target the flow never visits."
-        )
+        text += "There is no second estimate here that would reveal a part of the target the flow never visits."
         return _check("log Z", shown, text, None)
     shown.append(_labelled("from the generator", reference, ref_low, ref_high))
     text += (
@@ -89,9 +85,7 @@ def _kl(exactness: dict) -> Html | None:
         "target that the flow never visits, so read it as “at least this much”, and together with log Z."
     )
     shown = [number(kl), " nats", interval(exactness.get("kl_low"), exactness.get("kl_high"))]
-    return _check(
-        "Distance to the target", shown, text, _graded(-kl, [(-0.1, "good"), (-1, "fair"), (-3, "weak")])
-    )
+    return _check("Distance to the target", shown, text, _graded(-kl, [(-0.1, "good"), (-1, "fair"), (-3, "weak")]))
 
 
 def _loss(exactness: dict) -> Html | None:
@@ -137,9 +131,7 @@ def _graded(value: float | None, grades: list[tuple[float, str]]) -> str | None:
 
 
 def _check(title: str, value: list, text: str, verdict: str | None) -> Html:
-    mood = {"good": "good", "agree": "good", "fair": "fair", "second estimate too weak": "fair"}.get(
-        verdict, "bad"
-    )
+    mood = {"good": "good", "agree": "good", "fair": "fair", "second estimate too weak": "fair"}.get(verdict, "bad")
     badge = element("span", verdict, class_=f"verdict {mood}") if verdict else None
     return element(
         "div",

@@ -44,9 +44,7 @@ def line_chart(
     drawn = np.unique(np.linspace(0, len(values) - 1, MAX_POINTS).astype(int))
     floor, ceiling = 2 * low - high, 2 * high - low  # beyond one height of the frame nothing can be seen
     curves = [
-        element(
-            "polyline", points=_points(x(steps[drawn]), y(curve[drawn].clip(floor, ceiling))), class_=style
-        )
+        element("polyline", points=_points(x(steps[drawn]), y(curve[drawn].clip(floor, ceiling))), class_=style)
         for curve, style in ((values, "raw"), (mean, "mean"))
     ]
     dashed = None
@@ -73,9 +71,7 @@ def line_chart(
             element("b", name),
             f" {number(float(values[0]))} → {number(float(values[-1]))}",
             element("span", what, class_="what") if what else None,
-            element("span", f"Dashed: the best possible value, {number(optimum)}.", class_="what")
-            if dashed
-            else None,
+            element("span", f"Dashed: the best possible value, {number(optimum)}.", class_="what") if dashed else None,
             element(
                 "span",
                 f"Cut off: values reach from {number(float(values.min()))} to {number(float(values.max()))}.",
@@ -107,10 +103,7 @@ def share_chart(title: str, labels: list[str], series: list[tuple[str, dict]], t
     """
     targets = list(target) if target else [None] * len(labels)
     found = [
-        v
-        for _, shares in series
-        for s in shares.values()
-        for v in (s.get("soft"), s.get("soft_high"), s.get("hard"))
+        v for _, shares in series for s in shares.values() for v in (s.get("soft"), s.get("soft_high"), s.get("hard"))
     ]
     largest = max([v for v in [*found, *targets] if v is not None], default=1.0)
     limit = next(step for step in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if largest <= step or step == 1.0)
@@ -129,17 +122,13 @@ def share_chart(title: str, labels: list[str], series: list[tuple[str, dict]], t
         top = row * group + 8
         middle = top + (group - 12) / 2
         marks.append(
-            element(
-                "text", _clipped(label, 15), x=104, y=_text(middle + 4), text_anchor="end", class_="label"
-            )
+            element("text", _clipped(label, 15), x=104, y=_text(middle + 4), text_anchor="end", class_="label")
         )
         for number_, (style, shares) in enumerate(series):
             marks.append(_bar(x, top + number_ * (bar + gap), bar, style, shares.get(label) or {}))
         if wanted is not None:
             at = _text(x(wanted))
-            marks.append(
-                element("line", x1=at, x2=at, y1=_text(top - 4), y2=_text(top + group - 11), class_="target")
-            )
+            marks.append(element("line", x1=at, x2=at, y1=_text(top - 4), y2=_text(top + group - 11), class_="target"))
     return _svg(bottom + 24, title, marks)
 
 
@@ -148,18 +137,14 @@ def _bar(x, top: float, height: float, style: str, share: dict) -> list:
     if soft is None:
         return []
     middle = top + height / 2
-    drawn = [
-        element("rect", x=_text(x(0)), y=_text(top), width=_text(x(soft) - x(0)), height=height, class_=style)
-    ]
+    drawn = [element("rect", x=_text(x(0)), y=_text(top), width=_text(x(soft) - x(0)), height=height, class_=style)]
     if low is not None and high is not None:
         drawn.append(_whisker(x(low), x(high), middle))
     if hard is not None:
         at = float(x(hard))
         points = _points([at - 4, at, at + 4, at], [middle, middle - 4, middle, middle + 4])
         drawn.append(element("polygon", points=points, class_="hard"))
-    drawn.append(
-        element("text", percent(soft), x=WIDTH - 2, y=_text(middle + 4), text_anchor="end", class_="value")
-    )
+    drawn.append(element("text", percent(soft), x=WIDTH - 2, y=_text(middle + 4), text_anchor="end", class_="value"))
     return drawn
 
 
@@ -189,15 +174,11 @@ def spread_chart(title: str, rows: list[tuple[str, dict]], target: float | None)
         left, right = x(row["mean"] - spread), x(row["mean"] + spread)
         marks += [
             element("text", style, x=66, y=middle + 4, text_anchor="end", class_="label"),
-            element(
-                "rect", x=_text(left), y=middle - 6, width=_text(right - left), height=12, rx=6, class_=style
-            ),
+            element("rect", x=_text(left), y=middle - 6, width=_text(right - left), height=12, rx=6, class_=style),
             element("circle", cx=_text(x(row["mean"])), cy=middle, r=4.5, class_="dot"),
         ]
     if target is not None:
-        marks.append(
-            element("line", x1=_text(x(target)), x2=_text(x(target)), y1=0, y2=bottom, class_="target")
-        )
+        marks.append(element("line", x1=_text(x(target)), x2=_text(x(target)), y1=0, y2=bottom, class_="target"))
     return _svg(bottom + 24, title, marks)
 
 

@@ -25,9 +25,7 @@ def element(name: str, /, *children, **attributes) -> Html:
       **attributes: `class_` becomes class, `stroke_width` stroke-width; None leaves the attribute out.
     """
     named = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()}
-    written = "".join(
-        f' {key}="{html.escape(str(value))}"' for key, value in named.items() if value is not None
-    )
+    written = "".join(f' {key}="{html.escape(str(value))}"' for key, value in named.items() if value is not None)
     return Html(f"<{name}{written}>" if name in VOID else f"<{name}{written}>{_content(children)}</{name}>")
 
 
@@ -47,8 +45,7 @@ def table(header: list, rows: list[list], *, caption: str | None = None) -> Html
     """A table that scrolls sideways on a phone; the first column names the row, the others are numbers."""
     head = [element("th", cell, scope="col") for cell in header]
     body = [
-        element("tr", element("th", row[0], scope="row"), [element("td", cell) for cell in row[1:]])
-        for row in rows
+        element("tr", element("th", row[0], scope="row"), [element("td", cell) for cell in row[1:]]) for row in rows
     ]
     return element(
         "div",

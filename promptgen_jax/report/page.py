@@ -67,9 +67,7 @@ def render(workdir: Path, report: dict) -> str:
         element("meta", http_equiv="Content-Security-Policy", content=POLICY),
         element("meta", name="color-scheme", content="light dark"),
         element("title", report["title"]),
-        element(
-            "style", Html(resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8"))
-        ),
+        element("style", Html(resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8"))),
     )
     body = element("body", _contents(report, stages), main)
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
@@ -83,18 +81,14 @@ def _read_report(path: Path) -> dict:
         or not report.get("title")
         or not all(isinstance(stage, dict) and stage.get("name") for stage in stages)
     ):
-        raise ValueError(
-            f"{path}: expected an object with a title and a list of stages, each with a name. Run again."
-        )
+        raise ValueError(f"{path}: expected an object with a title and a list of stages, each with a name. Run again.")
     return {**report, "stages": stages}
 
 
 def _read_json(path: Path):
     try:
         # NaN means that there is no number; an infinite distance means what it says
-        return json.loads(
-            path.read_text(encoding="utf-8"), parse_constant=lambda c: None if c == "NaN" else float(c)
-        )
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda c: None if c == "NaN" else float(c))
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON ({error}). Run again, or repair the file.") from None
 
@@ -109,9 +103,7 @@ def _header(report: dict) -> Html:
         element("h1", report["title"]),
         element("p", report["description"], class_="lead") if report.get("description") else None,
         element("dl", terms) if terms else None,
-        element("pre", element("code", report["command"]), class_="command")
-        if report.get("command")
-        else None,
+        element("pre", element("code", report["command"]), class_="command") if report.get("command") else None,
     )
 
 

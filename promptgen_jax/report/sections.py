@@ -87,9 +87,7 @@ def images(folder: Path, items: list[dict] | None) -> Html | None:
     """Pictures embedded as PNG: [{"file", "caption"}]; a file that cannot be shown is named instead."""
     shown = [item for item in items or [] if Path(str(item.get("file"))).suffix != ".npz"]
     return (
-        element(
-            "div", [_figure(folder / item["file"], item.get("caption")) for item in shown], class_="pictures"
-        )
+        element("div", [_figure(folder / item["file"], item.get("caption")) for item in shown], class_="pictures")
         if shown
         else None
     )
@@ -251,12 +249,8 @@ def diversity(items: list[dict] | None) -> Html | None:
     """Figures that would fall if all samples came to look alike."""
     if not items:
         return None
-    rows = [
-        [DIVERSITY.get(i["name"], i["name"]), number(i.get("before")), number(i.get("after"))] for i in items
-    ]
-    text = (
-        "Control should change what was asked for, not make all samples alike. After should stay near before."
-    )
+    rows = [[DIVERSITY.get(i["name"], i["name"]), number(i.get("before")), number(i.get("after"))] for i in items]
+    text = "Control should change what was asked for, not make all samples alike. After should stay near before."
     return element("div", element("p", text), table(["Measure", "Before", "After"], rows))
 
 
