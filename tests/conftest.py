@@ -1,0 +1,15 @@
+"""Options and settings that all tests share."""
+
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="also run the slow full-size checks, marked `full`")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--full"):
+        return
+    for item in items:
+        if item.get_closest_marker("full"):
+            item.add_marker(pytest.mark.skip(reason="slow full-size check, run with --full"))
