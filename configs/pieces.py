@@ -1,0 +1,67 @@
+"""Parts that config files are made of. No config reads another experiment."""
+
+from ml_collections import ConfigDict
+
+
+def base(title: str, description: str) -> ConfigDict:
+    """A run on the shipped face generator, without stages yet."""
+    return ConfigDict(
+        {
+            "title": title,
+            "description": description,
+            "seed": 42,
+            "generator": {"name": "dcgan_digiface"},
+            "stages": {},
+            "evaluation": {
+                "num_samples": 1024,
+                "exactness_samples": 2048,
+                "num_shown": 16,
+                "columns": 8,
+                "judges": {
+                    "faceapi_expression": ("expression",),
+                    "emotion": ("emotion",),
+                },
+            },
+        }
+    )
+
+
+def stage(summary: str, controls: dict, **training) -> dict:
+    """One control to train. The identity-start coupling flow keeps each person recognisable before and after."""
+    options = {
+        "num_steps": 200,
+        "batch_size": 32,
+        "kl_batch_size": 1024,
+        "learning_rate": 1e-3,
+        "warmup_steps": 10,
+        "save_every": 50,
+    }
+    return {
+        "summary": summary,
+        "controls": controls,
+        "flow": {"architecture": "coupling", "num_layers": 8, "hidden_dim": 64},
+        "training": options | training,
+    }
+
+
+def classifier(network: str, attribute: str, target: str, weight: float) -> dict:
+    """E = -log P(target | x)."""
+    return {"kind": "classifier", "network": network, "attribute": attribute, "target": target, "weight": weight}
+
+
+def moment(network: str, attribute: str, mu="uniform") -> dict:
+    """The mean of P(label | x) becomes mu."""
+    return {"kind": "moment", "network": network, "attribute": attribute, "mu": mu}
+
+
+def pose(sigma: float = 5.0, weight: float = 1.0, **angles: float) -> dict:
+    """Head pose to the given angles in degrees."""
+    return {"kind": "pose", "sigma": sigma, "weight": weight, **angles}
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+    """The `:smoke` variant of any config: a minute on a CPU, to see that everything runs."""
+    for one in config.stages.values():
+        one.training.update({"num_steps": 4, "batch_size": 4, "kl_batch_size": 16, "warmup_steps": 0, "save_every": 2})
+    config.evaluation.update({"num_samples": 128, "exactness_samples": 64, "num_shown": 8, "columns": 4})
+    return config

@@ -1,0 +1,24 @@
+"""Own code as a control: any function of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flax import struct
+
+from promptgen_jax.types import Array, Sample
+
+
+@struct.dataclass
+class FunctionControl:
+    """E(x) = function(images), (B, H, W, 3) to (B,) nats."""
+
+    function: Callable = struct.field(pytree_node=False)
+    name: str = struct.field(pytree_node=False, default="function")
+    weight: float = 1.0
+    needs_reference: bool = struct.field(pytree_node=False, default=False)
+
+    def __call__(self, key: Array, sample: Sample) -> Array:
+        """Energies (B,). `key` is not used."""
+        del key
+        return self.function(sample.images)

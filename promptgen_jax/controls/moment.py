@@ -1,0 +1,65 @@
+"""Moment constraint: the energy -beta·gamma(x) whose beta makes E[gamma] = mu (Eq. 5-7 of the paper)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+
+from promptgen_jax import moments
+from promptgen_jax.network import Network, load_network
+from promptgen_jax.types import Array, Sample
+
+
+@struct.dataclass
+class MomentControl:
+    """E(x) = -beta · gamma(x), gamma the classifier's probabilities.
+
+    Attributes:
+      beta: (K,) fitted by `moments.fit_beta`; zeros until then.
+      mu: (K,) the asked mean of gamma.
+    """
+
+    network: Network
+    weight: float
+    beta: Array
+    mu: Array
+    name: str = struct.field(pytree_node=False)
+    attribute: str = struct.field(pytree_node=False)
+    needs_reference: bool = struct.field(pytree_node=False, default=False)
+
+    def gamma(self, images: Array) -> Array:
+        """P(label | image), (B, K)."""
+        return jnp.exp(self.network.log_probs(images, self.attribute))
+
+    def __call__(self, key: Array, sample: Sample) -> Array:
+        """Energies (B,), nats, up to a constant. `key` is not used."""
+        del key
+        return -self.gamma(sample.images) @ self.beta
+
+
+def build(*, network: str, attribute: str, mu: Any = "uniform", weight: float = 1.0, name: str = "") -> MomentControl:
+    """A constraint with beta still to be fitted.
+
+    Args:
+      network: classifier folder.
+      attribute: whose probabilities are constrained.
+      mu: "uniform" or K numbers that sum to one, in the order of the labels.
+      weight: the paper's lambda on beta; anything but 1 overshoots the moment on purpose.
+      name: name of the control; the attribute by default.
+
+    Raises:
+      FileNotFoundError, ValueError: unknown network or attribute, mu of a wrong length or sum.
+    """
+    loaded = load_network(network)
+    labels = loaded.labels(attribute)
+    mu = moments.check_mu(f"control {name or attribute}", mu, labels)
+    return MomentControl(
+        network=loaded,
+        weight=jnp.float32(weight),
+        beta=jnp.zeros(len(labels)),
+        mu=jnp.asarray(mu, jnp.float32),
+        name=name or attribute,
+        attribute=attribute,
+    )

@@ -1,0 +1,60 @@
+"""Head pose to a fixed target, from landmarks: squared error over sigma (Eq. 4 for small, independent angles)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import struct
+
+from promptgen_jax.network import Network, load_network
+from promptgen_jax.types import Array, Sample
+
+ANGLES = ("yaw", "pitch", "roll")
+
+
+@struct.dataclass
+class PoseControl:
+    """E(x) = Σ_angles ½ ((angle(x) - target) / sigma)², angles in degrees; an angle without target is left free."""
+
+    network: Network
+    weight: float
+    target: Array
+    active: Array
+    sigma: float
+    name: str = struct.field(pytree_node=False)
+    needs_reference: bool = struct.field(pytree_node=False, default=False)
+
+    def __call__(self, key: Array, sample: Sample) -> Array:
+        """Energies (B,), nats; 0 is the exact pose. `key` is not used."""
+        del key
+        error = (self.network(sample.images)["pose"] - self.target) / self.sigma
+        return 0.5 * jnp.sum(self.active * error**2, axis=-1)
+
+
+def build(
+    *,
+    network: str = "facemesh",
+    yaw: float | None = None,
+    pitch: float | None = None,
+    roll: float | None = None,
+    sigma: float = 5.0,
+    weight: float = 1.0,
+    name: str = "pose",
+) -> PoseControl:
+    """Aims at a pose in degrees; None leaves an angle free.
+
+    Raises:
+      FileNotFoundError, ValueError: unknown or damaged network, no angle given, sigma not positive.
+    """
+    target = (yaw, pitch, roll)
+    if all(angle is None for angle in target):
+        raise ValueError(f"control {name}: no target angle; give at least one of {', '.join(ANGLES)} in degrees.")
+    if not sigma > 0:
+        raise ValueError(f"control {name}: sigma is {sigma}; expected a positive number of degrees.")
+    return PoseControl(
+        network=load_network(network),
+        weight=jnp.float32(weight),
+        target=jnp.array([angle or 0.0 for angle in target], jnp.float32),
+        active=jnp.array([angle is not None for angle in target], jnp.float32),
+        sigma=jnp.float32(sigma),
+        name=name,
+    )

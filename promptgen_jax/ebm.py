@@ -1,0 +1,76 @@
+"""`LatentEBM`: the one definition of the target, p(z|C) ∝ p_z(z) exp(-E_C(G(z))) (Eq. 1-2 of arXiv 2209.06970)."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import jax
+from flax import struct
+
+from promptgen_jax.types import Array, Sample
+
+
+@struct.dataclass
+class LatentEBM:
+    """A generator under control.
+
+    Attributes:
+      generator: frozen, any object of the `Generator` contract (a trained `Prompt` is one).
+      controls: objects of the `Control` contract; their weighted energies add up.
+      cond_prior: distribution of conditions with `sample(key, n) -> (n, A)`, or None without conditions.
+    """
+
+    generator: Any
+    controls: tuple
+    cond_prior: Any = None
+
+    def images(self, key: Array, z: Array) -> Array:
+        """Images (B, H, W, 3) of latents (B, D), with the same generator noise as `energy` under this key."""
+        return self.generator(_named_key(key, "generator"), z)
+
+    def energies(self, key: Array, z: Array, cond: Array | None = None, reference_z: Array | None = None) -> dict:
+        """Unweighted energy (B,) of every control by name.
+
+        Each control draws from a key of its own name, so adding one leaves the others' draws alone.
+
+        Args:
+          key: generator noise and augmentations; the same key gives the same energies.
+          z: (B, D) latents.
+          cond: (B, A) conditions, or None.
+          reference_z: (B, D) latents at the canonical condition (Eq. 12), used if some control needs them.
+
+        Raises:
+          ValueError: a control needs a reference and there is none, or two controls share a name.
+        """
+        names = [control.name for control in self.controls]
+        if len(set(names)) != len(names):
+            raise ValueError(f"LatentEBM: control names {names} are not distinct. Give each control a name of its own.")
+        reference = None
+        if self.needs_reference:
+            if reference_z is None:
+                raise ValueError("LatentEBM: a control needs a reference image; pass reference_z, the latents of it.")
+            reference = self.images(key, reference_z)
+        sample = Sample(images=self.images(key, z), z=z, cond=cond, reference=reference)
+        return {control.name: control(_named_key(key, control.name), sample) for control in self.controls}
+
+    def total(self, energies: dict) -> Array:
+        """E_C = Σ_i λ_i E_i (B,), nats, of what `energies` returned."""
+        return sum(control.weight * energies[control.name] for control in self.controls)
+
+    def energy(self, key: Array, z: Array, cond: Array | None = None, reference_z: Array | None = None) -> Array:
+        """E_C(G(z)) (B,), nats."""
+        return self.total(self.energies(key, z, cond, reference_z))
+
+    def log_prob(self, key: Array, z: Array, cond: Array | None = None, reference_z: Array | None = None) -> Array:
+        """log p_z(z) - E_C(G(z)) (B,), nats: the log density of the target up to log Z."""
+        return self.generator.prior.log_prob(z) - self.energy(key, z, cond, reference_z)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether some control compares with an image at the canonical condition."""
+        return any(control.needs_reference for control in self.controls)
+
+
+def _named_key(key: Array, name: str) -> Array:
+    return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)

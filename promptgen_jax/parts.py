@@ -1,0 +1,40 @@
+"""Finding generators and controls: the file name is the registry."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from promptgen_jax import checks, weights
+
+
+def available(package: str) -> list[str]:
+    """Names of the adapters in `promptgen_jax.<package>`."""
+    module = importlib.import_module(f"promptgen_jax.{package}")
+    return sorted(info.name for info in pkgutil.iter_modules(module.__path__))
+
+
+def load_generator(name: str, **options):
+    """A frozen generator by adapter (`dcgan`) or by its folder of weights (`dcgan_digiface`).
+
+    Raises:
+      ValueError: unknown name, with the nearest match; damaged weights.
+    """
+    adapters = available("generators")
+    if name not in adapters:
+        folders = {
+            folder for folder in weights.available_weights() if weights.read_config(folder).get("kind") == "generator"
+        }
+        checks.check_known("generator", name, {*adapters, *folders})
+        name, options = weights.read_config(name)["adapter"], {"weights": name, **options}
+    return importlib.import_module(f"promptgen_jax.generators.{name}").build(**options)
+
+
+def load_control(kind: str, **options):
+    """A control by the name of its file, e.g. `load_control("classifier", network=..., attribute=..., target=...)`.
+
+    Raises:
+      ValueError: unknown kind, with the nearest match; unknown options of it.
+    """
+    checks.check_known("control", kind, available("controls"))
+    return importlib.import_module(f"promptgen_jax.controls.{kind}").build(**options)

@@ -1,0 +1,47 @@
+"""Data parallelism: one `data` mesh axis over all devices; batches are split, everything else is replicated."""
+
+from __future__ import annotations
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def data_mesh() -> Mesh:
+    """All devices of all hosts on one axis named `data`."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Splits the first axis over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree, mesh: Mesh):
+    """Puts a whole copy of every array of `tree` on every device of the mesh, on every host."""
+    sharding = replicated(mesh)
+
+    def put(leaf):
+        if jax.process_count() == 1:
+            return jax.device_put(leaf, sharding)
+        return jax.make_array_from_process_local_data(sharding, leaf)
+
+    return jax.tree.map(put, tree)
+
+
+def start_hosts(coordinator: str, num_processes: int, process_id: int) -> None:
+    """Joins the processes of a multi-host run; on TPU pods and Slurm leave the arguments empty or -1.
+
+    Args:
+      coordinator: "host:port" of process 0, or "" to detect.
+      num_processes: how many processes, or -1 to detect.
+      process_id: rank of this one, or -1 to detect.
+    """
+    if coordinator:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    else:
+        jax.distributed.initialize()

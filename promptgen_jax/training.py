@@ -1,0 +1,294 @@
+"""Algorithm 2: trains a flow on a `LatentEBM` with one jitted, donated, data-parallel step."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from promptgen_jax import checks, moments, sharding
+from promptgen_jax.checkpoints import Checkpoints
+from promptgen_jax.controls.moment import MomentControl
+from promptgen_jax.ebm import LatentEBM
+from promptgen_jax.flow import init_flow
+from promptgen_jax.logs import MetricLogger
+from promptgen_jax.objectives import OBJECTIVES, ReverseKL
+from promptgen_jax.optimizer import make_optimizer
+from promptgen_jax.prompt import Prompt, map_batches
+from promptgen_jax.types import Array, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a flow is trained; the defaults are the paper's recipe where it has one.
+
+    Attributes:
+      num_steps: updates.
+      batch_size: energies per micro-batch.
+      kl_batch_size: noise vectors for the cheap terms (reverse_kl only); 0 means batch_size.
+      accumulation: micro-batches per update.
+      objective: a key of `objectives.OBJECTIVES`.
+      learning_rate: of AdamW, decays linearly to 0.
+      warmup_steps: linear warm-up before the decay.
+      clip_norm: global gradient norm.
+      seed: of everything.
+      closed_loop: rate at which beta follows the gap to mu while the flow trains; 0 leaves it at the fit.
+      eval_every: updates between evaluations of the full objective on frozen noise, which choose the kept-best
+        parameters; 0 keeps the last.
+      eval_size: noise vectors of that evaluation.
+      save_every: updates between checkpoints.
+      log_every: updates between lines of metrics.
+      tensorboard: also write TensorBoard files.
+    """
+
+    num_steps: int = 1280
+    batch_size: int = 8
+    kl_batch_size: int = 0
+    accumulation: int = 1
+    objective: str = "reverse_kl"
+    learning_rate: float = 1e-3
+    warmup_steps: int = 0
+    clip_norm: float = 1.0
+    seed: int = 42
+    closed_loop: float = 0.0
+    eval_every: int = 0
+    eval_size: int = 256
+    save_every: int = 100
+    log_every: int = 10
+    tensorboard: bool = False
+
+    def __post_init__(self):
+        """Raises ValueError for counts and names out of range."""
+        for field in ("num_steps", "batch_size", "accumulation", "eval_size", "save_every", "log_every"):
+            checks.check_count(f"training.{field}", getattr(self, field))
+        for field in ("kl_batch_size", "warmup_steps", "eval_every"):
+            checks.check_count(f"training.{field}", getattr(self, field), minimum=0)
+        checks.check_known("training.objective", self.objective, OBJECTIVES)
+        if not self.learning_rate > 0 or not self.clip_norm > 0:
+            raise ValueError("training: learning_rate and clip_norm must be positive.")
+        if self.objective == "score_function" and self.batch_size < 2:
+            raise ValueError("training.batch_size: the score function needs at least 2 for its leave-one-out baseline.")
+        if self.closed_loop and self.objective == "forward_kl":
+            raise ValueError("training.closed_loop: not available with forward_kl, which reaches mu with the fitted beta.")
+
+
+def make_objective(config: TrainConfig, mesh):
+    """The objective of a config, its batch split over the mesh."""
+    options = {"kl_batch_size": config.kl_batch_size} if config.objective == "reverse_kl" else {}
+    batch = sharding.batch_sharding(mesh)
+    return OBJECTIVES[config.objective](batch_size=config.batch_size, sharding=batch, **options)
+
+
+def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, config: TrainConfig) -> tuple[dict, dict]:
+    """One update. The key is fold_in(run key, step), so a resumed run repeats the uninterrupted one.
+
+    Args:
+      state: `step`, `params`, `opt_state`, `beta` (by control name), `best` and `best_loss`.
+      ebm: the target; its moment controls take beta from the state.
+      flow: the flow to train.
+      objective: see `objectives`.
+      optimizer: an optax transformation.
+      config: training options.
+
+    Returns:
+      (state, metrics)
+    """
+    step_key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
+
+    def loss_of(trained, key):
+        params, beta = trained
+        return objective(params, key, with_beta(ebm, beta), flow)
+
+    def micro_step(total, index):
+        gradient, metrics = jax.grad(loss_of, has_aux=True)((state["params"], state["beta"]), jax.random.fold_in(step_key, index))
+        return jax.tree.map(jnp.add, total, gradient), metrics
+
+    zeros = jax.tree.map(jnp.zeros_like, (state["params"], state["beta"]))
+    gradient, metrics = jax.lax.scan(micro_step, zeros, jnp.arange(config.accumulation))
+    gradient, grad_beta = jax.tree.map(lambda leaf: leaf / config.accumulation, gradient)
+    metrics = jax.tree.map(jnp.mean, metrics)
+    updates, opt_state = optimizer.update(gradient, state["opt_state"], state["params"])
+    params = jax.tree.map(jnp.add, state["params"], updates)
+    # d loss / d beta = -weight · E_q[gamma], so the gradient also tells the moment that the flow has now
+    moment = {c.name: -grad_beta[c.name] / c.weight for c in ebm.controls if c.name in grad_beta}
+    mu = {c.name: c.mu for c in ebm.controls if c.name in moment}
+    metrics |= {f"moment_gap/{name}": jnp.max(jnp.abs(moment[name] - mu[name])) for name in moment}
+    beta = moments.closed_loop_update(state["beta"], moment, mu, rate=config.closed_loop, simplex=tuple(mu))
+    norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
+    state = {**state, "step": state["step"] + 1, "params": params, "opt_state": opt_state, "beta": beta}
+    return state, {**metrics, "grad_norm": norm}
+
+
+def with_beta(ebm: LatentEBM, beta: dict) -> LatentEBM:
+    """The same target with other betas in its moment controls."""
+    controls = tuple(c.replace(beta=beta[c.name]) if c.name in beta else c for c in ebm.controls)
+    return ebm.replace(controls=controls)
+
+
+def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_size: int = 64) -> tuple[LatentEBM, Any]:
+    """Fits beta of all moment controls together by the convex dual on samples of the generator (Eq. 5-7).
+
+    Returns:
+      (ebm, fit): the ebm with its betas, and a `moments.MomentFit`; fit is None without moment controls.
+
+    Raises:
+      ValueError: mu cannot be reached by reweighting the samples.
+    """
+    controls = [control for control in ebm.controls if isinstance(control, MomentControl)]
+    if not controls:
+        return ebm, None
+    key_z, key_x = jax.random.split(key)
+    z = ebm.generator.prior.sample(key_z, num_samples)
+
+    @jax.jit
+    def gammas(ebm, z):
+        images = ebm.images(key_x, z)
+        return {c.name: c.gamma(images) for c in ebm.controls if isinstance(c, MomentControl)}
+
+    gamma = map_batches(lambda batch: gammas(ebm, batch), batch_size, z)
+    fit = moments.fit_beta(gamma, {control.name: np.asarray(control.mu) for control in controls})
+    return with_beta(ebm, {name: jnp.asarray(beta, jnp.float32) for name, beta in fit.beta.items()}), fit
+
+
+def fit(
+    ebm: LatentEBM,
+    *,
+    workdir: str | Path | None = None,
+    flow: dict | None = None,
+    name: str = "prompt",
+    quiet: bool = False,
+    **options,
+) -> tuple[Prompt, list[dict]]:
+    """Trains a flow to sample p(z|C) and returns it as a prompt.
+
+    With a workdir, metrics and checkpoints go there and the same call resumes, bit for bit.
+
+    Args:
+      ebm: the target. Fit betas first with `fit_moments`.
+      workdir: folder of this training, or None for none.
+      flow: options of `flow.init_flow`.
+      name: of the prompt.
+      quiet: print nothing.
+      **options: fields of `TrainConfig`.
+
+    Returns:
+      (prompt, history): history is a list of the logged metrics.
+
+    Raises:
+      ValueError: options out of range; FloatingPointError: a term became NaN, naming it and the step.
+    """
+    for option in options:
+        checks.check_known("training option", option, [field.name for field in dataclasses.fields(TrainConfig)])
+    config = TrainConfig(**options)
+    mesh = sharding.data_mesh()
+    num_devices = mesh.devices.size
+    if config.batch_size % num_devices:
+        raise ValueError(
+            f"training.batch_size: {config.batch_size} does not divide over {num_devices} devices; choose a multiple."
+        )
+    key_flow = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
+    trained_flow, params = init_flow(key_flow, ebm.generator.prior, **(flow or {}))
+    optimizer = make_optimizer(
+        learning_rate=config.learning_rate,
+        num_steps=config.num_steps,
+        warmup_steps=config.warmup_steps,
+        clip_norm=config.clip_norm,
+    )
+    beta = {c.name: c.beta for c in ebm.controls if isinstance(c, MomentControl)}
+    state = {
+        "step": jnp.zeros((), jnp.int32),
+        "params": params,
+        "opt_state": optimizer.init(params),
+        "beta": beta,
+        "best": params,
+        "best_loss": jnp.asarray(jnp.inf, jnp.float32),
+    }
+    state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)  # nothing shared: the step donates its state
+    state, ebm, trained_flow = (sharding.replicate(tree, mesh) for tree in (state, ebm, trained_flow))
+    step_options = {"objective": make_objective(config, mesh), "optimizer": optimizer, "config": config}
+    step = functools.partial(jax.jit, donate_argnums=0)(functools.partial(train_step, **step_options))
+    params_best, history = _run(state, step, ebm, trained_flow, config, mesh, workdir, quiet)
+    return Prompt(generator=ebm.generator, flow=trained_flow, params=params_best, name=name), history
+
+
+def _run(state, step, ebm, flow, config: TrainConfig, mesh, workdir, quiet) -> tuple[PyTree, list[dict]]:
+    """The loop: resume, step, log, evaluate, save."""
+    if workdir is None:
+        return _loop(state, step, ebm, flow, config, mesh, None, None, quiet)
+    with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
+        latest = checkpoints.latest_step()
+        if latest is not None:
+            state = checkpoints.load(latest, state)
+        return _loop(state, step, ebm, flow, config, mesh, checkpoints, Path(workdir), quiet)
+
+
+def _loop(state, step, ebm, flow, config, mesh, checkpoints, workdir, quiet):
+    start = int(state["step"])
+    enabled = jax.process_index() == 0
+    logger = None
+    if workdir is not None:
+        logger = MetricLogger(
+            workdir,
+            total_steps=config.num_steps,
+            start_step=start + 1,
+            log_every=config.log_every,
+            tensorboard=config.tensorboard,
+            enabled=enabled,
+            write_line=(lambda line: None) if quiet else None,
+        )
+    evaluate = _evaluator(config, mesh)
+    history = []
+    try:
+        if logger and start:
+            logger.announce(f"resumed at step {start} of {config.num_steps}")
+        for number in range(start + 1, config.num_steps + 1):
+            if logger and number == start + 1:
+                with logger.compiling("the training step"):
+                    state, metrics = jax.block_until_ready(step(state, ebm, flow))
+            else:
+                state, metrics = step(state, ebm, flow)
+            due = number == 1 or number == config.num_steps or number % config.log_every == 0
+            if due:
+                metrics = {name: float(value) for name, value in metrics.items()}
+                _check_metrics(metrics, number)
+                history.append({"step": number, **metrics})
+            if logger:
+                logger.log(number, metrics)
+            if config.eval_every and (number % config.eval_every == 0 or number == config.num_steps):
+                loss = evaluate(state["params"], with_beta(ebm, state["beta"]), flow)
+                if config.closed_loop or float(loss) < float(state["best_loss"]):
+                    best = jax.tree.map(jnp.copy, state["params"])
+                    state = {**state, "best": best, "best_loss": jnp.float32(loss) + 0 * state["best_loss"]}
+            if checkpoints and (number % config.save_every == 0 or number == config.num_steps):
+                checkpoints.save(number, state)
+    finally:
+        if logger:
+            logger.close()
+    return (state["best"] if config.eval_every else state["params"]), history
+
+
+def _evaluator(config: TrainConfig, mesh):
+    """The full objective on frozen noise: loss()."""
+    size = -(-config.eval_size // config.batch_size) * config.batch_size
+    objective = ReverseKL(batch_size=config.batch_size, sharding=sharding.batch_sharding(mesh))
+    key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 2)
+
+    @jax.jit
+    def evaluate(params, ebm, flow):
+        keys = jax.random.split(key, size // config.batch_size)
+        return jnp.mean(jax.lax.map(lambda k: objective(params, k, ebm, flow)[0], keys))
+
+    return evaluate
+
+
+def _check_metrics(metrics: dict, step: int) -> None:
+    bad = [name for name, value in metrics.items() if not np.isfinite(value)]
+    if bad:
+        raise FloatingPointError(
+            f"training: {', '.join(bad)} is NaN or infinite at step {step}. Lower learning_rate, or check that control."
+        )
