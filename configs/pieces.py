@@ -4,13 +4,14 @@ from ml_collections import ConfigDict
 
 
 def base(title: str, description: str) -> ConfigDict:
-    """A run on the shipped face generator, without stages yet."""
+    """A run on the shipped face generator, without stages yet; `order` lists them as they build on each other."""
     return ConfigDict(
         {
             "title": title,
             "description": description,
             "seed": 42,
             "generator": {"name": "dcgan_digiface"},
+            "order": (),
             "stages": {},
             "evaluation": {
                 "num_samples": 1024,

@@ -3,9 +3,21 @@
 python main.py --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
-import importlib.util
-from pathlib import Path
+from configs import pieces
 
-_spec = importlib.util.spec_from_file_location("pieces", Path(__file__).with_name("pieces.py"))
-pieces = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(pieces)
+
+def get_config(arg: str = ""):
+    config = pieces.base(
+        "Everybody smiles, then heads turn",
+        "A face generator is made to sample smiling people only; the result is a generator again, and its heads are "
+        "then turned to one side. The classifier and the landmark model that say so are needed in training only.",
+    )
+    smile = {"smile": pieces.classifier("faceapi_expression", "expression", "happy", weight=3.0)}
+    config.stages.smile = pieces.stage("The classifier energy -3 log P(happy).", smile)
+    turn = {"turn": pieces.pose(yaw=25.0, sigma=5.0)}
+    config.stages.turn = pieces.stage(
+        "Yaw of 25 degrees, on top of the smiling generator.", turn, num_steps=120, batch_size=16
+    )
+    config.evaluation.judges.facemesh = ()
+    config.order = ("smile", "turn")
+    return pieces.shrink(config) if arg == "smoke" else config

@@ -114,7 +114,11 @@ class ForwardKL:
         weight = jax.nn.softmax(log_weight)
         loss = -jnp.sum(weight * log_q)
         metrics = {f"energy/{name}": jnp.sum(weight * value) for name, value in energies.items()}
-        metrics |= {"loss": loss, "prior": -jnp.sum(weight * log_prior), "ess": 1 / jnp.sum(weight**2) / self.batch_size}
+        metrics |= {
+            "loss": loss,
+            "prior": -jnp.sum(weight * log_prior),
+            "ess": 1 / jnp.sum(weight**2) / self.batch_size,
+        }
         return loss, metrics
 
 

@@ -47,7 +47,7 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
     workdir = open_workdir(workdir, config)
     generator = parts.load_generator(**config["generator"])
     stages = []
-    for name in config["stages"]:
+    for name in config["order"]:
         ebm, prompt = train_stage(name, config, generator, workdir)
         stages.append(evaluate_stage(name, config, ebm, prompt, workdir))
         generator = prompt
@@ -57,7 +57,8 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}",
         "command": command,
-        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in VERSIONS},
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in VERSIONS},
         "stages": stages,
     }
     weights.write_json(workdir / "report.json", about)
@@ -74,7 +75,9 @@ def open_workdir(workdir: str | Path, config: dict) -> Path:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise PermissionError(f"workdir {workdir}: cannot be made ({error.strerror}). Choose another --workdir.") from None
+        raise PermissionError(
+            f"workdir {workdir}: cannot be made ({error.strerror}). Choose another --workdir."
+        ) from None
     if not os.access(workdir, os.W_OK):
         raise PermissionError(f"workdir {workdir}: not writable. Choose another --workdir.")
     path = workdir / "config.json"
@@ -97,7 +100,9 @@ def train_stage(name: str, config: dict, generator, workdir: Path) -> tuple[Late
         for key, options in stage["controls"].items()
     )
     ebm = LatentEBM(generator=generator, controls=controls)
-    ebm, fit = training.fit_moments(ebm, jax.random.key(config["seed"]), num_samples=config["evaluation"]["num_samples"])
+    ebm, fit = training.fit_moments(
+        ebm, jax.random.key(config["seed"]), num_samples=config["evaluation"]["num_samples"]
+    )
     folder = workdir / name
     if fit is not None:
         print(f"{name}: beta fitted, effective share {fit.ess:.2f}, KL to the generator {fit.kl:.3f} nats", flush=True)
@@ -105,7 +110,9 @@ def train_stage(name: str, config: dict, generator, workdir: Path) -> tuple[Late
         return ebm, Prompt.load(folder / "prompt", generator=_innermost(generator)).replace(generator=generator)
     print(f"{name}: training ({', '.join(stage['controls'])})", flush=True)
     started = time.monotonic()
-    prompt, _ = training.fit(ebm, workdir=folder, flow=stage["flow"], name=name, seed=config["seed"], **stage["training"])
+    prompt, _ = training.fit(
+        ebm, workdir=folder, flow=stage["flow"], name=name, seed=config["seed"], **stage["training"]
+    )
     weights.write_json(folder / "timing.json", {"train_seconds": time.monotonic() - started})
     prompt.save(folder / "prompt")
     return ebm, prompt
@@ -126,9 +133,7 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, work
         "folder": name,
         "summary": config["stages"][name]["summary"],
         "shares": [
-            row
-            for judge, network in judges.items()
-            for row in _shares(network, ebm, seen, options["judges"][judge])
+            row for judge, network in judges.items() for row in _shares(network, ebm, seen, options["judges"][judge])
         ],
         "statistics": _pose(ebm, seen),
         "diversity": _diversity(seen),
@@ -147,7 +152,9 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, work
         columns=options["columns"],
     )
     images.save_png(folder / "samples.png", sheet)
-    stage["images"] = [{"file": "samples.png", "caption": "The same noise before and after; the first samples, none picked."}]
+    stage["images"] = [
+        {"file": "samples.png", "caption": "The same noise before and after; the first samples, none picked."}
+    ]
     stage["headline"] = _headline(stage)
     timing = folder / "timing.json"
     if timing.exists():
@@ -219,7 +226,9 @@ def _pose(ebm: LatentEBM, seen: dict) -> list[dict]:
 def _diversity(seen: dict) -> list[dict]:
     rows = {}
     for when in ("before", "after"):
-        embeddings = next((o["embedding"] for o in seen[when].values() if isinstance(o, dict) and "embedding" in o), None)
+        embeddings = next(
+            (o["embedding"] for o in seen[when].values() if isinstance(o, dict) and "embedding" in o), None
+        )
         for name, value in bias.diversity(seen[when]["images"], embeddings).items():
             rows.setdefault(name, {"name": name})[when] = float(value)
     return list(rows.values())
@@ -237,7 +246,9 @@ def _headline(stage: dict) -> list[dict]:
     for row in stage["statistics"]:
         if "target" in row:
             label = f"mean {row['name']}, target {row['target']:g}"
-            lines.append({"label": label, "before": row["before"]["mean"], "after": row["after"]["mean"], "unit": "degrees"})
+            lines.append(
+                {"label": label, "before": row["before"]["mean"], "after": row["after"]["mean"], "unit": "degrees"}
+            )
     return lines
 
 
@@ -257,7 +268,11 @@ def _innermost(generator):
 def _differences(one, other, prefix="") -> set[str]:
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return set() if one == other else {prefix.rstrip(".")}
-    return {name for key in one.keys() | other.keys() for name in _differences(one.get(key), other.get(key), f"{prefix}{key}.")}
+    return {
+        name
+        for key in one.keys() | other.keys()
+        for name in _differences(one.get(key), other.get(key), f"{prefix}{key}.")
+    }
 
 
 def sample(workdir: str | Path, *, num_samples: int, seed: int) -> Path:
@@ -265,7 +280,7 @@ def sample(workdir: str | Path, *, num_samples: int, seed: int) -> Path:
     workdir = Path(workdir).resolve()
     checks.check_count("sample: num_samples", num_samples)
     config = read_config(workdir)
-    stage = list(config["stages"])[-1]
+    stage = config["order"][-1]
     prompt = Prompt.load(workdir / stage / "prompt")
     pictures = prompt.sample(jax.random.key(seed), num_samples)
     for index, picture in enumerate(pictures):

@@ -74,7 +74,9 @@ class TrainConfig:
         if self.objective == "score_function" and self.batch_size < 2:
             raise ValueError("training.batch_size: the score function needs at least 2 for its leave-one-out baseline.")
         if self.closed_loop and self.objective == "forward_kl":
-            raise ValueError("training.closed_loop: not available with forward_kl, which reaches mu with the fitted beta.")
+            raise ValueError(
+                "training.closed_loop: not available with forward_kl, which reaches mu with the fitted beta."
+            )
 
 
 def make_objective(config: TrainConfig, mesh):
@@ -105,7 +107,9 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
         return objective(params, key, with_beta(ebm, beta), flow)
 
     def micro_step(total, index):
-        gradient, metrics = jax.grad(loss_of, has_aux=True)((state["params"], state["beta"]), jax.random.fold_in(step_key, index))
+        gradient, metrics = jax.grad(loss_of, has_aux=True)(
+            (state["params"], state["beta"]), jax.random.fold_in(step_key, index)
+        )
         return jax.tree.map(jnp.add, total, gradient), metrics
 
     zeros = jax.tree.map(jnp.zeros_like, (state["params"], state["beta"]))

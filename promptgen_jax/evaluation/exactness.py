@@ -40,7 +40,13 @@ def log_weights(prompt: Prompt, ebm: LatentEBM, key: Array, num_samples: int, *,
 
 
 def exactness(
-    prompt: Prompt, ebm: LatentEBM, key: Array, *, num_samples: int = 1024, reference_samples: int = 0, batch_size: int = 64
+    prompt: Prompt,
+    ebm: LatentEBM,
+    key: Array,
+    *,
+    num_samples: int = 1024,
+    reference_samples: int = 0,
+    batch_size: int = 64,
 ) -> dict:
     """The certificate of a prompt: effective sample size, log Z with interval, KL to the target.
 

@@ -1,0 +1,19 @@
+"""De-biasing by the moment constraint: gender presentation 50/50, as the shipped classifier sees it.
+
+python main.py --config=configs/face_debias.py --workdir=runs/face_debias
+"""
+
+from configs import pieces
+
+
+def get_config(arg: str = ""):
+    config = pieces.base(
+        "Gender presentation at 50/50",
+        "The closest distribution to the generator's whose mean P(female) is one half (Eq. 5-7); beta keeps following "
+        "the gap while the flow trains, so that the reached moment is the asked one.",
+    )
+    controls = {"gender": pieces.moment("faceapi_age_gender", "gender", (0.5, 0.5))}
+    config.stages.debias = pieces.stage("Moment constraint on P(female).", controls, closed_loop=0.05, num_steps=250)
+    config.evaluation.judges = {"faceapi_age_gender": ("gender",), "faceres": ("gender",)}
+    config.order = ("debias",)
+    return pieces.shrink(config) if arg == "smoke" else config

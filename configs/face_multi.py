@@ -1,0 +1,20 @@
+"""Several controls at once: smiling and looking to one side, trained together by one flow.
+
+python main.py --config=configs/face_multi.py --workdir=runs/face_multi
+"""
+
+from configs import pieces
+
+
+def get_config(arg: str = ""):
+    config = pieces.base(
+        "A smile and a pose at once", "Energies add: -3 log P(happy) and the squared error of the yaw."
+    )
+    controls = {
+        "smile": pieces.classifier("faceapi_expression", "expression", "happy", weight=3.0),
+        "turn": pieces.pose(yaw=-20.0, sigma=5.0),
+    }
+    config.stages.both = pieces.stage("Both controls in one training.", controls, batch_size=16)
+    config.evaluation.judges.facemesh = ()
+    config.order = ("both",)
+    return pieces.shrink(config) if arg == "smoke" else config
