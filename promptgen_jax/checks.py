@@ -73,7 +73,7 @@ def check_images(where: str, images, *, minimum_size: int = 1) -> None:
     _check_finite(where, "images", images)
     if not isinstance(images, jax.core.Tracer) and images.size and float(jnp.max(jnp.abs(images))) > 16:
         raise ValueError(
-            f"{where}: images reach {float(jnp.max(images)):.4g}; expected values in [0, 1]. Divide 8-bit images by 255."
+            f"{where}: images reach {float(jnp.max(images)):.4g}; expected [0, 1]. Divide 8-bit images by 255."
         )
 
 

@@ -63,7 +63,7 @@ class LatentEBM:
         return self.total(self.energies(key, z, cond, reference_z))
 
     def log_prob(self, key: Array, z: Array, cond: Array | None = None, reference_z: Array | None = None) -> Array:
-        """log p_z(z) - E_C(G(z)) (B,), nats: the log density of the target up to log Z."""
+        """Log p_z(z) - E_C(G(z)) (B,), nats: the log density of the target up to log Z."""
         return self.generator.prior.log_prob(z) - self.energy(key, z, cond, reference_z)
 
     @property

@@ -1,7 +1,7 @@
 """`Network`: a frozen ported network on images, as controls and judges use it.
 
 Which Linen module reads a weight folder is written in its config.json:
-`{"kind": "network", "module": "faceapi.AgeGender", "options": {...}, "attributes": {"gender": ["male", "female"]}, ...}`.
+`{"kind": "network", "module": "faceapi.AgeGender", "options": {}, "attributes": {"gender": ["male", "female"]}}`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Network:
         return labels.index(label)
 
     def log_probs(self, images, attribute: str) -> jax.Array:
-        """log P(label | image), (B, K) in nats."""
+        """Log P(label | image), (B, K) in nats."""
         self.labels(attribute)
         return jax.nn.log_softmax(self(images)[attribute], axis=-1)
 

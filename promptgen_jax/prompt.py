@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from promptgen_jax import checks, flow as flows, parts, weights
-from promptgen_jax.types import Array, PyTree, Prior
+from promptgen_jax import checks, parts, weights
+from promptgen_jax import flow as flows
+from promptgen_jax.types import Array, Prior, PyTree
 
 PROMPT = "prompt.json"
 

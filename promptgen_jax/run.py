@@ -55,7 +55,7 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
         "title": config["title"],
         "description": config["description"],
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}",
+        "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({platform.machine()}, {os.cpu_count()} cores)",
         "command": command,
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in VERSIONS},

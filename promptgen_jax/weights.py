@@ -52,7 +52,8 @@ def find_weights(name_or_path: str | Path) -> Path:
     known = available_weights()
     if str(name_or_path) not in known:
         raise FileNotFoundError(
-            f"weights {str(name_or_path)!r}: no folder of that name holds a {CONFIG}. {checks.nearest(name_or_path, known)} "
+            f"weights {str(name_or_path)!r}: no folder of that name holds a {CONFIG}. "
+            f"{checks.nearest(name_or_path, known)} "
             "Convert your own checkpoint with convert/<model>_to_flax.py, or pass the path of a folder."
         )
     return known[str(name_or_path)].resolve()

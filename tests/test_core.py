@@ -192,7 +192,8 @@ print(jax.device_count(), *[line["loss"] for line in history])
 def test_four_devices_give_the_same_loss():
     losses = {}
     for count in (1, 4):
-        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "JAX_PLATFORMS": "cpu"}
+        flags = f"--xla_force_host_platform_device_count={count}"
+        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
         )
@@ -228,7 +229,7 @@ def test_bad_training_options(options, match):
         (lambda: _classifier(network="faceapi_expresion"), FileNotFoundError, "faceapi_expression"),
         (lambda: _classifier(attribute="expresion"), ValueError, "'expression'"),
         (lambda: _classifier(target="hapy"), ValueError, "'happy'"),
-        (lambda: pg.load_control("moment", network="faceapi_age_gender", attribute="gender", mu=(0.5, 0.6)), ValueError, "sum"),
+        (lambda: _moment(mu=(0.5, 0.6)), ValueError, "sum"),
         (lambda: pg.load_control("pose"), ValueError, "no target angle"),
         (lambda: pg.load_control("pose", yaw=3.0, sigma=0.0), ValueError, "sigma"),
         (lambda: pg.load_generator("dcgan")(jax.random.key(0), jnp.zeros((2, 3))), ValueError, r"\(batch, 100\)"),
@@ -243,6 +244,10 @@ def test_bad_training_options(options, match):
 def test_bad_input(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def _moment(mu):
+    return pg.load_control("moment", network="faceapi_age_gender", attribute="gender", mu=mu)
 
 
 def _classifier(network="faceapi_expression", attribute="expression", target="happy"):

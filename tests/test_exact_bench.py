@@ -161,18 +161,21 @@ def test_debias_reverse_kl_falls_short_and_weights_repair_it():
     assert weighted == pytest.approx(0.5, abs=0.01)
     result = certificate(prompt, ebm)
     assert result["kl"] > 0.03
-    assert result["log_z"] == pytest.approx(exact.mixture_debias().log_z - exact.mixture_debias().beta_gap / 2, abs=0.01)
+    answer = exact.mixture_debias()
+    assert result["log_z"] == pytest.approx(answer.log_z - answer.beta_gap / 2, abs=0.02)
 
 
-@pytest.mark.full
 def test_debias_score_function_reaches_the_target():
-    """Batch 1024, 1500 steps, rate 3e-3: share 0.486, weighted 0.502, KL 0.006, ess 0.989."""
+    """Batch 512, 1500 steps, rate 1e-2: share 0.489, weighted 0.501, KL 0.004, ess 0.992.
+
+    Two others: batch 1024, rate 3e-3: 0.486, KL 0.006; 8 "coupling" layers, 2000 steps, rate 5e-3: 0.491, KL 0.0013.
+    """
     ebm = debias()
-    prompt = train(ebm, objective="score_function", batch_size=1024, num_steps=1500, learning_rate=3e-3)
+    prompt = train(ebm, objective="score_function", batch_size=512, num_steps=1500, learning_rate=1e-2)
     share, weighted = shares_of_a1(prompt, ebm)
     assert share == pytest.approx(0.5, abs=0.02)
     assert weighted == pytest.approx(0.5, abs=0.01)
-    assert certificate(prompt, ebm)["kl"] < 0.02
+    assert certificate(prompt, ebm)["kl"] < 0.01
 
 
 @pytest.mark.full
@@ -183,3 +186,29 @@ def test_debias_forward_kl_with_weights():
     share, weighted = shares_of_a1(prompt, ebm)
     assert share == pytest.approx(0.5, abs=0.06)
     assert weighted == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.full
+def test_classifier():
+    """Batch 1024, 1500 steps, rate 5e-3: log Z -1.2039, KL 0.011, ess 0.973, share 0.9992.
+
+    By reverse_kl, batch 512, 2000 steps, rate 1e-2: KL 0.021, ess 0.990, share 0.9978.
+    """
+    ebm = make("mixture2d", "classifier")
+    prompt = train(ebm, objective="score_function", batch_size=1024, num_steps=1500, learning_rate=5e-3)
+    result = certificate(prompt, ebm)
+    assert result["log_z"] == pytest.approx(exact.mixture_classifier().log_z, abs=0.01)
+    assert result["kl"] < 0.02
+    assert shares_of_a1(prompt, ebm)[0] > 0.99
+
+
+@pytest.mark.full
+def test_linear():
+    """LINEARNOTE"""
+    ebm = make("linear", "quadratic", target=TARGET, scale=0.5)
+    prompt = train(ebm, objective="reverse_kl", batch_size=512, num_steps=2000, learning_rate=3e-3)
+    answer = exact.linear_target(ebm.generator, TARGET, 0.5)
+    drawn = log_weights(prompt, ebm, jax.random.key(2), 200_000, batch_size=50_000)["z"].astype(np.float64)
+    assert np.linalg.norm(drawn.mean(axis=0) - answer.mean) < 0.02 * np.linalg.norm(answer.mean)
+    assert np.linalg.norm(np.cov(drawn.T) - answer.covariance) < 0.02 * np.linalg.norm(answer.covariance)
+    assert certificate(prompt, ebm)["log_z"] == pytest.approx(answer.log_z, abs=0.01)

@@ -479,10 +479,9 @@ def test_plot_density_errors(tmp_path, change, match):
 PROBE = """<!DOCTYPE html>
 <iframe id="frame" style="width:360px;height:800px;border:0" srcdoc="{page}"></iframe>
 <pre id="result"></pre><script>
-frame.onload = async () => {{
+frame.onload = () => {{
   const inside = frame.contentDocument, root = inside.documentElement;
   const found = [...inside.images];
-  await Promise.allSettled(found.map(image => image.decode()));
   const requests = frame.contentWindow.performance.getEntriesByType('resource').map(entry => entry.name);
   result.textContent = JSON.stringify({{
     images: found.length, decoded: found.filter(image => image.naturalWidth > 0).length,

@@ -1,0 +1,1 @@
+"""Controls: named energies on images, one adapter a file."""

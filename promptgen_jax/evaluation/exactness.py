@@ -50,8 +50,9 @@ def exactness(
 ) -> dict:
     """The certificate of a prompt: effective sample size, log Z with interval, KL to the target.
 
-    KL(q || p) = loss + log Z, where loss is the mean of -log w over flow samples and log Z the best estimate at hand:
-    the importance-sampled one from the prior if `reference_samples` is given and its ESS is larger, else from the flow.
+    KL(q || p) = loss + log Z, where loss is the mean of -log w over flow samples and log Z the best estimate at
+    hand: the importance-sampled one from the prior if `reference_samples` is given and its ESS is larger, else
+    that of the flow.
 
     Args:
       prompt: trained on `ebm`.
@@ -108,7 +109,7 @@ def resample(prompt: Prompt, ebm: LatentEBM, key: Array, num_samples: int, *, nu
 
 
 def _log_mean(log_w: np.ndarray) -> tuple[float, float, float]:
-    """log of the mean weight, effective sample size, and standard error of the log by the delta method."""
+    """Log of the mean weight, effective sample size, and standard error of the log by the delta method."""
     log_mean = float(logsumexp(log_w) - np.log(len(log_w)))
     w = np.exp(log_w - log_w.max())
     ess = float(w.sum() ** 2 / np.sum(w**2))

@@ -1,0 +1,1 @@
+"""Frozen generators, one adapter a file."""

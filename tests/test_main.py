@@ -1,0 +1,137 @@
+"""The command line, as a user calls it: a whole run on the shipped models, and every mistake answered in a sentence."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import main
+from promptgen_jax import run as runs
+
+ROOT = Path(__file__).parent.parent
+CONTROLS = ("faceapi_age_gender", "faceapi_expression", "facemesh", "faceres", "emotion")
+ARGUMENTS = (
+    "--config=configs/quickstart.py:smoke",
+    "--config.evaluation.num_samples=64",
+    "--config.evaluation.exactness_samples=32",
+)
+
+
+def call(*arguments, weights=None):
+    environment = os.environ | ({"PROMPTGEN_WEIGHTS": str(weights)} if weights else {})
+    command = [sys.executable, "main.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished smoke run of the quick start."""
+    workdir = tmp_path_factory.mktemp("quickstart")
+    done = call(*ARGUMENTS, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout
+
+
+def test_quickstart_runs_and_reports(finished):
+    workdir, output = finished
+    assert "compiling" in output
+    assert output.strip().endswith("report.html")
+    stages = json.loads((workdir / "report.json").read_text())["stages"]
+    assert [stage["name"] for stage in stages] == ["smile", "turn"]
+    assert {"ess", "log_z", "kl", "loss_optimum"} <= stages[0]["exactness"].keys()
+    assert stages[1]["statistics"][0]["target"] == 25
+    page = (workdir / "report.html").read_text()
+    assert page.count("data:image/png;base64") >= 2
+    for license in ("DigiFace", "MIT"):
+        assert license in page
+    for stage in ("smile", "turn"):
+        assert np.ptp(np.asarray(Image.open(workdir / stage / "samples.png"))) > 100
+        assert (workdir / stage / "metrics.jsonl").read_text().count("\n") >= 2
+
+
+def test_finished_run_is_not_trained_again(finished):
+    workdir, _ = finished
+    before = (workdir / "turn" / "prompt" / "flow_1" / "weights.safetensors").read_bytes()
+    done = call("--mode=evaluate", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert "training" not in done.stdout
+    assert (workdir / "turn" / "prompt" / "flow_1" / "weights.safetensors").read_bytes() == before
+
+
+def test_samples_without_any_control_weights(finished, tmp_path):
+    workdir, _ = finished
+    program = (
+        "import sys, pathlib; from promptgen_jax import weights\n"
+        "weights.weight_roots = lambda: [pathlib.Path(sys.argv[2])]\n"
+        "from promptgen_jax import run; run.sample(sys.argv[1], num_samples=3, seed=1)"
+    )
+    shutil.copytree(ROOT / "ported_weights" / "dcgan_digiface", tmp_path / "only" / "dcgan_digiface")
+    pictures = []
+    for roots in (tmp_path / "only", ROOT / "ported_weights"):
+        shutil.rmtree(workdir / "samples", ignore_errors=True)
+        command = [sys.executable, "-c", program, str(workdir), str(roots)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        pictures.append([path.read_bytes() for path in sorted((workdir / "samples").glob("*.png"))])
+    assert len(pictures[0]) == 3
+    assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ((), "--workdir is missing"),
+        (("--workdir={tmp}/x",), "--config is missing"),
+        (("--config=configs/quikstart.py", "--workdir={tmp}/x"), "configs/quickstart.py"),
+        (("--config=configs/quickstart.py", "--workdir={tmp}/x", "--mode=trian"), "train"),
+        (("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.sede=3"), "seed"),
+        (("--config=configs/quickstart.py", "--workdir={tmp}/x", "--wrkdir=y"), "wrkdir"),
+        (("--config=configs/quickstart.py", "--workdir={tmp}/x", "extra"), "extra"),
+        (("--config=configs/quickstart.py", "--workdir=/proc/nowhere"), "workdir"),
+        (("--mode=sample", "--workdir={tmp}/x"), "no config.json"),
+        (
+            ("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.generator.name=dcgan_digi"),
+            "dcgan_digiface",
+        ),
+        (
+            ("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.stages.smile.controls.smile.target=hapy"),
+            "happy",
+        ),
+        (
+            ("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.stages.smile.training.batch_size=0"),
+            "batch_size",
+        ),
+    ],
+    ids=range(12),
+)
+def test_mistakes(arguments, match, tmp_path, capsys):
+    code = main.main([argument.format(tmp=tmp_path) for argument in arguments])
+    error = capsys.readouterr().err.strip()
+    assert code == 2
+    assert match in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_workdir_of_another_config_is_refused(tmp_path):
+    runs.open_workdir(tmp_path, {"seed": 1, "a": {"b": 2}})
+    with pytest.raises(ValueError, match=r"another config \(differs in a\.b\)"):
+        runs.open_workdir(tmp_path, {"seed": 1, "a": {"b": 3}})
+
+
+def test_altered_weights_are_refused(tmp_path):
+    folder = tmp_path / "dcgan_digiface"
+    shutil.copytree(ROOT / "ported_weights" / "dcgan_digiface", folder)
+    content = (folder / "weights.safetensors").read_bytes()
+    for damaged in (content[:-100], content[:-1] + b"x"):
+        (folder / "weights.safetensors").write_bytes(damaged)
+        done = call("--config=configs/quickstart.py", f"--workdir={tmp_path}/x", weights=tmp_path)
+        assert done.returncode == 2
+        assert "sha256" in done.stderr
+        assert done.stderr.count("\n") == 1
