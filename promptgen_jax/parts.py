@@ -22,9 +22,7 @@ def load_generator(name: str, **options):
     """
     adapters = available("generators")
     if name not in adapters:
-        folders = {
-            folder for folder in weights.available_weights() if weights.read_config(folder).get("kind") == "generator"
-        }
+        folders = weights.available_weights("generator")
         checks.check_known("generator", name, {*adapters, *folders})
         name, options = weights.read_config(name)["adapter"], {"weights": name, **options}
     return importlib.import_module(f"promptgen_jax.generators.{name}").build(**options)

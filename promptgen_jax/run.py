@@ -55,7 +55,7 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
         "title": config["title"],
         "description": config["description"],
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({platform.machine()}, {os.cpu_count()} cores)",
+        "hardware": _hardware(),
         "command": command,
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in VERSIONS},
@@ -263,6 +263,11 @@ def _licenses(ebm: LatentEBM, judges: dict) -> list[dict]:
 
 def _innermost(generator):
     return generator.stack()[1] if isinstance(generator, Prompt) else generator
+
+
+def _hardware() -> str:
+    device = jax.devices()[0].device_kind
+    return f"{jax.device_count()} x {device}, {os.cpu_count()} cores, {platform.machine()}"
 
 
 def _differences(one, other, prefix="") -> set[str]:

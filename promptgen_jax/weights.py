@@ -31,12 +31,17 @@ def weight_roots() -> list[Path]:
     return [*roots, Path("ported_weights"), package.parent / "ported_weights", package / "ported_weights"]
 
 
-def available_weights() -> dict[str, Path]:
-    """Every weight folder that can be found, by name."""
+def available_weights(kind: str | None = None) -> dict[str, Path]:
+    """Every weight folder that can be found, by name; only those of one kind ("generator", "network") if given."""
     found = {}
     for root in reversed(weight_roots()):
-        for config in sorted(root.glob(f"*/{CONFIG}")):
-            found[config.parent.name] = config.parent
+        for path in sorted(root.glob(f"*/{CONFIG}")):
+            try:
+                config = json.loads(path.read_text())
+            except ValueError:
+                continue  # not ours, or damaged: named when it is asked for
+            if isinstance(config, dict) and "kind" in config and kind in (None, config["kind"]):
+                found[path.parent.name] = path.parent
     return found
 
 

@@ -63,8 +63,9 @@ def exactness(
       batch_size: images at a time.
 
     Returns:
-      dict: `num_samples`, `ess` (count), `log_z`, `log_z_low`, `log_z_high` (95 %), `loss`, `kl`, `kl_low`, `kl_high`, and
-      with a reference also `log_z_reference`, `..._low`, `..._high`, `loss_optimum` = -log_z_reference. Nats.
+      dict: `num_samples`, `ess` (count), `log_z`, `log_z_low`, `log_z_high` (95 %), `loss`, `kl`, `kl_low`, `kl_high`,
+      `notes`, and with a reference also `log_z_reference`, its `..._low` and `..._high`, and `loss_optimum`, which is
+      -log_z_reference. Nats.
     """
     key_flow, key_prior, key_ebm = jax.random.split(key, 3)
     log_w = log_weights(prompt, ebm, key_flow, num_samples, batch_size=batch_size)["log_weights"].astype(np.float64)
