@@ -44,11 +44,12 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
     Raises:
       ValueError, FileNotFoundError, PermissionError: bad configuration, weights, or workdir; nothing is half-written.
     """
-    workdir = open_workdir(workdir, config)
     generator = parts.load_generator(**config["generator"])
+    controls = {name: build_controls(config["stages"][name]) for name in config["order"]}
+    workdir = open_workdir(workdir, config)
     stages = []
     for name in config["order"]:
-        ebm, prompt = train_stage(name, config, generator, workdir)
+        ebm, prompt = train_stage(name, config, LatentEBM(generator=generator, controls=controls[name]), workdir)
         stages.append(evaluate_stage(name, config, ebm, prompt, workdir))
         generator = prompt
     about = {
@@ -74,7 +75,7 @@ def open_workdir(workdir: str | Path, config: dict) -> Path:
     workdir = Path(workdir).resolve()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
         raise PermissionError(
             f"workdir {workdir}: cannot be made ({error.strerror}). Choose another --workdir."
         ) from None
@@ -92,14 +93,24 @@ def open_workdir(workdir: str | Path, config: dict) -> Path:
     return workdir
 
 
-def train_stage(name: str, config: dict, generator, workdir: Path) -> tuple[LatentEBM, Prompt]:
-    """Builds the target of a stage, fits its moment constraints and trains its flow; loads what is finished."""
-    stage = config["stages"][name]
-    controls = tuple(
-        parts.load_control(options["kind"], name=key, **{k: v for k, v in options.items() if k != "kind"})
-        for key, options in stage["controls"].items()
+def build_controls(stage: dict) -> tuple:
+    """Loads the controls of a stage and checks its training options, before anything is written.
+
+    Raises:
+      ValueError, FileNotFoundError: unknown kind, network, attribute, label or option, with the nearest match.
+    """
+    training.TrainConfig(**stage["training"])
+    return tuple(
+        parts.load_control(
+            options["kind"], name=name, **{key: value for key, value in options.items() if key != "kind"}
+        )
+        for name, options in stage["controls"].items()
     )
-    ebm = LatentEBM(generator=generator, controls=controls)
+
+
+def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple[LatentEBM, Prompt]:
+    """Fits the moment constraints of a stage and trains its flow; loads what is finished."""
+    stage, generator = config["stages"][name], ebm.generator
     ebm, fit = training.fit_moments(
         ebm, jax.random.key(config["seed"]), num_samples=config["evaluation"]["num_samples"]
     )
