@@ -45,6 +45,25 @@ def stage(summary: str, controls: dict, **training) -> dict:
     }
 
 
+def toy(title: str, problem: str) -> ConfigDict:
+    """A run on a toy generator whose exact answer is known; its report shows the density instead of pictures."""
+    config = base(title, "A toy problem with a known answer.")
+    config.generator = {"name": "synthetic", "problem": problem}
+    config.evaluation.judges = {}
+    config.evaluation.num_samples = 4096
+    config.evaluation.exactness_samples = 16384
+    return config
+
+
+def toy_stage(summary: str, controls: dict, **training) -> dict:
+    """One control on a toy generator, by the paper's flow."""
+    config = stage(
+        summary, controls, **{"kl_batch_size": 0, "warmup_steps": 0, "save_every": 500, "log_every": 50} | training
+    )
+    config["flow"] = {"architecture": "allinone", "num_layers": 8, "hidden_dim": 64}
+    return config
+
+
 def classifier(network: str, attribute: str, target: str, weight: float) -> dict:
     """E = -log P(target | x)."""
     return {"kind": "classifier", "network": network, "attribute": attribute, "target": target, "weight": weight}
@@ -63,6 +82,7 @@ def pose(sigma: float = 5.0, weight: float = 1.0, **angles: float) -> dict:
 def shrink(config: ConfigDict) -> ConfigDict:
     """The `:smoke` variant of any config: a minute on a CPU, to see that everything runs."""
     for one in config.stages.values():
-        one.training.update({"num_steps": 4, "batch_size": 4, "kl_batch_size": 16, "warmup_steps": 0, "save_every": 2})
+        small = {"num_steps": 4, "batch_size": 4, "warmup_steps": 0, "save_every": 2}
+        one.training.update(small | ({"kl_batch_size": 16} if one.training.kl_batch_size else {}))
     config.evaluation.update({"num_samples": 128, "exactness_samples": 64, "num_shown": 8, "columns": 4})
     return config

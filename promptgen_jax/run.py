@@ -157,15 +157,7 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, work
         ),
         "licenses": _licenses(ebm, judges),
     }
-    shown = options["num_shown"]
-    sheet = images.before_after_sheet(
-        [(f"before: {name}", seen["before"]["images"][:shown]), (f"after: {name}", seen["after"]["images"][:shown])],
-        columns=options["columns"],
-    )
-    images.save_png(folder / "samples.png", sheet)
-    stage["images"] = [
-        {"file": "samples.png", "caption": "The same noise before and after; the first samples, none picked."}
-    ]
+    _pictures(stage, ebm, prompt, seen, eps, options, folder)
     stage["headline"] = _headline(stage)
     timing = folder / "timing.json"
     if timing.exists():
@@ -174,6 +166,30 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, work
     for line in stage["headline"]:
         print(f"  {line['label']}: {line['before']:.1f} -> {line['after']:.1f} {line['unit']}", flush=True)
     return stage
+
+
+def _pictures(stage: dict, ebm: LatentEBM, prompt: Prompt, seen: dict, eps, options: dict, folder: Path) -> None:
+    """A sheet of the same noise before and after; of a 2-D toy problem, target density against samples."""
+    name, shown = stage["name"], options["num_shown"]
+    if ebm.generator.image_size > 1:
+        sheet = images.before_after_sheet(
+            [(f"{when}: {name}", seen[when]["images"][:shown]) for when in ("before", "after")],
+            columns=options["columns"],
+        )
+        images.save_png(folder / "samples.png", sheet)
+        caption = "The same noise before and after; the first samples, none picked."
+    elif prompt.prior.dim == 2:
+        log_prob = jax.jit(lambda z: ebm.log_prob(jax.random.key(0), z))
+        report.plot_density(
+            folder / "samples.png",
+            log_density=lambda z: np.asarray(log_prob(jnp.asarray(z, jnp.float32))),
+            samples={"prior": np.asarray(eps[:4096]), "flow": np.asarray(prompt.latents(eps[:4096]))},
+            extent=(-4, 4, -4, 4),
+        )
+        caption = "Latent space: contours of the target, with samples of the prior and of the trained flow."
+    else:
+        return
+    stage["images"] = [{"file": "samples.png", "caption": caption}]
 
 
 def _observe(generator, judges: dict, key, eps) -> dict:
@@ -267,8 +283,9 @@ def _licenses(ebm: LatentEBM, judges: dict) -> list[dict]:
     used = [_innermost(ebm.generator), *(control.network for control in ebm.controls if hasattr(control, "network"))]
     unique = {part.name: part for part in [*used, *judges.values()]}
     return [
-        {"name": name, "license": getattr(part, "license", "") or "see SOURCE.md", "source": f"ported_weights/{name}"}
+        {"name": name, "license": part.license, "source": f"ported_weights/{name}/SOURCE.md"}
         for name, part in unique.items()
+        if getattr(part, "license", "")
     ]
 
 

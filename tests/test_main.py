@@ -1,5 +1,6 @@
 """The command line, as a user calls it: a whole run on the shipped models, and every mistake answered in a sentence."""
 
+import importlib
 import json
 import os
 import shutil
@@ -81,6 +82,25 @@ def test_samples_without_any_control_weights(finished, tmp_path):
         pictures.append([path.read_bytes() for path in sorted((workdir / "samples").glob("*.png"))])
     assert len(pictures[0]) == 3
     assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "pieces"))
+@pytest.mark.parametrize("arg", ["", "smoke"])
+def test_configs_build(name, arg):
+    config = importlib.import_module(f"configs.{name}").get_config(arg).to_dict()
+    assert sorted(config["order"]) == sorted(config["stages"])
+    for stage in config["order"]:
+        controls = runs.build_controls(config["stages"][stage])
+        assert [control.name for control in controls] == list(config["stages"][stage]["controls"])
+
+
+def test_toy_run_draws_its_density(tmp_path):
+    done = call("--config=configs/synthetic_classifier.py:smoke", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    picture = np.asarray(Image.open(tmp_path / "a1" / "samples.png").convert("RGB"))
+    assert np.ptp(picture) > 100
+    stage = json.loads((tmp_path / "report.json").read_text())["stages"][0]
+    assert stage["licenses"] == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,20 @@
+"""A linear generator with a quadratic energy: the target is a Gaussian in closed form.
+
+python main.py --config=configs/synthetic_linear.py --workdir=runs/synthetic_linear
+"""
+
+from configs import pieces
+
+
+def get_config(arg: str = ""):
+    config = pieces.toy("Linear generator, quadratic energy", "linear")
+    target = (1.0, -1.0, 0.5, 0.0, 0.3, -0.6, 0.2, 0.8)
+    config.stages.quadratic = pieces.toy_stage(
+        "Half the squared distance to a point, over 0.5 squared. Exact: log Z = -5.7734.",
+        {"quadratic": {"kind": "synthetic", "energy": "quadratic", "target": target, "scale": 0.5}},
+        batch_size=512,
+        num_steps=2000,
+        learning_rate=3e-3,
+    )
+    config.order = ("quadratic",)
+    return pieces.shrink(config) if arg == "smoke" else config
