@@ -1,0 +1,83 @@
+"""Whole processes: killed and run again, and two hosts on one machine."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import promptgen_jax as pg
+
+ROOT = Path(__file__).parent.parent
+HEAD = 'import sys; sys.path.insert(0, "tests")\nimport jax, numpy as np, promptgen_jax as pg, test_core as t\n'
+TRAIN = (
+    HEAD
+    + """
+options = t.OPTIONS | {"num_steps": 400, "save_every": 20, "eval_every": 50}
+prompt, _ = pg.fit(t.make_ebm(), workdir=sys.argv[1], flow=t.FLOW, **options)
+prompt.save(sys.argv[1] + "/prompt")
+"""
+)
+LOSSES = """
+_, history = pg.fit(t.make_ebm(), flow=t.FLOW, **t.OPTIONS)
+print("losses", jax.device_count(), *[line["loss"] for line in history])
+"""
+JOIN = "import sys\nfrom promptgen_jax import sharding\nsharding.start_hosts(sys.argv[1], 2, int(sys.argv[2]))\n"
+
+
+def start(program, *arguments):
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    output, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    return output
+
+
+def test_killed_at_a_random_step_then_run_again(tmp_path):
+    finish(start(TRAIN, tmp_path / "whole"))
+    process = start(TRAIN, tmp_path / "killed")
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    wanted = int(np.random.default_rng().integers(25, 250))  # any step must do
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if metrics.exists() and metrics.read_text().count("\n") >= wanted:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.communicate()
+    assert not (tmp_path / "killed" / "prompt").exists(), f"finished before it was killed at step {wanted}"
+    finish(start(TRAIN, tmp_path / "killed"))
+    trees = [pg.load_flow(tmp_path / run / "prompt" / "flow_0")[1] for run in ("whole", "killed")]
+    for one, other in zip(*map(jax.tree.leaves, trees), strict=True):
+        assert np.array_equal(one, other), f"differs after a kill at step {wanted}"
+    lines = [(tmp_path / run / "metrics.jsonl").read_text().count("\n") for run in ("whole", "killed")]
+    assert lines[0] == lines[1]
+
+
+def test_two_processes_train_the_same_thing():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    outputs = [finish(process) for process in [start(JOIN + HEAD + LOSSES, address, rank) for rank in (0, 1)]]
+    single = finish(start(HEAD + LOSSES))
+    first, second, alone = (_losses(output) for output in (*outputs, single))
+    assert first[0] == second[0] == 2 * alone[0]
+    np.testing.assert_array_equal(first[1:], second[1:])
+    np.testing.assert_allclose(first[1:], alone[1:], rtol=1e-5)
+
+
+def _losses(output):
+    line = next(line for line in output.splitlines() if line.startswith("losses"))
+    return np.array(line.split()[1:], float)
