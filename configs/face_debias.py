@@ -1,6 +1,9 @@
 """De-biasing by the moment constraint: gender presentation 50/50, as the shipped classifier sees it.
 
 python main.py --config=configs/face_debias.py --workdir=runs/face_debias
+
+Measured on 2 CPU cores, 1,024 samples: mean P(female) 0.349 to 0.420 of the asked 0.500 after 250 steps, KL to the
+target shares 0.047 to 0.013, effective sample size 0.76 of the samples. The loop is still on its way at this length.
 """
 
 from configs import pieces

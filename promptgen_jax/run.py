@@ -132,6 +132,8 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
 def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, workdir: Path) -> dict:
     """Shares, pose, diversity, certificate and pictures of a stage, before (its generator) and after, same eps."""
     options, folder = config["evaluation"], workdir / name
+    past = config["order"][: config["order"].index(name) + 1]
+    controls = [control for each in past for control in config["stages"][each]["controls"].values()]
     print(f"{name}: evaluating on {options['num_samples']} samples", flush=True)
     key_eps, key_image, key_exact = jax.random.split(jax.random.key(config["seed"] + 1), 3)
     eps = prompt.prior.sample(key_eps, options["num_samples"])
@@ -144,7 +146,9 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, work
         "folder": name,
         "summary": config["stages"][name]["summary"],
         "shares": [
-            row for judge, network in judges.items() for row in _shares(network, ebm, seen, options["judges"][judge])
+            row
+            for judge, network in judges.items()
+            for row in _shares(network, ebm, seen, options["judges"][judge], controls)
         ],
         "statistics": _pose(ebm, seen),
         "diversity": _diversity(seen),
@@ -158,7 +162,7 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, work
         "licenses": _licenses(ebm, judges),
     }
     _pictures(stage, ebm, prompt, seen, eps, options, folder)
-    stage["headline"] = _headline(stage)
+    stage["headline"] = _headline(stage, [control["target"] for control in controls if control["kind"] == "classifier"])
     timing = folder / "timing.json"
     if timing.exists():
         stage["timing"] = json.loads(timing.read_text()) | {"steps": config["stages"][name]["training"]["num_steps"]}
@@ -203,21 +207,22 @@ def _observe(generator, judges: dict, key, eps) -> dict:
     return map_batches(lambda batch: observe(generator, judges, batch), 64, eps)
 
 
-def _shares(network, ebm: LatentEBM, seen: dict, attributes) -> list[dict]:
+def _shares(network, ebm: LatentEBM, seen: dict, attributes, controls: list[dict]) -> list[dict]:
+    """Rows of the report; a network that controlled this stage or an earlier one is no independent judge."""
     rows = []
     controlling = {getattr(getattr(control, "network", None), "name", None): control for control in ebm.controls}
     for attribute in attributes:
         labels = network.labels(attribute)
         control = controlling.get(network.name)
         is_control = control is not None and getattr(control, "attribute", None) == attribute
+        used = any((c.get("network"), c.get("attribute")) == (network.name, attribute) for c in controls)
         target = np.asarray(control.mu).tolist() if is_control and hasattr(control, "mu") else None
         row = {
             "judge": network.name,
-            "role": "control" if is_control else "independent judge",
+            "role": "control" if used else "independent judge",
             "attribute": attribute,
             "labels": list(labels),
             "target": target,
-            "aim": getattr(control, "target", None) if is_control and target is None else None,
         }
         for when in ("before", "after"):
             logits = np.asarray(seen[when][network.name][attribute], np.float64)
@@ -261,15 +266,15 @@ def _diversity(seen: dict) -> list[dict]:
     return list(rows.values())
 
 
-def _headline(stage: dict) -> list[dict]:
+def _headline(stage: dict, aims: list[str]) -> list[dict]:
+    """What was asked, now and in earlier stages, by every judge that knows the label: the control's and the others'."""
     lines = []
     for row in stage["shares"]:
-        aims = row["labels"] if row["target"] else [row.pop("aim")] if row["aim"] else []
-        row.pop("aim", None)
-        for label in aims:
-            before, after = (100 * row[when][label]["hard"] for when in ("before", "after"))
-            text = f"share of {label} ({row['judge']})"
-            lines.append({"label": text, "before": before, "after": after, "unit": "%"})
+        for label in row["labels"]:
+            if label in aims or row["target"]:
+                before, after = (100 * row[when][label]["hard"] for when in ("before", "after"))
+                text = f"share of {label} ({row['judge']}, {row['role']})"
+                lines.append({"label": text, "before": before, "after": after, "unit": "%"})
     for row in stage["statistics"]:
         if "target" in row:
             label = f"mean {row['name']}, target {row['target']:g}"
