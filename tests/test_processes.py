@@ -18,7 +18,7 @@ HEAD = 'import sys; sys.path.insert(0, "tests")\nimport jax, numpy as np, prompt
 TRAIN = (
     HEAD
     + """
-options = t.OPTIONS | {"num_steps": 400, "save_every": 20, "eval_every": 50}
+options = t.OPTIONS | {"num_steps": 1000, "save_every": 20, "eval_every": 50}
 prompt, _ = pg.fit(t.make_ebm(), workdir=sys.argv[1], flow=t.FLOW, **options)
 prompt.save(sys.argv[1] + "/prompt")
 """
