@@ -2,8 +2,8 @@
 
 python main.py --config=configs/face_debias.py --workdir=runs/face_debias
 
-Measured on 2 CPU cores, 1,024 samples: mean P(female) 0.349 to 0.420 of the asked 0.500 after 250 steps, KL to the
-target shares 0.047 to 0.013, effective sample size 0.76 of the samples. The loop is still on its way at this length.
+Measured on 2 CPU cores, 1,024 samples: mean P(female) 0.349 to 0.480 (asked 0.500), KL to the target shares 0.0466 to
+0.0008, effective sample size 0.49 of the samples; the independent judge's mean P(female) goes from 0.280 to 0.345.
 """
 
 from configs import pieces
@@ -16,7 +16,7 @@ def get_config(arg: str = ""):
         "the gap while the flow trains, so that the reached moment is the asked one.",
     )
     controls = {"gender": pieces.moment("faceapi_age_gender", "gender", (0.5, 0.5))}
-    config.stages.debias = pieces.stage("Moment constraint on P(female).", controls, closed_loop=0.05, num_steps=250)
+    config.stages.debias = pieces.stage("Moment constraint on P(female).", controls, closed_loop=0.3, num_steps=240)
     config.evaluation.judges = {"faceapi_age_gender": ("gender",), "faceres": ("gender",)}
     config.order = ("debias",)
     return pieces.shrink(config) if arg == "smoke" else config
