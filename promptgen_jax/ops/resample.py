@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,14 +18,32 @@ def legacy_bilinear_matrix(num_in: int, num_out: int) -> np.ndarray:
     Source: documentation of tf.compat.v1.image.resize_bilinear.
     """
     position = np.arange(num_out, dtype=np.float32) * np.float32(num_in / num_out)
-    lower = np.minimum(np.floor(position).astype(np.int64), num_in - 1)
-    upper = np.minimum(lower + 1, num_in - 1)
+    lower = np.floor(position).astype(np.int64)
     fraction = position - lower
-    matrix = np.zeros((num_out, num_in), np.float32)
-    rows = np.arange(num_out)
-    matrix[rows, lower] += 1 - fraction
-    matrix[rows, upper] += fraction
-    return matrix
+    return _place(num_in, lower, (1 - fraction, fraction))
+
+
+def bicubic_matrix(num_in: int, num_out: int, *, antialias: bool = False) -> np.ndarray:
+    """(num_out, num_in) interpolation weights of PyTorch's bicubic rule (align_corners=False) along one axis.
+
+    Output i reads around source coordinate (i + 1/2) · num_in / num_out - 1/2 with the kernel of Keys. Values may
+    leave the range of the pixels.
+
+    Plain: a = -0.75 and four taps however much the image shrinks, the border pixel repeated; positions are float32,
+    as PyTorch computes them. Antialiased: a = -0.5, the kernel stretched by max(num_in / num_out, 1), taps outside
+    dropped and each row normalised to sum 1; equal to jax.image.resize.
+
+    Source: torch.nn.functional.interpolate; R. Keys, Cubic convolution interpolation (1981).
+    """
+    if antialias:
+        scale = num_in / num_out
+        centre = (np.arange(num_out) + 0.5) * scale - 0.5
+        weights = _keys_kernel((np.arange(num_in) - centre[:, None]) / max(scale, 1.0), -0.5)
+        return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    position = (np.arange(num_out, dtype=np.float32) + np.float32(0.5)) * np.float32(num_in / num_out) - np.float32(0.5)
+    lower = np.floor(position).astype(np.int64)
+    fraction = position - lower.astype(np.float32)
+    return _place(num_in, lower - 1, [_keys_kernel(fraction - tap, -0.75) for tap in (-1, 0, 1, 2)])
 
 
 def resize_bilinear_legacy(images: jax.Array, size: int) -> jax.Array:
@@ -34,11 +54,39 @@ def resize_bilinear_legacy(images: jax.Array, size: int) -> jax.Array:
 
     Source: documentation of tf.compat.v1.image.resize_bilinear.
     """
+    return _resize(images, size, legacy_bilinear_matrix)
+
+
+def resize_bicubic(images: jax.Array, size: int, *, antialias: bool = False) -> jax.Array:
+    """Resizes images (B, H, W, C) to (B, size, size, C) by PyTorch's bicubic rule, see `bicubic_matrix`.
+
+    Plain is what CLIP's preprocessing does to tensors with torchvision 0.12, antialiased what it does since 0.17.
+    """
+    return _resize(images, size, lambda num_in, num_out: bicubic_matrix(num_in, num_out, antialias=antialias))
+
+
+def _keys_kernel(offset: np.ndarray, a: float) -> np.ndarray:
+    """Cubic convolution kernel of support [-2, 2] with slope `a` at distance 1."""
+    x = np.abs(offset)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0))
+
+
+def _place(num_in: int, first: np.ndarray, taps) -> np.ndarray:
+    """The matrix whose row i holds taps[k][i] at column first[i] + k, clamped to the border."""
+    matrix = np.zeros((len(first), num_in), np.float32)
+    for tap, weight in enumerate(taps):
+        matrix[np.arange(len(first)), np.clip(first + tap, 0, num_in - 1)] += weight
+    return matrix
+
+
+def _resize(images: jax.Array, size: int, rule: Callable[[int, int], np.ndarray]) -> jax.Array:
     height, width = images.shape[1:3]
     if height != size:
-        images = _apply("oh,bhwc->bowc", legacy_bilinear_matrix(height, size), images)
+        images = _apply("oh,bhwc->bowc", rule(height, size), images)
     if width != size:
-        images = _apply("ow,bhwc->bhoc", legacy_bilinear_matrix(width, size), images)
+        images = _apply("ow,bhwc->bhoc", rule(width, size), images)
     return images
 
 

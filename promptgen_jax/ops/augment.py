@@ -1,0 +1,277 @@
+"""DiffAugment and CLIP's resize as one separable linear operator per view.
+
+Translation, resize with padding or cropping, and bicubic sampling are linear maps with zero padding, one matrix per
+axis; cutout is one minus an outer product; colour is affine in the pixel. So a view is
+
+    c·s·Z + c·(1 - s)·mean_channels(Z) + ((1 - c)·mean(x) + b)·coverage,    Z = A_y x A_xᵀ - C_y x C_xᵀ
+
+with A the whole map, C the same behind the mask of the cutout, coverage the view of an image of ones, and b, s, c the
+brightness, saturation and contrast. No augmented copy of the image is ever made at its own size.
+
+Source: model/lib/diffaug of the official repository (Zhao et al., arXiv 2006.10738, with a resize added).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from promptgen_jax.ops import resample
+
+OPERATIONS = ("color", "translation", "resize", "cutout")
+POLICY = ",".join(OPERATIONS)
+
+SHIFT_SHARE = 0.125
+CUTOUT_SHARE = 0.5
+RATIO_LOW, RATIO_HIGH = 0.8, 1.2
+RATIO_BITS = 24
+
+
+class Draws(NamedTuple):
+    """What is random in R views of each of B images of side S; every field is (B, R).
+
+    Attributes:
+      brightness, saturation, contrast: uniform on [0, 1); 0.5 changes nothing.
+      shift_rows, shift_cols: pixels by which the picture moves up and left, -s to s with s = int(S / 8 + 1/2).
+      side: pixels to which the image is resized, int(ratio · S) for one ratio in [0.8, 1.2) per image; S changes
+        nothing.
+      cutout_rows, cutout_cols: middle of the black square of k = int(S / 2 + 1/2) pixels, 0 to S - k % 2.
+    """
+
+    brightness: jax.Array
+    saturation: jax.Array
+    contrast: jax.Array
+    shift_rows: jax.Array
+    shift_cols: jax.Array
+    side: jax.Array
+    cutout_rows: jax.Array
+    cutout_cols: jax.Array
+
+
+def draw(key: jax.Array, *, num_images: int, num_views: int, image_size: int, policy: str = POLICY) -> Draws:
+    """Draws the augmentations of `num_views` views of each of `num_images` images.
+
+    Args:
+      key: one typed key.
+      num_images: B.
+      num_views: R, views per image; the paper takes 50.
+      image_size: S, pixels a side, at least 2.
+      policy: names out of `OPERATIONS`, comma-separated, in that order; what is left out is drawn neutral.
+
+    Raises:
+      ValueError: unknown, repeated or differently ordered names; image_size below 2.
+    """
+    chosen = _parse_policy(policy)
+    if image_size < 2:
+        raise ValueError(f"augment: images are {image_size} pixels a side; expected at least 2. Use larger images.")
+    shape = (num_images, num_views)
+    colour_key, shift_key, side_key, cutout_key = jax.random.split(key, 4)
+    colour, shift = jnp.full((3, *shape), 0.5, jnp.float32), jnp.zeros((2, *shape), jnp.int32)
+    side = jnp.full(shape, image_size, jnp.int32)
+    cutout = jnp.full((2, *shape), -image_size, jnp.int32)
+    if "color" in chosen:
+        colour = jax.random.uniform(colour_key, (3, *shape), jnp.float32)
+    if "translation" in chosen:
+        most = int(image_size * SHIFT_SHARE + 0.5)
+        shift = jax.random.randint(shift_key, (2, *shape), -most, most + 1, jnp.int32)
+    if "resize" in chosen:
+        uniform = jax.random.uniform(side_key, (num_images, 1), jnp.float32)
+        side = jnp.broadcast_to(side_of_draw(uniform, image_size), shape)
+    if "cutout" in chosen:
+        last = image_size - cutout_size(image_size) % 2
+        cutout = jax.random.randint(cutout_key, (2, *shape), 0, last + 1, jnp.int32)
+    return Draws(*colour, *shift, side, *cutout)
+
+
+def augmented_views(
+    key_or_draws: jax.Array | Draws,
+    images: jax.Array,
+    *,
+    num_views: int = 50,
+    policy: str = POLICY,
+    size: int | None = 224,
+    antialias: bool = False,
+) -> jax.Array:
+    """Augmented views (B, R, size, size, 3) of images, all in memory at once; see `map_views` for many.
+
+    Args:
+      key_or_draws: a key to draw with, or draws with fields (B, R); the latter make `num_views` and `policy` moot.
+      images: (B, S, S, 3), nominally in [0, 1], not clamped. 0 is black.
+      num_views: R.
+      policy: as in `draw`.
+      size: pixels a side of a view, by bicubic sampling as in CLIP's preprocessing (whose normalisation is left to
+        the caller); None leaves S.
+      antialias: as in `resample.bicubic_matrix`.
+
+    Raises:
+      ValueError: images that are not square, or as `draw`.
+    """
+    image_size = _square(images)
+    draws = key_or_draws
+    if not isinstance(draws, Draws):
+        draws = draw(draws, num_images=len(images), num_views=num_views, image_size=image_size, policy=policy)
+    return _render(draws, images, _taps(image_size, size, antialias))
+
+
+def map_views(
+    function: Callable[[jax.Array], Any],
+    draws: Draws,
+    images: jax.Array,
+    *,
+    size: int | None = 224,
+    antialias: bool = False,
+    chunk: int = 10,
+) -> Any:
+    """Applies a function to all views of all images, `chunk` views of each image at a time.
+
+    Only one chunk is in memory, also in the backward pass, which makes every chunk again. Gradients are those of
+    `augmented_views` followed by `function`, with respect to images and whatever `function` closes over.
+
+    Args:
+      function: views (N, size, size, 3) to one array, or tree of arrays, of (N, ...); independent of the order of
+        views. It is called with N = B · (up to chunk).
+      draws: fields (B, R).
+      images: (B, S, S, 3), nominally in [0, 1], not clamped.
+      size: as in `augmented_views`.
+      antialias: as in `augmented_views`.
+      chunk: most views of one image in memory, at least 1.
+
+    Returns:
+      What `function` returns, with (B, R, ...) in place of (N, ...).
+
+    Raises:
+      ValueError: images that are not square, or a chunk below 1.
+    """
+    if chunk < 1:
+        raise ValueError(f"map_views: got chunk={chunk}; expected at least 1. Give the number of views in memory.")
+    taps = _taps(_square(images), size, antialias)
+    num_images, num_views = draws.side.shape
+    num_chunks = -(-num_views // chunk)
+    length = -(-num_views // num_chunks)
+
+    def split(field):
+        """(B, R) to (chunks, B, length); the last views are repeated to fill up the last chunk."""
+        filled = jnp.pad(field, ((0, 0), (0, num_chunks * length - num_views)), mode="edge")
+        return filled.reshape(num_images, num_chunks, length).swapaxes(0, 1)
+
+    def join(values):
+        """(chunks, B · length, ...) to (B, R, ...)."""
+        values = values.reshape(num_chunks, num_images, length, *values.shape[2:]).swapaxes(0, 1)
+        return values.reshape(num_images, num_chunks * length, *values.shape[3:])[:, :num_views]
+
+    @jax.checkpoint
+    def one_chunk(draws):
+        views = _render(draws, images, taps)
+        return function(views.reshape(-1, *views.shape[2:]))
+
+    return jax.tree.map(join, lax.map(one_chunk, jax.tree.map(split, draws)))
+
+
+def cutout_size(image_size: int) -> int:
+    """Side k in pixels of the black square."""
+    return int(image_size * CUTOUT_SHARE + 0.5)
+
+
+def resized_side(uniform: float | np.ndarray, image_size: int) -> np.ndarray:
+    """The official rule, in float64 on the host: int(ratio · S), ratio = uniform · (1.2 - 0.8) + 0.8."""
+    ratio = np.asarray(uniform, np.float64) * (RATIO_HIGH - RATIO_LOW) + RATIO_LOW
+    return (ratio * image_size).astype(np.int64)
+
+
+def side_of_draw(uniform: jax.Array, image_size: int) -> jax.Array:
+    """`resized_side` of traced float32 draws on [0, 1), bit for bit, int32.
+
+    The rule rises with the draw, so it is a staircase. Where each step lies among the float32 numbers is found on the
+    host with the float64 rule; counting the steps at or below a draw needs no float64 on the device.
+    """
+    lowest = int(resized_side(0.0, image_size))
+    return lowest + jnp.sum(uniform[..., None] >= _steps(image_size), axis=-1, dtype=jnp.int32)
+
+
+def _steps(image_size: int) -> np.ndarray:
+    """The smallest float32 draw that reaches each side above the lowest; bisects bit patterns, which are in order."""
+    sides = np.arange(resized_side(0.0, image_size) + 1, resized_side(1.0, image_size) + 1)
+    below = np.zeros(len(sides), np.int32)
+    reached = np.full(len(sides), np.float32(1.0).view(np.int32))
+    while np.any(reached - below > 1):
+        middle = (below + reached) // 2
+        reaches = resized_side(middle.view(np.float32), image_size) >= sides
+        below, reached = np.where(reaches, below, middle), np.where(reaches, middle, reached)
+    return reached.view(np.float32)
+
+
+def _parse_policy(policy: str) -> list[str]:
+    names = [name.strip() for name in policy.split(",") if name.strip()]
+    for name in names:
+        if name not in OPERATIONS:
+            close = difflib.get_close_matches(name, OPERATIONS, n=1, cutoff=0.5)
+            guess = f"Did you mean {close[0]!r}? " if close else ""
+            raise ValueError(f"policy: unknown operation {name!r}. {guess}Known: {', '.join(OPERATIONS)}.")
+    ordered = [name for name in OPERATIONS if name in names]
+    if names != ordered:
+        raise ValueError(
+            f"policy: got {policy!r}; expected each operation once and in order. Use {','.join(ordered)!r}."
+        )
+    return names
+
+
+def _square(images: jax.Array) -> int:
+    """Side of the images."""
+    if images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
+        raise ValueError(f"augment: images are {images.shape}; expected (batch, side, side, 3). Crop them to squares.")
+    return images.shape[1]
+
+
+def _taps(image_size: int, size: int | None, antialias: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels (O, K) that each of O output positions reads of the augmented image, and their weights (O, K)."""
+    if size is None:
+        matrix = np.eye(image_size, dtype=np.float32)
+    else:
+        matrix = resample.bicubic_matrix(image_size, size, antialias=antialias)
+    most = np.max(np.count_nonzero(matrix, axis=1))
+    pixels = np.argsort(matrix == 0, axis=1, kind="stable")[:, :most]
+    return pixels, np.take_along_axis(matrix, pixels, axis=1)
+
+
+def _axis_operators(taps, image_size, shift, side, cutout):
+    """Both operators along one axis, (B, R, 2, O, S): A, the whole, and C, only what lies behind the cutout."""
+    shift, side, cutout = (field[..., None, None] for field in (shift, side, cutout))
+    half, square = cutout_size(image_size) // 2, cutout_size(image_size)
+    cells = (jnp.arange(image_size) - shift).astype(jnp.float32)
+    whole = behind = 0.0
+    for pixel, weight in zip(*(part.T[..., None] for part in taps), strict=True):
+        # division truncates: a smaller picture is pasted at (S - n) // 2, a larger one cropped from (n - S) // 2
+        resized = pixel + lax.div(side - image_size, 2)
+        scale = jnp.float32(image_size) / side.astype(jnp.float32)
+        source = jnp.clip((resized + 0.5) * scale - 0.5, 0, image_size - 1)
+        bilinear = jnp.maximum(1 - jnp.abs(cells - source), 0)
+        term = jnp.where((resized >= 0) & (resized < side), weight * bilinear, 0)
+        whole = whole + term
+        behind = behind + jnp.where((pixel >= cutout - half) & (pixel < cutout - half + square), term, 0)
+    return jnp.stack([whole, behind], axis=2)
+
+
+def _render(draws: Draws, images: jax.Array, taps) -> jax.Array:
+    """Views (B, R, O, O, 3) of images (B, S, S, 3)."""
+    image_size = images.shape[1]
+    rows = _axis_operators(taps, image_size, draws.shift_rows, draws.side, draws.cutout_rows)
+    cols = _axis_operators(taps, image_size, draws.shift_cols, draws.side, draws.cutout_cols)
+    rows = rows * jnp.array([1.0, -1.0])[:, None, None]
+    # t: the two terms A x A' and - C x C'
+    half = jnp.einsum("brtoh,bhwc->brtowc", rows, images, precision="highest")
+    views = jnp.einsum("brtowc,brtpw->bropc", half, cols, precision="highest")
+    coverage = jnp.einsum("brto,brtp->brop", rows.sum(-1), cols.sum(-1), precision="highest")
+
+    brightness, saturation, contrast = (
+        field[..., None, None, None] for field in (draws.brightness - 0.5, 2 * draws.saturation, draws.contrast + 0.5)
+    )
+    grey = jnp.mean(views, axis=-1, keepdims=True)
+    mean = jnp.mean(images, axis=(1, 2, 3))[:, None, None, None, None]
+    offset = (1 - contrast) * mean + brightness
+    return contrast * (saturation * (views - grey) + grey) + offset * coverage[..., None]
