@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from promptgen_jax import checks, weights
+from promptgen_jax import catalogue, checks, weights
 
 
 def available(package: str) -> list[str]:
@@ -18,11 +18,12 @@ def load_generator(name: str, **options):
     """A frozen generator by adapter (`dcgan`) or by its folder of weights (`dcgan_digiface`).
 
     Raises:
+      FileNotFoundError: a known checkpoint that has not been converted yet, with the command to do so.
       ValueError: unknown name, with the nearest match; damaged weights.
     """
     adapters = available("generators")
     if name not in adapters:
-        folders = weights.available_weights("generator")
+        folders = [*weights.available_weights("generator"), *catalogue.CHECKPOINTS]
         checks.check_known("generator", name, {*adapters, *folders})
         name, options = weights.read_config(name)["adapter"], {"weights": name, **options}
     return importlib.import_module(f"promptgen_jax.generators.{name}").build(**options)

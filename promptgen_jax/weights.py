@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from promptgen_jax import checks
+from promptgen_jax import catalogue, checks
 
 FORMAT_VERSION = 1
 TENSORS, CONFIG = "weights.safetensors", "config.json"
@@ -49,16 +49,21 @@ def find_weights(name_or_path: str | Path) -> Path:
     """The folder of a name (`dcgan_digiface`) or path.
 
     Raises:
-      FileNotFoundError: nothing there; lists what is, with the nearest match.
+      FileNotFoundError: nothing there; says where a known checkpoint is published and how to convert it, else lists
+        what is there, with the nearest match.
     """
     path = Path(name_or_path)
     if (path / CONFIG).is_file():
         return path.resolve()
     known = available_weights()
     if str(name_or_path) not in known:
+        if path.name in catalogue.CHECKPOINTS:
+            raise FileNotFoundError(
+                f"weights {str(name_or_path)!r}: not converted yet. {catalogue.how_to_get(path.name)}"
+            )
         raise FileNotFoundError(
             f"weights {str(name_or_path)!r}: no folder of that name holds a {CONFIG}. "
-            f"{checks.nearest(name_or_path, known)} "
+            f"{checks.nearest(name_or_path, {*known, *catalogue.CHECKPOINTS})} "
             "Convert your own checkpoint with convert/<model>_to_flax.py, or pass the path of a folder."
         )
     return known[str(name_or_path)].resolve()
@@ -152,7 +157,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 def write_tensors(path: Path, tree: dict) -> str:
     """Writes a nested dict as safetensors with `/`-joined names; returns the file's sha256."""
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
-    save_file({name: np.ascontiguousarray(value) for name, value in flat.items()}, path)
+    save_file({name: np.asarray(value, order="C") for name, value in flat.items()}, path)
     os.chmod(path, 0o644)
     return file_sha256(path)
 

@@ -1,0 +1,58 @@
+"""Official checkpoints that weight folders are converted from: one table for configs, converters and messages.
+
+A folder of that name in `ported_weights/` holds the converted file.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+NVIDIA = "not stated by the publisher; converted from NVIDIA's release, which is for research or evaluation only"
+
+
+class Checkpoint(NamedTuple):
+    """An official file.
+
+    Attributes:
+      file: its name.
+      url: where it is published.
+      converter: the script in `convert/` that reads it.
+      license: its terms, as far as they are stated.
+      image_size: pixels a side that the network makes or sees.
+    """
+
+    file: str
+    url: str
+    converter: str
+    license: str
+    image_size: int
+
+    def command(self, name: str) -> str:
+        """The command that makes the weight folder `name`."""
+        return f"python convert/{self.converter} {self.file} ported_weights/{name}"
+
+
+def _stylegan2(file: str, key: str, image_size: int, license: str = NVIDIA) -> Checkpoint:
+    return Checkpoint(file, f"https://www.dropbox.com/s/{key}/{file}", "stylegan2_to_flax.py", license, image_size)
+
+
+# links: "Pre-trained checkpoints" in the README of ChenWu98/Generative-Visual-Prompt, commit 6e3cff2
+CHECKPOINTS = {
+    "stylegan2_ffhq": _stylegan2("ffhq.pt", "iy0dkqnkx7uh2aq", 1024),
+    "stylegan2_metfaces": _stylegan2("metfaces.pt", "lmjdijm8cfmu8h1", 1024),
+    "stylegan2_afhqcat": _stylegan2("afhqcat.pt", "z1vts069w683py5", 512),
+    "stylegan2_church": _stylegan2("stylegan2-church-config-f.pt", "a0hvdun57nvafab", 256),
+    "stylegan2_car": _stylegan2("stylegan2-car-config-f.pt", "x1d19u8zd6yegx9", 512),
+    "stylegan2_landscape": _stylegan2(
+        "landscape.pt", "hli2x42ekdaz2br", 256, "not stated by the publisher; origin not known"
+    ),
+}
+
+
+def how_to_get(name: str) -> str:
+    """What to download from where, and the command that converts it, as a sentence for messages."""
+    checkpoint = CHECKPOINTS[name]
+    return (
+        f"Download {checkpoint.file} from {checkpoint.url} (licence: {checkpoint.license}) and run "
+        f"`{checkpoint.command(name)}`."
+    )
