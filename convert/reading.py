@@ -19,6 +19,8 @@ from typing import NamedTuple
 import flax.traverse_util
 import jax
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from promptgen_jax import network, weights
 
@@ -120,6 +122,19 @@ def torch_arrays(where: str | Path, state: dict) -> dict[str, np.ndarray]:
     return {name: value.detach().float().numpy() for name, value in state.items()}
 
 
+def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
+    """All tensors of a safetensors file, with their stored dtype.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: damaged, or of a dtype that NumPy lacks.
+    """
+    try:
+        return load_file(_existing(path))
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a complete safetensors file ({error}). Download it again.") from None
+
+
 def read_tfjs(path: str | Path) -> dict[str, np.ndarray]:
     """All tensors of a TensorFlow.js model or weights manifest (JSON beside its binary shards).
 
@@ -204,7 +219,7 @@ def check_shapes(where: str | Path, tree: dict, config: dict, example: tuple[int
     """Raises ValueError unless the tree has the entries and shapes of the network that config.json names."""
     module = network.load_module(config)
     zeros = jax.ShapeDtypeStruct(example, np.float32)
-    expected = jax.eval_shape(module.init, jax.random.key(0), zeros)["params"]
+    expected = network.expected_tree(module, zeros)
     weights.check_tree(str(where), tree, expected, converter="the converter on the right file")
 
 

@@ -61,7 +61,14 @@ def load_module(config: dict) -> nn.Module:
     """The Linen module named by a config.json, e.g. `faceapi.AgeGender` of `promptgen_jax.models`."""
     file, _, class_name = config["module"].partition(".")
     module = importlib.import_module(f"promptgen_jax.models.{file}")
-    return getattr(module, class_name)(**config.get("options", {}))
+    options = config.get("options", {})
+    return getattr(module, class_name)(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+
+
+def expected_tree(module: nn.Module, example: jax.Array) -> dict:
+    """Shapes of what a weight folder of this module holds: its parameters, or, if it has buffers, both by name."""
+    variables = jax.eval_shape(module.init, jax.random.key(0), example)
+    return variables if "buffers" in variables else variables["params"]
 
 
 def load_params(name_or_path: str | Path, *, kind: str, example: jax.Array) -> tuple[nn.Module, dict, dict]:
@@ -82,8 +89,8 @@ def load_params(name_or_path: str | Path, *, kind: str, example: jax.Array) -> t
         )
     tree, config = weights.load_weights(name_or_path)
     module = load_module(config)
-    expected = jax.eval_shape(module.init, jax.random.key(0), example)["params"]
-    weights.check_tree(str(name_or_path), tree, expected, converter=config.get("converter", "the converter"))
+    converter = config.get("converter", "the converter")
+    weights.check_tree(str(name_or_path), tree, expected_tree(module, example), converter=converter)
     tree = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float16 else None), tree)
     return module, tree, config
 
