@@ -71,13 +71,14 @@ def expected_tree(module: nn.Module, example: jax.Array) -> dict:
     return variables if "buffers" in variables else variables["params"]
 
 
-def load_params(name_or_path: str | Path, *, kind: str, example: jax.Array) -> tuple[nn.Module, dict, dict]:
+def load_params(name_or_path: str | Path, *, kind: str, example: Any) -> tuple[nn.Module, dict, dict]:
     """Module, checked float32 weights and config of a weight folder.
 
     Args:
       name_or_path: name under ported_weights, or a folder.
-      kind: "network" or "generator"; anything else in the folder is refused.
-      example: array or ShapeDtypeStruct that the module can be initialised with, to verify every shape.
+      kind: "network", "generator" or "clip"; anything else in the folder is refused.
+      example: array or ShapeDtypeStruct that the module can be initialised with, to verify every shape; or a function
+        of the module that gives it.
 
     Raises:
       FileNotFoundError, ValueError: folder missing, altered, of another kind, or with wrong keys or shapes.
@@ -89,6 +90,7 @@ def load_params(name_or_path: str | Path, *, kind: str, example: jax.Array) -> t
         )
     tree, config = weights.load_weights(name_or_path)
     module = load_module(config)
+    example = example(module) if callable(example) else example
     converter = config.get("converter", "the converter")
     weights.check_tree(str(name_or_path), tree, expected_tree(module, example), converter=converter)
     tree = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float16 else None), tree)

@@ -1,0 +1,300 @@
+"""Converts CLIP with vision transformers: OpenAI's archive or a Hugging Face folder.
+
+    python convert/clip_to_flax.py ViT-B-32.pt ported_weights/clip_vit_b32
+    python convert/clip_to_flax.py clip-vit-base-patch32 ported_weights/clip_vit_b32
+
+Reads the TorchScript archives of openai/CLIP, state dicts of the same names saved with torch.save, and folders with
+config.json and model.safetensors or pytorch_model.bin. Sizes are read off the tensors. These keep the precision of the
+file, float16 for most of OpenAI's, and are float32 once loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from convert import reading, torchscript
+from promptgen_jax import network, weights
+from promptgen_jax.models.clip import ACTIVATIONS, CLIP
+
+HEAD_DIM = 64
+PUBLISHED = {(32, 768, 224): "clip_vit_b32", (16, 768, 224): "clip_vit_b16", (14, 1024, 224): "clip_vit_l14"}
+LICENSE = "code MIT (OpenAI); no separate terms are stated for the weights, whose model card restricts use to research"
+
+
+class Layout(NamedTuple):
+    """How one publisher names the tensors.
+
+    Attributes:
+      arrays: name by target, for what needs no change.
+      norms: prefix by target.
+      projections: name by target; `transposed` if they are applied from the left.
+      patch: the kernel of the first convolution, OIHW.
+      blocks: prefix of the transformer blocks by tower.
+      block_norms: prefix by target, within a block.
+      block_dense: names by target, within a block; several are stacked. `{}` stands for weight or bias.
+      ignored: pattern of names that are not needed.
+    """
+
+    arrays: dict[str, str]
+    norms: dict[str, str]
+    projections: dict[str, str]
+    transposed: bool
+    patch: str
+    blocks: dict[str, str]
+    block_norms: dict[str, str]
+    block_dense: dict[str, tuple[str, ...]]
+    ignored: str
+
+
+OPENAI = Layout(
+    arrays={
+        "logit_scale": "logit_scale",
+        "vision/class_embedding": "visual.class_embedding",
+        "vision/positional_embedding": "visual.positional_embedding",
+        "text/token_embedding/embedding": "token_embedding.weight",
+        "text/positional_embedding": "positional_embedding",
+    },
+    norms={"vision/ln_pre": "visual.ln_pre", "vision/ln_post": "visual.ln_post", "text/ln_final": "ln_final"},
+    projections={"vision/projection/kernel": "visual.proj", "text/projection/kernel": "text_projection"},
+    transposed=False,
+    patch="visual.conv1.weight",
+    blocks={"vision": "visual.transformer.resblocks", "text": "transformer.resblocks"},
+    block_norms={"ln_1": "ln_1", "ln_2": "ln_2"},
+    block_dense={
+        "attention/qkv": ("attn.in_proj_{}",),
+        "attention/out": ("attn.out_proj.{}",),
+        "mlp_in": ("mlp.c_fc.{}",),
+        "mlp_out": ("mlp.c_proj.{}",),
+    },
+    ignored=r"input_resolution|context_length|vocab_size",
+)
+
+HUGGING_FACE = Layout(
+    arrays={
+        "logit_scale": "logit_scale",
+        "vision/class_embedding": "vision_model.embeddings.class_embedding",
+        "vision/positional_embedding": "vision_model.embeddings.position_embedding.weight",
+        "text/token_embedding/embedding": "text_model.embeddings.token_embedding.weight",
+        "text/positional_embedding": "text_model.embeddings.position_embedding.weight",
+    },
+    norms={
+        "vision/ln_pre": "vision_model.pre_layrnorm",  # spelt so
+        "vision/ln_post": "vision_model.post_layernorm",
+        "text/ln_final": "text_model.final_layer_norm",
+    },
+    projections={
+        "vision/projection/kernel": "visual_projection.weight",
+        "text/projection/kernel": "text_projection.weight",
+    },
+    transposed=True,
+    patch="vision_model.embeddings.patch_embedding.weight",
+    blocks={"vision": "vision_model.encoder.layers", "text": "text_model.encoder.layers"},
+    block_norms={"ln_1": "layer_norm1", "ln_2": "layer_norm2"},
+    block_dense={
+        "attention/qkv": ("self_attn.q_proj.{}", "self_attn.k_proj.{}", "self_attn.v_proj.{}"),
+        "attention/out": ("self_attn.out_proj.{}",),
+        "mlp_in": ("mlp.fc1.{}",),
+        "mlp_out": ("mlp.fc2.{}",),
+    },
+    ignored=r"(text|vision)_model\.embeddings\.position_ids",
+)
+
+
+def recipe(layout: Layout, layers: dict[str, int]) -> dict[str, reading.Part]:
+    """Targets and their sources.
+
+    Args:
+      layout: the names.
+      layers: number of blocks by tower.
+    """
+    parts = {target: reading.keep(name) for target, name in layout.arrays.items()}
+    parts["vision/patch/kernel"] = reading.Part((layout.patch,), _patch_kernel)
+    for target, name in layout.projections.items():
+        parts[target] = reading.Part((name,), np.transpose) if layout.transposed else reading.keep(name)
+    norms = dict(layout.norms)
+    for tower, prefix in layout.blocks.items():
+        for index in range(layers[tower]):
+            block, source = f"{tower}/block{index}", f"{prefix}.{index}"
+            norms |= {f"{block}/{target}": f"{source}.{name}" for target, name in layout.block_norms.items()}
+            for target, names in layout.block_dense.items():
+                kernels, biases = (
+                    tuple(f"{source}.{name.format(kind)}" for name in names) for kind in ("weight", "bias")
+                )
+                parts[f"{block}/{target}/kernel"] = reading.Part(kernels, _stacked_kernel)
+                parts[f"{block}/{target}/bias"] = reading.Part(biases, _stacked)
+    for target, name in norms.items():
+        parts[f"{target}/scale"] = reading.keep(f"{name}.weight")
+        parts[f"{target}/bias"] = reading.keep(f"{name}.bias")
+    return parts
+
+
+def _stacked(*vectors):
+    return np.concatenate(vectors)
+
+
+def _stacked_kernel(*matrices):
+    return np.concatenate(matrices).T
+
+
+def _patch_kernel(kernel):
+    """(width, 3, size, size) to (size · size · 3, width)."""
+    return kernel.transpose(2, 3, 1, 0).reshape(-1, len(kernel))
+
+
+def read_sizes(source: Path, layout: Layout, tensors: dict[str, np.ndarray]) -> dict:
+    """The sizes of `models.clip.CLIP`, heads excepted, off the shapes of the tensors.
+
+    Raises:
+      ValueError: one that is needed is missing or has the wrong number of axes, as in another architecture.
+    """
+    names = {
+        layout.patch: 4,
+        layout.arrays["vision/positional_embedding"]: 2,
+        layout.arrays["text/token_embedding/embedding"]: 2,
+        layout.arrays["text/positional_embedding"]: 2,
+        layout.projections["text/projection/kernel"]: 2,
+    }
+    problems = [f"missing {name}" for name in names if name not in tensors]
+    problems += [
+        f"{name} is {tensors[name].shape}, expected {axes} axes"
+        for name, axes in names.items()
+        if name in tensors and tensors[name].ndim != axes
+    ]
+    if problems:
+        raise ValueError(
+            f"{source}: not a CLIP with vision transformers ({'; '.join(problems)}). Pass ViT-B-32.pt, ViT-B-16.pt, "
+            "ViT-L-14.pt or a Hugging Face folder of the same models."
+        )
+    patch, positions, table, context, projection = (tensors[name].shape for name in names)
+    return {
+        "embed_dim": projection[0 if layout.transposed else 1],
+        "image_size": math.isqrt(positions[0] - 1) * patch[-1],
+        "patch_size": patch[-1],
+        "vision_width": patch[0],
+        "vision_layers": _count_blocks(tensors, layout.blocks["vision"]),
+        "vocab_size": table[0],
+        "context_length": context[0],
+        "text_width": context[1],
+        "text_layers": _count_blocks(tensors, layout.blocks["text"]),
+    }
+
+
+def _count_blocks(tensors, prefix):
+    found = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in tensors)
+    return max((int(match[1]) for match in found if match), default=-1) + 1
+
+
+def read_hugging_face(folder: Path) -> tuple[dict[str, np.ndarray], dict, Path]:
+    """Tensors, attention options and the tensor file of a Hugging Face folder.
+
+    Raises:
+      FileNotFoundError, ValueError: no such files, damaged, or an option that is not supported.
+    """
+    file = next(
+        (folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()), None
+    )
+    if file is None or not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder}: expected config.json beside model.safetensors or pytorch_model.bin. Download the whole folder."
+        )
+    if file.suffix == ".bin":
+        tensors = reading.torch_arrays(file, reading.read_torch(file))
+    else:
+        tensors = reading.read_safetensors(file)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        vision, text = config["vision_config"], config["text_config"]
+        # what a config.json leaves out has the defaults of transformers' CLIPVisionConfig and CLIPTextConfig
+        heads = {
+            "vision_heads": vision.get("num_attention_heads", 12),
+            "text_heads": text.get("num_attention_heads", 8),
+        }
+        activations = {tower.get("hidden_act", "quick_gelu") for tower in (vision, text)}
+        epsilons = {tower.get("layer_norm_eps", 1e-5) for tower in (vision, text)}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{folder / 'config.json'}: not the configuration of a CLIP model ({type(error).__name__}: {error}). "
+            "Download it again."
+        ) from None
+    if len(activations) > 1 or not activations <= ACTIVATIONS.keys() or epsilons != {1e-5}:
+        raise ValueError(
+            f"{folder / 'config.json'}: hidden_act {sorted(activations)} and layer_norm_eps {sorted(epsilons)}; "
+            f"expected one of {', '.join(ACTIVATIONS)} for both towers, and 1e-05. Use another model."
+        )
+    return tensors, {**heads, "activation": activations.pop()}, file
+
+
+def convert(source: str | Path) -> tuple[dict, dict]:
+    """Reads an official CLIP.
+
+    Returns:
+      (tree, config) for `promptgen_jax.models.clip.CLIP`.
+
+    Raises:
+      FileNotFoundError, ValueError: missing, damaged, or another model.
+    """
+    source = Path(source)
+    if source.suffix in (".safetensors", ".bin"):
+        source = source.parent
+    if source.is_dir():
+        layout = HUGGING_FACE
+        tensors, attention, file = read_hugging_face(source)
+    else:
+        layout, attention, file = OPENAI, {}, source
+        tensors = _read_openai(source)
+    tensors = {name: value if value.dtype == np.float16 else np.float32(value) for name, value in tensors.items()}
+    sizes = read_sizes(source, layout, tensors)
+    heads = {f"{tower}_heads": sizes[f"{tower}_width"] // HEAD_DIM for tower in ("vision", "text")}
+    ignored = [name for name in tensors if re.fullmatch(layout.ignored, name)]
+    layers = {tower: sizes[f"{tower}_layers"] for tower in ("vision", "text")}
+    tree = reading.build_tree(source, tensors, recipe(layout, layers), ignored)
+    name = PUBLISHED.get((sizes["patch_size"], sizes["vision_width"], sizes["image_size"]), "clip")
+    config = {
+        "kind": "clip",
+        "module": "clip.CLIP",
+        "options": {**sizes, **heads, **attention},
+        "name": name,
+        "license": LICENSE,
+        "source": file.name,
+        "source_sha256": weights.file_sha256(file),
+        "converter": f"python convert/clip_to_flax.py {source.name} ported_weights/{name}",
+    }
+    _check(source, tree, CLIP(**config["options"]), config["converter"])
+    return tree, config
+
+
+def _read_openai(source):
+    if torchscript.is_torchscript(source):
+        return torchscript.read_torchscript(source)
+    state = reading.read_torch(source)
+    if not isinstance(state, dict):
+        raise ValueError(f"{source}: holds a {type(state).__name__}, no state dict. Pass ViT-B-32.pt or a folder.")
+    return reading.torch_arrays(source, state)
+
+
+def _check(source, tree, module, converter):
+    """Raises ValueError unless heads divide the widths, and every shape is the one that the module expects."""
+    for tower, width, heads in (
+        ("vision", module.vision_width, module.vision_heads),
+        ("text", module.text_width, module.text_heads),
+    ):
+        if heads < 1 or width % heads:
+            raise ValueError(f"{source}: {tower} width {width} is no multiple of {heads} heads. Check config.json.")
+    weights.check_tree(str(source), tree, network.expected_tree(module, module.example()), converter=converter)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    return reading.run(convert, argv, "Converts CLIP with vision transformers to a weight folder.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

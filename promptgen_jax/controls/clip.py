@@ -1,0 +1,154 @@
+"""CLIP energy (Eq. 3 of the paper): cosine distance between image and text, averaged over augmented views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from promptgen_jax import checks, network, tokenizer
+from promptgen_jax.models import clip
+from promptgen_jax.network import Network
+from promptgen_jax.ops import augment
+from promptgen_jax.types import Array, Sample
+
+
+@struct.dataclass
+class ClipControl:
+    """E(x) = 1/R Σ_r Σ_t w_t [1 - cos(CLIP_image(view_r(x)), CLIP_text(t))].
+
+    Several CLIP models are several controls; the official clip_model_weights are their weights.
+
+    Attributes:
+      network: the image tower; the text tower has done its work when the control is built.
+      text_features: (T, E) of unit length.
+      text_weights: (T,) w_t.
+      num_augmentations: R.
+      policy, antialias: as in `ops.augment`.
+      chunk: most views of one image in memory at a time.
+    """
+
+    network: Network
+    text_features: Array
+    text_weights: Array
+    weight: float
+    name: str = struct.field(pytree_node=False)
+    texts: tuple[str, ...] = struct.field(pytree_node=False)
+    num_augmentations: int = struct.field(pytree_node=False)
+    policy: str = struct.field(pytree_node=False)
+    antialias: bool = struct.field(pytree_node=False)
+    chunk: int = struct.field(pytree_node=False)
+    needs_reference: bool = struct.field(pytree_node=False, default=False)
+
+    def __call__(self, key: Array, sample: Sample) -> Array:
+        """Energies (B,) in [0, 2] for text weights that add up to 1, no unit; 0 is a perfect match.
+
+        Args:
+          key: draws the augmentations, also in evaluation, as the official code does.
+          sample: uses `images`, (B, S, S, 3) in [0, 1].
+
+        Raises:
+          ValueError, TypeError: images of another shape, dtype or range.
+
+        Source: arXiv 2209.06970, Eq. 3, and the official model/energy/clip_guide.py.
+        """
+        checks.check_images(self.name, sample.images, minimum_size=2)
+        batch, image_size = sample.images.shape[:2]
+        draws = augment.draw(
+            key, num_images=batch, num_views=self.num_augmentations, image_size=image_size, policy=self.policy
+        )
+        return jnp.mean(self.view_energies(draws, sample.images), axis=1)
+
+    def view_energies(self, draws: augment.Draws, images: Array) -> Array:
+        """Energies (B, R) of every view, for given draws of the augmentations.
+
+        Args:
+          draws: fields (B, R).
+          images: (B, S, S, 3) in [0, 1].
+        """
+
+        def energies(views):
+            features = clip.normalise(self.network(views)["embedding"])
+            cosines = jnp.einsum("ne,te->nt", features, self.text_features, precision="highest")
+            return (1 - cosines) @ self.text_weights
+
+        size = self.network.module.image_size
+        return augment.map_views(energies, draws, images, size=size, antialias=self.antialias, chunk=self.chunk)
+
+
+def build(
+    *,
+    network: str,
+    text: str | Sequence[str],
+    text_weights: Sequence[float] = (),
+    weight: float = 1.0,
+    num_augmentations: int = 50,
+    policy: str = augment.POLICY,
+    antialias: bool = False,
+    chunk: int = 10,
+    name: str = "",
+) -> ClipControl:
+    """Loads a converted CLIP, embeds the text once, and keeps the image tower only.
+
+    Args:
+      network: name under ported_weights (`clip_vit_b32`), or a folder.
+      text: what to see, in words, or several such texts.
+      text_weights: of several texts; equal and adding up to 1 if left out.
+      weight: lambda; the paper's experiments on StyleGAN2 take 500 to 1,000.
+      num_augmentations: views per image, 50 in the paper.
+      policy: comma-separated augmentations, "" for none; all of the official ones by default.
+      antialias: whether to smooth before shrinking to the size of CLIP; the official code did not.
+      chunk: most views of one image in memory at a time; changes nothing but memory and speed.
+      name: of the control; the first text if left out.
+
+    Raises:
+      FileNotFoundError, ValueError, TypeError: unknown or damaged weights, or weights of another kind; a text that is
+        empty or too long; options out of range.
+    """
+    texts = (text,) if isinstance(text, str) else tuple(text)
+    where = f"control {name or 'clip'}"
+    if not texts or not all(isinstance(one, str) and one.strip() for one in texts):
+        raise ValueError(f"{where}: text is {text!r}; expected words, or several texts. Say what you want to see.")
+    checks.check_count(f"{where}: num_augmentations", num_augmentations)
+    checks.check_count(f"{where}: chunk", chunk)
+    augment.draw(jax.random.key(0), num_images=1, num_views=1, image_size=2, policy=policy)  # an unknown policy raises
+    shares = np.asarray(text_weights, np.float32) if len(text_weights) else np.full(len(texts), 1 / len(texts), "f4")
+    if shares.shape != (len(texts),) or not np.all(np.isfinite(shares)):
+        raise ValueError(f"{where}: text_weights are {text_weights!r}; expected {len(texts)} numbers, one per text.")
+    tower, text_features = load_clip(network, texts)
+    return ClipControl(
+        network=tower,
+        text_features=text_features,
+        text_weights=jnp.asarray(shares),
+        weight=jnp.float32(weight),
+        name=name or texts[0],
+        texts=texts,
+        num_augmentations=num_augmentations,
+        policy=policy,
+        antialias=antialias,
+        chunk=chunk,
+    )
+
+
+def load_clip(name: str, texts: Sequence[str]) -> tuple[Network, Array]:
+    """The image tower of a converted CLIP, and the features (T, E) of texts, of unit length.
+
+    Raises:
+      FileNotFoundError, ValueError, TypeError: as `network.load_params` and `tokenizer.tokenize`.
+    """
+    module, tree, config = network.load_params(name, kind="clip", example=clip.CLIP.example)
+    tokens = tokenizer.tokenize(texts, context_length=module.context_length, vocab_size=module.vocab_size)
+    with jax.default_matmul_precision("highest"):
+        features = jax.jit(module.text_tower().apply)({"params": tree["text"]}, tokens)
+    tower = Network(
+        weights=tree["vision"],
+        module=module.vision_tower(),
+        name=config["name"],
+        checksum=config["sha256"],
+        attributes=(),
+        license=config["license"],
+    )
+    return tower, clip.normalise(features)
