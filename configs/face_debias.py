@@ -17,6 +17,6 @@ def get_config(arg: str = ""):
     )
     controls = {"gender": pieces.moment("faceapi_age_gender", "gender", (0.5, 0.5))}
     config.stages.debias = pieces.stage("Moment constraint on P(female).", controls, closed_loop=0.3, num_steps=240)
-    config.evaluation.judges = {"faceapi_age_gender": ("gender",), "faceres": ("gender",)}
+    config.evaluation.judges = {"faceres": ("gender",)}
     config.order = ("debias",)
     return pieces.shrink(config) if arg == "smoke" else config

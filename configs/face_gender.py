@@ -14,6 +14,6 @@ def get_config(arg: str = ""):
     )
     control = {"female": pieces.classifier("faceapi_age_gender", "gender", "female", weight=10.0)}
     config.stages.female = pieces.stage("The classifier energy -10 log P(female).", control, num_steps=300)
-    config.evaluation.judges = {"faceapi_age_gender": ("gender",), "faceres": ("gender",)}
+    config.evaluation.judges = {"faceres": ("gender",)}
     config.order = ("female",)
     return pieces.shrink(config) if arg == "smoke" else config

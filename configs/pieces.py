@@ -14,21 +14,20 @@ def base(title: str, description: str) -> ConfigDict:
             "order": (),
             "stages": {},
             "evaluation": {
-                "num_samples": 1024,
-                "exactness_samples": 2048,
+                "num_samples": 2048,
                 "num_shown": 16,
                 "columns": 8,
-                "judges": {
-                    "faceapi_expression": ("expression",),
-                    "emotion": ("emotion",),
-                },
+                "judges": {"emotion": ("emotion",)},
             },
         }
     )
 
 
-def stage(summary: str, controls: dict, **training) -> dict:
-    """One control to train. The identity-start coupling flow keeps each person recognisable before and after."""
+def stage(summary: str, controls: dict, *, on: str = "", **training) -> dict:
+    """One control to train, on top of the stage before it or of the one named by `on` ("generator": of none).
+
+    The identity-start coupling flow keeps each person recognisable before and after.
+    """
     options = {
         "num_steps": 200,
         "batch_size": 32,
@@ -39,6 +38,7 @@ def stage(summary: str, controls: dict, **training) -> dict:
     }
     return {
         "summary": summary,
+        "on": on,
         "controls": controls,
         "flow": {"architecture": "coupling", "num_layers": 8, "hidden_dim": 64},
         "training": options | training,
@@ -50,15 +50,14 @@ def toy(title: str, problem: str) -> ConfigDict:
     config = base(title, "A toy problem with a known answer.")
     config.generator = {"name": "synthetic", "problem": problem}
     config.evaluation.judges = {}
-    config.evaluation.num_samples = 4096
-    config.evaluation.exactness_samples = 16384
+    config.evaluation.num_samples = 16384
     return config
 
 
-def toy_stage(summary: str, controls: dict, **training) -> dict:
+def toy_stage(summary: str, controls: dict, **options) -> dict:
     """One control on a toy generator, by the paper's flow."""
     config = stage(
-        summary, controls, **{"kl_batch_size": 0, "warmup_steps": 0, "save_every": 500, "log_every": 50} | training
+        summary, controls, **{"kl_batch_size": 0, "warmup_steps": 0, "save_every": 500, "log_every": 50} | options
     )
     config["flow"] = {"architecture": "allinone", "num_layers": 8, "hidden_dim": 64}
     return config
@@ -84,5 +83,5 @@ def shrink(config: ConfigDict) -> ConfigDict:
     for one in config.stages.values():
         small = {"num_steps": 4, "batch_size": 4, "warmup_steps": 0, "save_every": 2}
         one.training.update(small | ({"kl_batch_size": 16} if one.training.kl_batch_size else {}))
-    config.evaluation.update({"num_samples": 128, "exactness_samples": 64, "num_shown": 8, "columns": 4})
+    config.evaluation.update({"num_samples": 128, "num_shown": 8, "columns": 4})
     return config

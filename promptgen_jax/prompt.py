@@ -135,6 +135,8 @@ class Prompt:
             raise ValueError(f"{path}: damaged ({error}). Save the prompt again.") from None
         if version != weights.FORMAT_VERSION:
             raise ValueError(f"{path}: format_version {version}; this release reads {weights.FORMAT_VERSION}.")
+        if generator is None and wanted["name"] not in parts.known_generators():
+            raise ValueError(f"{path}: its generator {wanted['name']} is no installed weight folder. Pass generator=.")
         result = parts.load_generator(wanted["name"]) if generator is None else generator
         if result.checksum != wanted["checksum"]:
             raise ValueError(

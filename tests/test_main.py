@@ -20,7 +20,6 @@ CONTROLS = ("faceapi_age_gender", "faceapi_expression", "facemesh", "faceres", "
 ARGUMENTS = (
     "--config=configs/quickstart.py:smoke",
     "--config.evaluation.num_samples=64",
-    "--config.evaluation.exactness_samples=32",
 )
 
 
@@ -101,6 +100,21 @@ def test_toy_run_draws_its_density(tmp_path):
     assert np.ptp(picture) > 100
     stage = json.loads((tmp_path / "report.json").read_text())["stages"][0]
     assert stage["licenses"] == []
+    assert stage["shares"][0]["role"] == "control"
+    assert {"before", "after", "weighted"} <= stage["shares"][0].keys()
+    done = call("--mode=sample", f"--workdir={tmp_path}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "points" in done.stderr
+
+
+def test_stages_stand_on_what_they_name(tmp_path):
+    """Each objective of the de-bias bench starts from the bare generator, and its prompt holds one flow only."""
+    done = call("--config=configs/synthetic_debias.py:smoke", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    stages = json.loads((tmp_path / "report.json").read_text())["stages"]
+    assert [stage["name"] for stage in stages] == ["score_function", "forward_kl", "reverse_kl"]
+    assert len({stage["shares"][0]["before"]["a_1"]["soft"] for stage in stages}) == 1
+    assert len(json.loads((tmp_path / "reverse_kl" / "prompt" / "prompt.json").read_text())["flows"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -123,12 +137,13 @@ def test_toy_run_draws_its_density(tmp_path):
             ("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.stages.smile.controls.smile.target=hapy"),
             "happy",
         ),
+        (("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.stages.turn.on=smil"), "smile"),
         (
             ("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.stages.smile.training.batch_size=0"),
             "batch_size",
         ),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_mistakes(arguments, match, tmp_path, capsys, monkeypatch):
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]

@@ -15,25 +15,33 @@ from promptgen_jax.generators.synthetic import to_points
 from promptgen_jax.types import Array, Sample
 
 ENERGIES = ("classifier", "moment", "quadratic", "wells")
-ATTRIBUTE = "mode"
-LABELS = ("a_1", "a_2")
+ATTRIBUTE, WELL = "mode", "well"
+LABELS = {ATTRIBUTE: ("a_1", "a_2"), WELL: ("upper right", "lower right", "upper left", "lower left")}
 WELLS = ((2.0, 2.0), (2.0, -2.0), (-2.0, 2.0), (-2.0, -2.0))
 WELL_SCALE = 0.35
 
 
 @struct.dataclass
 class PointClassifier:
-    """The exact fair classifier of mixture2d, p(a_1 | x) = N_1 / (N_1 + N_2) = sigmoid(6 (x1 + x2)).
+    """The exact classifier of points: of mixture2d by "mode", of the wells by "well".
 
-    Stands in for a `Network` in the classifier and moment controls.
+    p(a_1 | x) = N_1 / (N_1 + N_2) = sigmoid(6 (x1 + x2)); P(well k | x) ∝ exp(-½ |(x - centre_k) / scale|²).
+    Stands in for a `Network` in controls and judges.
     """
 
     name: str = struct.field(pytree_node=False, default="synthetic")
 
+    def __call__(self, images: Array) -> dict[str, Array]:
+        """Logits (B, 2) of "mode" and (B, 4) of "well" of points (B, 1, 1, 3)."""
+        points = to_points(images, 2)
+        logit = 6 * jnp.sum(points, axis=1)
+        error = (points[:, None] - jnp.asarray(WELLS)) / WELL_SCALE
+        return {ATTRIBUTE: jnp.stack([logit, jnp.zeros_like(logit)], 1), WELL: -0.5 * jnp.sum(error**2, axis=-1)}
+
     def labels(self, attribute: str) -> tuple[str, ...]:
-        """The labels of the only attribute, "mode"."""
-        checks.check_known(f"{self.name}: attribute", attribute, (ATTRIBUTE,))
-        return LABELS
+        """The labels of "mode" or "well"."""
+        checks.check_known(f"{self.name}: attribute", attribute, LABELS)
+        return LABELS[attribute]
 
     def label_index(self, attribute: str, label: str) -> int:
         """The column of a label."""
@@ -42,10 +50,9 @@ class PointClassifier:
         return labels.index(label)
 
     def log_probs(self, images: Array, attribute: str) -> Array:
-        """Log-probabilities log P(label | x), (B, 2), of points (B, 1, 1, 3)."""
+        """Log-probabilities log P(label | x), (B, labels), of points (B, 1, 1, 3)."""
         self.labels(attribute)
-        logit = 6 * jnp.sum(to_points(images, 2), axis=1)
-        return jax.nn.log_sigmoid(jnp.stack([logit, -logit], axis=1))
+        return jax.nn.log_softmax(self(images)[attribute], axis=-1)
 
 
 @struct.dataclass
@@ -73,6 +80,8 @@ class WellsControl:
     scale: Array
     weight: float
     name: str = struct.field(pytree_node=False, default="wells")
+    network: PointClassifier = PointClassifier()
+    attribute: str = struct.field(pytree_node=False, default=WELL)
     needs_reference: bool = struct.field(pytree_node=False, default=False)
 
     def __call__(self, key: Array, sample: Sample) -> Array:
@@ -109,13 +118,19 @@ def build(
     if scale < 0:
         raise ValueError(f"control {name}: scale is {scale}; expected a positive number, or 0 for the default.")
     if energy == "classifier":
-        target = target or LABELS[0]
+        target = target or LABELS[ATTRIBUTE][0]
         classifier.label_index(ATTRIBUTE, target)
         return ClassifierControl(network=classifier, weight=weight, name=name, attribute=ATTRIBUTE, target=target)
     if energy == "moment":
-        mu = jnp.asarray(moments.check_mu(f"control {name}", mu, LABELS), jnp.float32)
+        labels = LABELS[ATTRIBUTE]
+        mu = jnp.asarray(moments.check_mu(f"control {name}", mu, labels), jnp.float32)
         return MomentControl(
-            network=classifier, weight=weight, beta=jnp.zeros(len(LABELS)), mu=mu, name=name, attribute=ATTRIBUTE
+            network=classifier,
+            weight=weight,
+            beta=jnp.zeros(len(labels)),
+            mu=mu,
+            name=name,
+            attribute=ATTRIBUTE,
         )
     if energy == "quadratic":
         if target is None:

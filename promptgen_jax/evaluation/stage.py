@@ -1,0 +1,171 @@
+"""Everything the report says of one trained prompt: shares, pose, diversity, certificate, before and after.
+
+Before is the generator that the prompt stands on, after the prompt, on the same noise. The noise is drawn from the
+prior, so its own energies also estimate log Z; the weights of the flow's samples also reweight the shares.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from promptgen_jax.controls.pose import ANGLES
+from promptgen_jax.ebm import LatentEBM
+from promptgen_jax.evaluation import bias
+from promptgen_jax.evaluation.exactness import Z_95, certificate
+from promptgen_jax.network import load_network
+from promptgen_jax.prompt import Prompt, map_batches
+
+DIVERSITY_SIZE = 64  # pixels a side at which pixel diversity is measured
+
+
+def evaluate(
+    prompt: Prompt, ebm: LatentEBM, earlier: tuple, judges: dict, key, *, num_samples: int, batch_size: int = 64
+) -> dict:
+    """Evaluates a prompt on fresh noise.
+
+    Args:
+      prompt: trained on `ebm`.
+      ebm: target; its generator is the prompt's inner generator.
+      earlier: controls of the prompts inside it, which are no independent judges any more.
+      judges: attributes by name of a network, shown beside those of the controls; () for a network without classes.
+      key: frozen draws.
+      num_samples: of the prior and of the prompt.
+      batch_size: images at a time.
+
+    Returns:
+      dict: `headline`, `shares`, `statistics`, `diversity`, `exactness`, as in report.json.
+    """
+    controls = (*earlier, *ebm.controls)
+    networks, attributes = _judges(controls, judges)
+    eps = prompt.prior.sample(key, num_samples)
+    seen = _observe(prompt, ebm, networks, key, batch_size, eps)
+    weights = np.exp(seen["after"]["log_weight"] - seen["after"]["log_weight"].max())
+    shares = [
+        _share_row(network, attribute, seen, weights, ebm, controls)
+        for name, network in networks.items()
+        for attribute in attributes[name]
+    ]
+    result = {
+        "shares": shares,
+        "statistics": _pose(ebm, seen),
+        "diversity": _diversity(seen) if ebm.generator.image_size > 1 else [],
+        "exactness": certificate(seen["after"]["log_weight"], seen["before"]["log_weight"]),
+    }
+    return {"headline": _headline(result, controls)} | result
+
+
+def _judges(controls: tuple, judges: dict) -> tuple[dict, dict]:
+    """Networks and their attributes by name: those of the controls, which always judge, and those asked for."""
+    networks, attributes = {}, {}
+    for control in controls:
+        if hasattr(control, "attribute"):
+            networks[control.network.name] = control.network
+            attributes.setdefault(control.network.name, []).append(control.attribute)
+    for name, wanted in judges.items():
+        networks[name] = networks.get(name) or load_network(name)
+        attributes.setdefault(name, []).extend(wanted)
+    return networks, {name: list(dict.fromkeys(found)) for name, found in attributes.items()}
+
+
+def _observe(prompt, ebm, networks, key, batch_size, eps) -> dict:
+    """Small images, log weights and all outputs of all judges, before and after, as NumPy."""
+
+    @jax.jit
+    def observe(prompt, ebm, networks, eps):
+        z, log_det = prompt.flow.forward_and_log_det(prompt.params, eps)
+        prior = ebm.generator.prior
+        log_ratio = {"before": 0.0, "after": prior.log_prob(z) - prior.log_prob(eps) + log_det}
+        seen = {}
+        for when, latents in (("before", eps), ("after", z)):
+            images = ebm.generator(key, latents)
+            shape = (*(min(side, DIVERSITY_SIZE) for side in images.shape[1:3]), 3)
+            seen[when] = {
+                "images": jax.image.resize(images, (images.shape[0], *shape), "linear"),
+                "log_weight": log_ratio[when] - ebm.energy(key, latents),
+                "judges": {name: network(images) for name, network in networks.items()},
+            }
+        return seen
+
+    seen = map_batches(lambda batch: observe(prompt, ebm, networks, batch), batch_size, eps)
+    for found in seen.values():
+        found["log_weight"] = found["log_weight"].astype(np.float64)
+    return seen
+
+
+def _share_row(network, attribute: str, seen: dict, weights, ebm: LatentEBM, controls: tuple) -> dict:
+    labels = network.labels(attribute)
+    control = _controlled(ebm.controls, network, attribute)
+    target = np.asarray(control.mu).tolist() if hasattr(control, "mu") else None
+    row = {
+        "judge": network.name,
+        "role": "control" if _controlled(controls, network, attribute) else "independent judge",
+        "attribute": attribute,
+        "labels": list(labels),
+        "target": target,
+        "num_samples": len(weights),
+    }
+    for when, source, weighting in (
+        ("before", "before", None),
+        ("after", "after", None),
+        ("weighted", "after", weights),
+    ):
+        logits = np.asarray(seen[source]["judges"][network.name][attribute], np.float64)
+        log_probs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        row[when] = bias.shares(log_probs, labels=labels, weights=weighting)
+        if target is not None:
+            soft = np.array([row[when][label]["soft"] for label in labels])
+            row[f"kl_{when}"] = bias.kl_to_target(soft, np.asarray(target))
+    return row
+
+
+def _controlled(controls: tuple, network, attribute: str):
+    """The control that aims at this attribute of this network, or None."""
+    found = [c for c in controls if getattr(c, "attribute", None) == attribute and c.network.name == network.name]
+    return found[-1] if found else None
+
+
+def _pose(ebm: LatentEBM, seen: dict) -> list[dict]:
+    rows = []
+    for name, outputs in seen["before"]["judges"].items():
+        if "pose" not in outputs:
+            continue
+        control = next((c for c in ebm.controls if hasattr(c, "active") and c.network.name == name), None)
+        for index, angle in enumerate(ANGLES):
+            row = {"name": angle, "unit": "degrees"}
+            if control is not None and float(control.active[index]):
+                row["target"] = float(control.target[index])
+            for when in ("before", "after"):
+                values = seen[when]["judges"][name]["pose"][:, index].astype(np.float64)
+                error = Z_95 * values.std() / np.sqrt(len(values))
+                mean = float(values.mean())
+                row[when] = {"mean": mean, "std": float(values.std()), "low": mean - error, "high": mean + error}
+            rows.append(row)
+    return rows
+
+
+def _diversity(seen: dict) -> list[dict]:
+    rows = {}
+    for when, found in seen.items():
+        embeddings = next((out["embedding"] for out in found["judges"].values() if "embedding" in out), None)
+        for name, value in bias.diversity(found["images"], embeddings).items():
+            rows.setdefault(name, {"name": name})[when] = float(value)
+    return list(rows.values())
+
+
+def _headline(result: dict, controls: tuple) -> list[dict]:
+    """What was asked, now and in earlier stages, by every judge that knows the label: the control's and the others'."""
+    aims = {getattr(control, "target", None) for control in controls if hasattr(control, "attribute")}
+    lines = []
+    for row in result["shares"]:
+        for label in row["labels"]:
+            if label in aims or row["target"]:
+                before, after = (100 * row[when][label]["hard"] for when in ("before", "after"))
+                text = f"share of {label} ({row['judge']}, {row['role']})"
+                lines.append({"label": text, "before": before, "after": after, "unit": "%"})
+    for row in result["statistics"]:
+        if "target" in row:
+            label = f"mean {row['name']}, target {row['target']:g}"
+            before, after = row["before"]["mean"], row["after"]["mean"]
+            lines.append({"label": label, "before": before, "after": after, "unit": "degrees"})
+    return lines
