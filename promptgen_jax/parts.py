@@ -21,12 +21,15 @@ def load_generator(name: str, **options):
       FileNotFoundError: a known checkpoint that has not been converted yet, with the command to do so.
       ValueError: unknown name, with the nearest match; damaged weights.
     """
-    adapters = available("generators")
-    if name not in adapters:
-        folders = [*weights.available_weights("generator"), *catalogue.CHECKPOINTS]
-        checks.check_known("generator", name, {*adapters, *folders})
+    checks.check_known("generator", name, known_generators())
+    if name not in available("generators"):
         name, options = weights.read_config(name)["adapter"], {"weights": name, **options}
     return importlib.import_module(f"promptgen_jax.generators.{name}").build(**options)
+
+
+def known_generators() -> set[str]:
+    """Adapters, installed weight folders, and published checkpoints that a converter reads."""
+    return {*available("generators"), *weights.available_weights("generator"), *catalogue.CHECKPOINTS}
 
 
 def load_control(kind: str, **options):
