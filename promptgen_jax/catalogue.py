@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+OPENAI = "code MIT; no terms are stated for the weights, whose model card restricts use to research"
 NVIDIA = "not stated by the publisher; converted from NVIDIA's release, which is for research or evaluation only"
 
 
@@ -19,6 +20,7 @@ class Checkpoint(NamedTuple):
       converter: the script in `convert/` that reads it.
       license: its terms, as far as they are stated.
       image_size: pixels a side that the network makes or sees.
+      kind: of the folder, as in its config.json.
     """
 
     file: str
@@ -26,6 +28,7 @@ class Checkpoint(NamedTuple):
     converter: str
     license: str
     image_size: int
+    kind: str = "generator"
 
     def command(self, name: str) -> str:
         """The command that makes the weight folder `name`."""
@@ -36,7 +39,13 @@ def _stylegan2(file: str, key: str, image_size: int, license: str = NVIDIA) -> C
     return Checkpoint(file, f"https://www.dropbox.com/s/{key}/{file}", "stylegan2_to_flax.py", license, image_size)
 
 
-# links: "Pre-trained checkpoints" in the README of ChenWu98/Generative-Visual-Prompt, commit 6e3cff2
+def _clip(file: str, sha256: str) -> Checkpoint:
+    url = f"https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
+    return Checkpoint(file, url, "clip_to_flax.py", OPENAI, 224, kind="clip")
+
+
+# StyleGAN2: "Pre-trained checkpoints" in the README of ChenWu98/Generative-Visual-Prompt, commit 6e3cff2
+# CLIP: clip/clip.py of openai/CLIP; the links hold the sha256 of the files
 CHECKPOINTS = {
     "stylegan2_ffhq": _stylegan2("ffhq.pt", "iy0dkqnkx7uh2aq", 1024),
     "stylegan2_metfaces": _stylegan2("metfaces.pt", "lmjdijm8cfmu8h1", 1024),
@@ -46,6 +55,9 @@ CHECKPOINTS = {
     "stylegan2_landscape": _stylegan2(
         "landscape.pt", "hli2x42ekdaz2br", 256, "not stated by the publisher; origin not known"
     ),
+    "clip_vit_b32": _clip("ViT-B-32.pt", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),
+    "clip_vit_b16": _clip("ViT-B-16.pt", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"),
+    "clip_vit_l14": _clip("ViT-L-14.pt", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
 }
 
 

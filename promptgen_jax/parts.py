@@ -29,7 +29,8 @@ def load_generator(name: str, **options):
 
 def known_generators() -> set[str]:
     """Adapters, installed weight folders, and published checkpoints that a converter reads."""
-    return {*available("generators"), *weights.available_weights("generator"), *catalogue.CHECKPOINTS}
+    published = {name for name, checkpoint in catalogue.CHECKPOINTS.items() if checkpoint.kind == "generator"}
+    return {*available("generators"), *weights.available_weights("generator"), *published}
 
 
 def load_control(kind: str, **options):
