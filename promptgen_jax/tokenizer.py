@@ -45,7 +45,7 @@ def tokenize(
       TypeError: something else than text.
       ValueError: no text, or one that is too long; a vocab_size or context_length that cannot be.
     """
-    texts = [texts] if isinstance(texts, str) else list(texts)
+    texts = list(texts) if isinstance(texts, (list, tuple)) else [texts]
     if not texts:
         raise ValueError("tokenize: got no text; expected at least one. Pass a string or a list of strings.")
     checks.check_count("tokenize: context_length", context_length, minimum=2)
@@ -100,11 +100,11 @@ def _word_ids(word, num_merges):
         best = min(pairs, key=lambda pair: ranks.get(pair, VOCAB_SIZE))
         if ranks.get(best, VOCAB_SIZE) >= num_merges:
             break
-        merged = []
-        while symbols:
-            width = 2 if tuple(symbols[:2]) == best else 1
-            merged.append("".join(symbols[:width]))
-            symbols = symbols[width:]
+        merged, position = [], 0
+        while position < len(symbols):
+            width = 2 if tuple(symbols[position : position + 2]) == best else 1
+            merged.append("".join(symbols[position : position + width]))
+            position += width
         symbols = merged
     return [ids[symbol] for symbol in symbols]
 
