@@ -24,7 +24,7 @@ def load_generator(name: str, **options):
     checks.check_known("generator", name, known_generators())
     if name not in available("generators"):
         name, options = weights.read_config(name)["adapter"], {"weights": name, **options}
-    return importlib.import_module(f"promptgen_jax.generators.{name}").build(**options)
+    return _build("generators", name, options)
 
 
 def known_generators() -> set[str]:
@@ -40,4 +40,11 @@ def load_control(kind: str, **options):
       ValueError: unknown kind, with the nearest match; unknown options of it.
     """
     checks.check_known("control", kind, available("controls"))
-    return importlib.import_module(f"promptgen_jax.controls.{kind}").build(**options)
+    return _build("controls", kind, options)
+
+
+def _build(package: str, name: str, options: dict):
+    module = importlib.import_module(f"promptgen_jax.{package}.{name}")
+    if not hasattr(module, "build"):
+        raise ValueError(f"{name}: wraps own code. Make it with promptgen_jax.Function{package[:-1].capitalize()}.")
+    return module.build(**options)

@@ -1,0 +1,147 @@
+"""What every generator and every control promises, checked on each adapter of the library."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import promptgen_jax as pg
+from promptgen_jax import parts, types, weights
+from promptgen_jax.models import clip
+
+KEY = jax.random.key(3)
+BATCH = 3
+SIZES = {"width": 32, "layers": 2, "heads": 2}
+
+
+def own_generator():
+    return pg.FunctionGenerator(
+        prior=pg.Prior.standard(5), function=lambda z: jnp.tile(z[:, None, :, None], (1, 5, 1, 3)), image_size=5
+    )
+
+
+def tiny(name):
+    return importlib.import_module(f"promptgen_jax.generators.{name}").tiny
+
+
+GENERATORS = {
+    "dcgan": tiny("dcgan"),
+    "function": own_generator,
+    "stylegan2": tiny("stylegan2"),
+    "synthetic": lambda: parts.load_generator("synthetic", problem="linear"),
+}
+CONTROLS = {
+    "classifier": dict(network="emotion", attribute="emotion", target="happy"),
+    "clip": dict(text="a face", num_augmentations=4, chunk=2),
+    "function": dict(function=lambda images: jnp.mean(images, axis=(1, 2, 3))),
+    "moment": dict(network="faceapi_expression", attribute="expression"),
+    "pose": dict(yaw=20.0),
+    "synthetic": dict(energy="quadratic", target=(0.5,) * 9, scale=0.7),
+}
+
+
+@pytest.fixture(scope="module")
+def tiny_clip(tmp_path_factory):
+    """A folder of a small CLIP with random weights."""
+    options = dict(embed_dim=16, image_size=32, patch_size=8, vocab_size=600, context_length=12)
+    options |= {f"{tower}_{size}": n for tower in ("vision", "text") for size, n in SIZES.items()}
+    shapes = clip.CLIP(**options).init(KEY, (jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 12), jnp.int32)))["params"]
+    folder = tmp_path_factory.mktemp("clip") / "tiny_clip"
+    config = {"kind": "clip", "name": "tiny_clip", "module": "clip.CLIP", "options": options, "license": "MIT"}
+    weights.save_weights(folder, jax.tree.map(np.asarray, shapes), config)
+    return folder
+
+
+def load_control(kind, tiny_clip):
+    if kind == "function":
+        return pg.FunctionControl(**CONTROLS[kind])
+    extra = {"network": tiny_clip} if kind == "clip" else {}
+    control = parts.load_control(kind, **CONTROLS[kind], **extra)
+    return control.replace(beta=jnp.linspace(-1, 1, 7)) if kind == "moment" else control
+
+
+def faces():
+    generator = parts.load_generator("dcgan_digiface")
+    return generator(KEY, generator.prior.sample(KEY, BATCH))
+
+
+def images_for(kind):
+    return jnp.linspace(0, 1, BATCH * 9).reshape(BATCH, 1, 3, 3) if kind == "synthetic" else faces()
+
+
+def test_every_adapter_is_checked_here():
+    assert sorted(GENERATORS) == parts.available("generators")
+    assert sorted(CONTROLS) == parts.available("controls")
+
+
+@pytest.mark.parametrize("load", [parts.load_generator, parts.load_control])
+def test_own_code_is_made_not_loaded(load):
+    with pytest.raises(ValueError, match="promptgen_jax.Function"):
+        load("function")
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+class TestGenerator:
+    def test_draws_the_same_images_from_the_same_key(self, name):
+        generator = GENERATORS[name]()
+        assert isinstance(generator, types.Generator)
+        z = generator.prior.sample(KEY, BATCH)
+        draw = jax.jit(lambda generator, key, z: generator(key, z))
+        images = draw(generator, KEY, z)
+        assert images.dtype == jnp.float32
+        assert images.shape[0] == BATCH
+        assert images.shape[-1] == 3
+        assert generator.image_size in (1, images.shape[1])
+        np.testing.assert_array_equal(images, draw(generator, KEY, z))
+        assert np.ptp(np.asarray(images), axis=0).max() > 1e-3, "all images are alike"
+
+    def test_weights_are_leaves(self, name):
+        """Other weights, other images, under one compilation: nothing is baked in."""
+        generator = GENERATORS[name]()
+        leaves, tree = jax.tree.flatten(generator)
+        assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+        if name in ("function", "synthetic"):
+            return
+        z = generator.prior.sample(KEY, BATCH)
+        draw = jax.jit(lambda generator, z: generator(KEY, z))
+        other = jax.tree.unflatten(tree, [1.3 * leaf for leaf in leaves])
+        assert np.abs(draw(generator, z) - draw(other, z)).max() > 1e-4
+        assert draw._cache_size() == 1
+
+    def test_gradient_reaches_every_latent(self, name):
+        generator = GENERATORS[name]()
+        z = generator.prior.sample(KEY, BATCH)
+        gradient = jax.jit(jax.grad(lambda z: jnp.sum(generator(KEY, z) ** 2)))(z)
+        assert np.all(np.isfinite(gradient))
+        assert np.all(np.abs(gradient).max(axis=0) > 0)
+
+    def test_refuses_foreign_latents(self, name):
+        generator = GENERATORS[name]()
+        with pytest.raises((ValueError, TypeError), match=rf"expected.*{generator.prior.dim}"):
+            generator(KEY, jnp.zeros((BATCH, generator.prior.dim + 1)))
+
+
+@pytest.mark.parametrize("kind", CONTROLS)
+class TestControl:
+    def test_energies_of_a_batch(self, kind, tiny_clip):
+        control, images = load_control(kind, tiny_clip), images_for(kind)
+        assert isinstance(control, types.Control)
+        measure = jax.jit(
+            lambda control, images: control(KEY, types.Sample(images=images, z=jnp.zeros((len(images), 1))))
+        )
+        energies = measure(control, images)
+        assert energies.shape == (BATCH,)
+        assert np.all(np.isfinite(energies))
+        assert np.ptp(energies) > 1e-5
+        alone = jnp.concatenate([measure(control, images[i : i + 1]) for i in range(BATCH)])
+        if kind != "clip":  # whose views are drawn for the whole batch
+            np.testing.assert_allclose(energies, alone, rtol=1e-4, atol=1e-5)
+
+    def test_gradient_reaches_the_image(self, kind, tiny_clip):
+        control, images = load_control(kind, tiny_clip), images_for(kind)
+        z = jnp.zeros((BATCH, 1))
+        gradient = jax.jit(jax.grad(lambda images: jnp.sum(control(KEY, types.Sample(images=images, z=z)))))(images)
+        assert np.all(np.isfinite(gradient))
+        assert np.all(np.abs(gradient).max(axis=(1, 2, 3)) > 0)
