@@ -22,7 +22,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from promptgen_jax import network, weights
+from convert import nvidia_pickle
+from promptgen_jax import catalogue, network, weights
+
+LEGACY_TORCH = pickle.dumps(nvidia_pickle.LEGACY_MAGIC, protocol=2)
 
 TFJS_DTYPES = {"float32": "<f4", "int32": "<i4", "bool": "|b1", "uint8": "|u1"}
 TFJS_QUANTISED = {"uint8": "|u1", "uint16": "<u2", "float16": "<f2"}
@@ -85,8 +88,36 @@ def build_tree(
     return flax.traverse_util.unflatten_dict(flax.traverse_util.flatten_dict(tree, sep="/"), sep="/")
 
 
+def read_checkpoint(path: str | Path) -> dict:
+    """What a checkpoint holds, told by its content and not by its name; nothing in it is executed.
+
+    Returns:
+      What was saved, for a `torch.save` archive, zip or older (.pt, .pth, .ckpt, .bin, .tar); NumPy arrays by name, for
+      safetensors; dicts of `nvidia_pickle.Module`, for NVIDIA's .pkl.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: none of these, damaged, or needing code to load.
+    """
+    path = _existing(path)
+    with open(path, "rb") as file:
+        start = file.read(len(LEGACY_TORCH))
+    if start.startswith(b"PK") or start == LEGACY_TORCH:
+        return read_torch(path)
+    if start[8:9] == b"{":
+        return read_safetensors(path)
+    if start.startswith(b"\x80"):
+        return nvidia_pickle.read(path)
+    raise ValueError(
+        f"{path}: neither a PyTorch archive, nor safetensors, nor a network pickle of NVIDIA. Download it again, or "
+        "check that this is the official checkpoint."
+    )
+
+
 def read_torch(path: str | Path) -> dict:
     """A `torch.save` archive, read with `weights_only=True`: tensors and containers, never code.
+
+    The settings that training scripts save beside the tensors, an `argparse.Namespace`, may be there.
 
     Raises:
       FileNotFoundError: no such file.
@@ -96,7 +127,8 @@ def read_torch(path: str | Path) -> dict:
 
     path = _existing(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (
         RuntimeError,
         pickle.UnpicklingError,
@@ -223,10 +255,19 @@ def check_shapes(where: str | Path, tree: dict, config: dict, example: tuple[int
     weights.check_tree(str(where), tree, expected, converter="the converter on the right file")
 
 
-def run(convert: Callable[[str], tuple[dict, dict]], argv: list[str] | None, description: str) -> int:
+def run(
+    convert: Callable[[str], tuple[dict, dict]], argv: list[str] | None, description: str, *, script: str = ""
+) -> int:
     """The command line of a converter: reads SOURCE, writes FOLDER, or says in one sentence why not.
 
     Nothing is written unless everything was read and checked. Other files in FOLDER are kept.
+
+    Args:
+      convert: makes tree and config of SOURCE.
+      argv: SOURCE and FOLDER, or None for those of the process.
+      description: for --help.
+      script: the converter's file name, if it serves many checkpoints: the config then takes its name and licence
+        from FOLDER, and SOURCE.md is written.
 
     Returns:
       The exit status.
@@ -237,9 +278,55 @@ def run(convert: Callable[[str], tuple[dict, dict]], argv: list[str] | None, des
     arguments = parser.parse_args(argv)
     try:
         tree, config = convert(arguments.source)
+        source = ""
+        if script:
+            config |= _provenance(config, Path(arguments.source), Path(arguments.folder).resolve().name, script)
+            source = source_md(config)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    weights.save_weights(arguments.folder, tree, config)
+    weights.save_weights(arguments.folder, tree, config, source=source)
     print(f"{arguments.folder}: wrote {len(jax.tree.leaves(tree))} tensors from {arguments.source}")
     return 0
+
+
+def _provenance(config: dict, source: Path, name: str, script: str) -> dict:
+    """Name, licence and command of a folder. Raises ValueError if it is named for a checkpoint that this is not.
+
+    `config["file"]` is the file that was read, if `source` is a folder.
+    """
+    known = catalogue.CHECKPOINTS.get(name)
+    if known and known.image_size != config["image_size"]:
+        raise ValueError(
+            f"{source}: a network of {config['image_size']} pixels, but {name} has {known.image_size}. "
+            f"{catalogue.how_to_get(name)} Or choose another folder name for this file."
+        )
+    file = source / config.pop("file", "")
+    return {
+        "name": name,
+        "source": str(file.relative_to(source.parent)),
+        "source_sha256": weights.file_sha256(file),
+        "url": known.url if known and file.name == known.file else "not a file of `promptgen_jax/catalogue.py`",
+        "license": known.license if known else "that of the file it was converted from",
+        "converter": f"python convert/{script} {source.name} ported_weights/{name}",
+    }
+
+
+def source_md(config: dict) -> str:
+    """The text of SOURCE.md for a converted checkpoint."""
+    return f"""# {config["name"]}
+
+{config["about"]}
+
+| | |
+| --- | --- |
+| Original | `{config["source"]}` |
+| Published at | {config["url"]} |
+| sha256 of the original | `{config["source_sha256"]}` |
+| Converted by | `{config["converter"]}` |
+| Network | `promptgen_jax.models.{config["module"]}` |
+| Licence | {config["license"]} |
+
+The weights keep the terms of the original; converting them changes nothing about that. Where no terms are stated, ask
+those who published them before any use beyond research.
+"""

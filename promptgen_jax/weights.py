@@ -105,10 +105,16 @@ def load_weights(name_or_path: str | Path) -> tuple[dict, dict]:
     return read_tensors(folder / TENSORS, config["sha256"]), config
 
 
-def save_weights(folder: str | Path, tree: dict, config: dict) -> None:
+def save_weights(folder: str | Path, tree: dict, config: dict, *, source: str = "") -> None:
     """Writes `weights.safetensors` and `config.json` (with sha256 added) into `folder`, all or nothing.
 
     Other files already in the folder (SOURCE.md, licences) are kept.
+
+    Args:
+      folder: made if missing.
+      tree: nested dict of arrays.
+      config: which network reads it, with which options.
+      source: text of SOURCE.md, if it is to be written as well.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -116,6 +122,8 @@ def save_weights(folder: str | Path, tree: dict, config: dict) -> None:
         staged = Path(temporary)
         if folder.is_dir():
             shutil.copytree(folder, staged, dirs_exist_ok=True)
+        if source:
+            (staged / "SOURCE.md").write_text(source)
         digest = write_tensors(staged / TENSORS, tree)
         write_json(staged / CONFIG, {"format_version": FORMAT_VERSION, **config, "sha256": digest})
         replace_folder(staged, folder)

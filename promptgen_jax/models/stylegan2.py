@@ -37,13 +37,20 @@ class StyleGAN2(nn.Module):
     conv_clamp: float | None = None
 
     def setup(self):
+        """Makes the two networks and the buffers."""
         self.mapping = Mapping(self.style_dim, self.mapping_layers)
         self.synthesis = Synthesis(self.channels, self.conv_clamp)
         self.mean_latent = self.variable("buffers", "mean_latent", jnp.zeros, self.style_dim)
-        sizes = [4 << (index + 1) // 2 for index in range(2 * len(self.channels) - 1)]
         self.noise = [
-            self.variable("buffers", f"noise_{index}", jnp.zeros, (size, size)) for index, size in enumerate(sizes)
+            self.variable("buffers", f"noise_{index}", jnp.zeros, shape)
+            for index, shape in enumerate(self.noise_shapes)
         ]
+
+    @property
+    def noise_shapes(self) -> list[tuple[int, int]]:
+        """(r, r) of every noise map, one per styled convolution."""
+        sizes = [4 << (index + 1) // 2 for index in range(2 * len(self.channels) - 1)]
+        return [(size, size) for size in sizes]
 
     def __call__(
         self, z: jax.Array, *, truncation_psi: float = 1.0, noise: Sequence[jax.Array] | str = "const"
@@ -63,18 +70,19 @@ class StyleGAN2(nn.Module):
 
 
 def truncate(w: jax.Array, mean: jax.Array, psi: float) -> jax.Array:
-    """The truncation trick, mean + psi (w - mean)."""
-    return w if psi == 1 else mean + psi * (w - mean)
+    """The truncation trick, mean + psi (w - mean); at psi 1 exactly w."""
+    return w + (1 - psi) * (mean - w)
 
 
 class Mapping(nn.Module):
-    """z (B, D) to w (B, S): normalisation to unit mean square, then dense layers."""
+    """Normalisation to unit mean square, then dense layers."""
 
     features: int
     layers: int
 
     @nn.compact
     def __call__(self, z):
+        """Styles w (B, S) of latents z (B, D)."""
         x = z * lax.rsqrt(jnp.mean(z**2, axis=-1, keepdims=True) + EPSILON)
         for index in range(self.layers):
             x = _activate(nn.Dense(self.features, name=f"layer_{index}")(x))
@@ -82,10 +90,9 @@ class Mapping(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """One w per layer, (B, 2 · len(channels), S), to the raw image (B, H, W, 3), nominally in [-1, 1].
+    """Blocks from 4 pixels upwards, each at twice the resolution of the one before.
 
-    The colour layer of a block and the first convolution of the next one share their w. Blocks are rematerialised:
-    a gradient recomputes their activations, so that only what goes from block to block is kept.
+    Blocks are rematerialised: a gradient recomputes their activations, and only what passes between them is kept.
     """
 
     channels: tuple[int, ...]
@@ -93,6 +100,12 @@ class Synthesis(nn.Module):
 
     @nn.compact
     def __call__(self, ws, noise):
+        """The raw image (B, H, W, 3), nominally in [-1, 1].
+
+        Args:
+          ws: (B, 2 · len(channels), S), one w per layer; the colours of a block and the next convolution share theirs.
+          noise: one map (B or 1, r, r) per styled convolution, or empty.
+        """
         constant = self.param("constant", NORMAL, (4, 4, self.channels[0]))
         x, image = jnp.broadcast_to(constant, (len(ws), *constant.shape)), None
         for index, features in enumerate(self.channels):
@@ -132,6 +145,7 @@ class StyledConv(nn.Module):
 
     @nn.compact
     def __call__(self, x, w, noise):
+        """Features (B, H, W, O), or twice that resolution, of x (B, H, W, I), w (B, S) and a map (B or 1, r, r)."""
         kernel = self.param("kernel", NORMAL, (3, 3, x.shape[-1], self.features))
         strength = self.param("noise_strength", nn.initializers.zeros, ())
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -151,6 +165,7 @@ class ToRGB(nn.Module):
 
     @nn.compact
     def __call__(self, x, w):
+        """Colours (B, H, W, 3) of features x (B, H, W, I) and w (B, S)."""
         kernel = self.param("kernel", NORMAL, (1, 1, x.shape[-1], 3))
         bias = self.param("bias", nn.initializers.zeros, (3,))
         style = nn.Dense(x.shape[-1], name="style")(w)
