@@ -8,6 +8,8 @@ import numpy as np
 import official
 import pytest
 
+from benchmarks.augment import direct_views
+from promptgen_jax.models import clip
 from promptgen_jax.ops import augment, resample
 
 DIFFAUGMENT, CLIP = official.load_golden("diffaugment"), official.load_golden("clip_preprocess")
@@ -71,15 +73,10 @@ FORMS = {
 
 def with_gradient(function, images):
     """function(images) and the gradient of sum(outputs * w), w the golden weighting over (..., 3, H, W)."""
-
-    @jax.jit
-    def run(images):
-        outputs, pullback = jax.vjp(function, images)
-        shape = (*outputs.shape[:-3], 3, *outputs.shape[-3:-1])
-        weighting = np.cos(np.arange(np.prod(shape)) * 0.01).reshape(shape).astype(np.float32)
-        return outputs, pullback(jnp.moveaxis(weighting, -3, -1))[0]
-
-    return run(images)
+    outputs, pullback = jax.vjp(function, images)
+    shape = (*outputs.shape[:-3], 3, *outputs.shape[-3:-1])
+    weighting = np.cos(np.arange(np.prod(shape)) * 0.01).reshape(shape).astype(np.float32)
+    return outputs, pullback(jnp.moveaxis(weighting, -3, -1))[0]
 
 
 # --- the resize of CLIP's preprocessing ------------------------------------------------------------------------------
@@ -107,7 +104,7 @@ def test_parity_clip_preprocess(case, antialias):
     def preprocess(images):
         return (resample.resize_bicubic(images, 224, antialias=antialias) - CLIP_MEAN) / CLIP_STD
 
-    outputs, gradient = with_gradient(preprocess, formula_images(index, side=side))
+    outputs, gradient = jax.jit(functools.partial(with_gradient, preprocess))(formula_images(index, side=side))
     name = f"{case}_{'antialias' if antialias else 'plain'}"
     assert_stored(CLIP, name, outputs[0], 3e-5 if antialias else PLAIN_TOLERANCE[side])
     if any(key.startswith(f"{name}_grad") for key in CLIP):
@@ -123,72 +120,247 @@ def test_every_output_of_clip_preprocess_is_compared():
 
 # --- DiffAugment -----------------------------------------------------------------------------------------------------
 
-
-def draws_of(golden_prefix, image_size, num_views, *names, uniform=None, each_its_own_image=True):
-    """Golden draws of the named operations as `Draws`, the others neutral."""
-    draws = augment.draw(jax.random.key(0), num_images=1, num_views=num_views, image_size=image_size, policy="")
-    fields = {
-        "brightness": ("u_brightness",),
-        "saturation": ("u_saturation",),
-        "contrast": ("u_contrast",),
-        "translation": ("t_rows", "t_cols"),
-        "cutout": ("c_rows", "c_cols"),
-    }
-    ours = {"u_": "", "t_": "shift_", "c_": "cutout_"}
-    for name in names:
-        for stored in fields[name]:
-            value = jnp.asarray(DIFFAUGMENT[f"{golden_prefix}{stored}"])[None]
-            draws = draws._replace(**{ours[stored[:2]] + stored[2:]: value})
-    if uniform is not None:
-        draws = draws._replace(side=jnp.full_like(draws.side, augment.resized_side(uniform, image_size)))
-    return jax.tree.map(jnp.transpose, draws) if each_its_own_image else draws
-
-
-def check_diffaugment(name, draws, images, tolerance=4e-6, gradient_tolerance=4e-5):
-    views, gradient = with_gradient(lambda images: augment.augmented_views(draws, images, size=None)[:, 0], images)
-    assert_stored(DIFFAUGMENT, name, views, tolerance)
-    if any(key.startswith(f"{name}_grad") for key in DIFFAUGMENT):
-        assert_stored(DIFFAUGMENT, f"{name}_grad", gradient, gradient_tolerance)
-
-
 COLOUR = ("brightness", "saturation", "contrast")
-ALL = (*COLOUR, "translation", "cutout")
+ALL = (*COLOUR, "translation", "resize", "cutout")
+# where the golden draws lie (prefix, draw of the resize), side
+DRAWS = {
+    "64": ("in_", "in_policy_r", 64),
+    "256a": ("in_256a_", "in_256a_r_resize", 256),
+    "256b": ("in_256b_", "in_256b_r_resize", 256),
+    "50": ("in2_", "in2_r_resize", 64),
+}
+FIELDS = {
+    **{f"u_{name}": (name, name) for name in COLOUR},
+    **{f"t_{axis}": ("translation", f"shift_{axis}") for axis in ("rows", "cols")},
+    **{f"c_{axis}": ("cutout", f"cutout_{axis}") for axis in ("rows", "cols")},
+}
 
 
-@pytest.mark.parametrize("operation", ALL)
-def test_parity_diffaugment_operation(operation):
-    check_diffaugment(f"out_{operation}", draws_of("in_", 64, 2, operation), formula_images(0, 1, side=64))
+def neutral_draws(num_images, num_views, image_size):
+    return augment.draw(jax.random.key(0), num_images=num_images, num_views=num_views, image_size=image_size, policy="")
+
+
+def golden_draws(case, operations):
+    """The golden draws of some operations, the others neutral, one view of each of N images, (N, 1)."""
+    prefix, resize, side = DRAWS[case]
+    draws = neutral_draws(len(DIFFAUGMENT[f"{prefix}u_contrast"]), 1, side)
+    for stored, (operation, field) in FIELDS.items():
+        if operation in operations:
+            draws = draws._replace(**{field: jnp.asarray(DIFFAUGMENT[prefix + stored])[:, None]})
+    if "resize" in operations:
+        draws = resized(draws, DIFFAUGMENT[resize], side)
+    return draws
+
+
+def resized(draws, uniform, side):
+    return draws._replace(side=jnp.full_like(draws.side, augment.resized_side(uniform, side)))
+
+
+@jax.jit
+def views_and_gradient(draws, images):
+    return with_gradient(lambda images: augment.augmented_views(draws, images, size=None), images)
+
+
+# tolerances: what an independent version agrees to, in outputs and in gradients of scale 1
+TOLERANCE, GRADIENT_TOLERANCE = 4e-6, 4e-5
+
+
+def check_diffaugment(name, draws, images):
+    views, gradient = views_and_gradient(draws, images)
+    assert_stored(DIFFAUGMENT, name, views[:, 0], TOLERANCE)
+    if any(key.startswith(f"{name}_grad") for key in DIFFAUGMENT):
+        assert_stored(DIFFAUGMENT, f"{name}_grad", gradient, GRADIENT_TOLERANCE)
+
+
+@pytest.mark.parametrize("operation", [*COLOUR, "translation", "cutout", "policy"])
+def test_parity_diffaugment_64(operation):
+    draws = golden_draws("64", ALL if operation == "policy" else (operation,))
+    check_diffaugment(f"out_{operation}", draws, formula_images(0, 1, side=64))
 
 
 @pytest.mark.parametrize("case", range(5))
-def test_parity_diffaugment_resize(case):
+def test_parity_diffaugment_64_resize(case):
     uniform = DIFFAUGMENT["in_resize_r"][case]
     assert augment.resized_side(uniform, 64) == DIFFAUGMENT["in_resize_size"][case]
-    check_diffaugment(f"out_resize{case}", draws_of("in_", 64, 2, uniform=uniform), formula_images(0, 1, side=64))
+    check_diffaugment(f"out_resize{case}", resized(neutral_draws(2, 1, 64), uniform, 64), formula_images(0, 1, side=64))
 
 
-def test_parity_diffaugment_policy():
-    draws = draws_of("in_", 64, 2, *ALL, uniform=DIFFAUGMENT["in_policy_r"])
-    check_diffaugment("out_policy", draws, formula_images(0, 1, side=64))
-
-
-@pytest.mark.parametrize("operation", [*ALL, "resize", "policy"])
+@pytest.mark.parametrize("operation", [*ALL, "policy"])
 def test_parity_diffaugment_256a(operation):
-    names = {"policy": ALL, "resize": ()}.get(operation, (operation,))
-    uniform = DIFFAUGMENT["in_256a_r_resize"] if operation in ("policy", "resize") else None
-    draws = draws_of("in_256a_", 256, 2, *names, uniform=uniform)
+    draws = golden_draws("256a", ALL if operation == "policy" else (operation,))
     check_diffaugment(f"out_256a_{operation}", draws, formula_images(2, 3, side=256))
 
 
 def test_parity_diffaugment_256b():
-    draws = draws_of("in_256b_", 256, 2, *ALL, uniform=DIFFAUGMENT["in_256b_r_resize"])
-    check_diffaugment("out_256b_policy", draws, formula_images(2, 3, side=256))
+    check_diffaugment("out_256b_policy", golden_draws("256b", ALL), formula_images(2, 3, side=256))
 
 
 def test_parity_diffaugment_50_views():
-    draws = draws_of("in2_", 64, 50, *ALL, uniform=DIFFAUGMENT["in2_r_resize"], each_its_own_image=False)
-    images = formula_images(4, side=64)
-    views, gradient = with_gradient(lambda images: augment.augmented_views(draws, images, size=None)[0], images)
-    assert_stored(DIFFAUGMENT, "out2_policy", views, 4e-6)
-    assert_stored(DIFFAUGMENT, "out2_policy_last", views[-1], 4e-6)
-    assert_stored(DIFFAUGMENT, "out2_policy_grad", gradient[0], 4e-5 * 12)
+    draws = jax.tree.map(jnp.transpose, golden_draws("50", ALL))
+    views, gradient = views_and_gradient(draws, formula_images(4, side=64))
+    assert_stored(DIFFAUGMENT, "out2_policy", views[0], TOLERANCE)
+    assert_stored(DIFFAUGMENT, "out2_policy_last", views[0, -1], TOLERANCE)
+    assert_stored(DIFFAUGMENT, "out2_policy_grad", gradient[0], 12 * GRADIENT_TOLERANCE)
+
+
+# --- the operators against the operations one after another ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("side", "size", "antialias"), [(61, 24, False), (61, 24, True), (30, 48, False)])
+def test_operators_equal_operations(side, size, antialias):
+    images = jax.random.uniform(jax.random.key(0), (2, side, side, 3), minval=-0.2, maxval=1.2)
+    draws = augment.draw(jax.random.key(1), num_images=2, num_views=7, image_size=side)
+    ours, direct = (
+        jax.jit(functools.partial(form, size=size, antialias=antialias))(draws, images)
+        for form in (augment.augmented_views, direct_views)
+    )
+    # float32 positions in up to 61 pixels, of images with edges
+    np.testing.assert_allclose(ours, direct, atol=2e-5)
+
+
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_map_views_equals_all_at_once(chunk):
+    """Also with a chunk that does not divide the number of views, and for what the function closes over."""
+    images = jax.random.uniform(jax.random.key(0), (2, 24, 24, 3))
+    draws = augment.draw(jax.random.key(1), num_images=2, num_views=7, image_size=24)
+    weighting = jax.random.normal(jax.random.key(2), (2, 7))
+
+    def outputs(kernel, images, in_chunks):
+        def function(views):
+            return {"energy": jnp.sum(jnp.sin(views @ kernel), axis=(1, 2, 3)), "corner": views[:, 0, 0]}
+
+        if in_chunks:
+            return augment.map_views(function, draws, images, size=16, chunk=chunk)
+        views = augment.augmented_views(draws, images, size=16)
+        return jax.tree.map(lambda leaf: leaf.reshape(2, 7, *leaf.shape[1:]), function(views.reshape(-1, 16, 16, 3)))
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def run(kernel, images, in_chunks):
+        def total(kernel, images):
+            out = outputs(kernel, images, in_chunks)
+            return jnp.sum(out["energy"] * weighting) + jnp.sum(out["corner"] ** 2), out
+
+        return jax.grad(total, argnums=(0, 1), has_aux=True)(kernel, images)
+
+    kernel = jax.random.normal(jax.random.key(3), (3, 4))
+    mapped, plain = (run(kernel, images, in_chunks) for in_chunks in (True, False))
+    assert jax.tree.structure(mapped) == jax.tree.structure(plain)
+    for got, expected in zip(jax.tree.leaves(mapped), jax.tree.leaves(plain), strict=True):
+        # sums of up to 256 terms of order 1, gradients of order 50
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_memory_of_a_clip_energy_at_1024_pixels():
+    """50 views through a tower of the size of ViT-B/32, with the gradient to the image: below 1.5 GB."""
+    tower = clip.VisionTower(
+        image_size=224, patch_size=32, width=768, layers=12, heads=12, embed_dim=512, activation="quick_gelu"
+    )
+    views = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    params = jax.eval_shape(tower.init, jax.random.key(0), views)
+    images = jax.ShapeDtypeStruct((1, 1024, 1024, 3), jnp.float32)
+
+    def energy(params, key, images, text):
+        draws = augment.draw(key, num_images=1, num_views=50, image_size=1024)
+        return jnp.mean(
+            augment.map_views(lambda views: 1 - tower.apply(params, views)["embedding"] @ text, draws, images)
+        )
+
+    step = jax.jit(jax.value_and_grad(energy, argnums=2))
+    text = jax.ShapeDtypeStruct((512,), jnp.float32)
+    memory = step.lower(params, jax.random.key(0), images, text).compile().memory_analysis()
+    weights = sum(leaf.size * 4 for leaf in jax.tree.leaves(params))
+    assert weights < memory.argument_size_in_bytes
+    used = memory.temp_size_in_bytes + memory.output_size_in_bytes + memory.argument_size_in_bytes - weights
+    print(f"{used / 1e9:.2f} GB")
+    assert used < 1.5e9
+
+
+# --- draws -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [2, 5, 61, 64, 224, 256, 512, 1000, 1024])
+def test_side_is_the_float64_rule_bit_for_bit(side):
+    rng = np.random.default_rng(0)
+    uniform = rng.uniform(size=100_000).astype(np.float32)
+    steps = np.float32((np.arange(int(0.8 * side), int(1.2 * side) + 1) / side - 0.8) / 0.4)
+    around_steps = (steps.view(np.int32)[:, None] + np.arange(-4, 5, dtype=np.int32)).view(np.float32)
+    uniform = np.concatenate([uniform, around_steps.ravel(), np.float32([0, 1 - 2**-24])])
+    uniform = uniform[(uniform >= 0) & (uniform < 1)]
+    expected = np.array([int((float(u) * (1.2 - 0.8) + 0.8) * side) for u in uniform])
+    got = jax.jit(augment.side_of_draw, static_argnums=1)(uniform, side)
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("side", [61, 64])
+def test_draws_reach_their_whole_ranges(side):
+    draws = augment.draw(jax.random.key(0), num_images=1000, num_views=10, image_size=side)
+    draws = jax.tree.map(np.asarray, draws)
+    assert {field.shape for field in draws} == {(1000, 10)}
+    for name in COLOUR:
+        values = getattr(draws, name)
+        assert 0 <= values.min() < 0.001
+        assert 0.999 < values.max() < 1
+    last = {61: 60, 64: 64}[side]  # S - k % 2, k = 31 and 32
+    for axis in ("rows", "cols"):
+        assert set(getattr(draws, f"shift_{axis}").flat) == set(range(-8, 9))
+        assert set(getattr(draws, f"cutout_{axis}").flat) == set(range(last + 1))
+    assert set(draws.side.flat) == set(range(int(0.8 * side), int(1.2 * side) + 1))
+    np.testing.assert_array_equal(draws.side, draws.side[:, :1].repeat(10, axis=1))
+    # independent of each other
+    fields = np.stack([np.float64(field).ravel() for field in draws])
+    assert np.max(np.abs(np.corrcoef(fields) - np.eye(8))) < 0.1
+
+
+def test_same_key_same_views():
+    images = jax.random.uniform(jax.random.key(0), (2, 20, 20, 3))
+    run = jax.jit(functools.partial(augment.augmented_views, num_views=3, size=16))
+    views = [run(jax.random.key(seed), images) for seed in (1, 1, 2)]
+    assert views[0].shape == (2, 3, 16, 16, 3)
+    np.testing.assert_array_equal(views[0], views[1])
+    assert np.max(np.abs(views[0] - views[2])) > 0.1
+
+
+def test_nothing_changes_without_a_policy():
+    images = jax.random.uniform(jax.random.key(0), (2, 21, 21, 3))
+    run = jax.jit(functools.partial(augment.augmented_views, num_views=3, policy="", size=None))
+    views = run(jax.random.key(1), images)
+    np.testing.assert_allclose(views, np.repeat(images[:, None], 3, axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("left_out", augment.OPERATIONS)
+def test_policy_leaves_out(left_out):
+    policy = ",".join(name for name in augment.OPERATIONS if name != left_out)
+    draws = augment.draw(jax.random.key(1), num_images=2, num_views=7, image_size=40, policy=policy)
+    neutral = neutral_draws(2, 7, 40)
+    of_operation = {"color": COLOUR, "resize": ("side",), "translation": ("shift_rows", "shift_cols")}
+    of_operation["cutout"] = ("cutout_rows", "cutout_cols")
+    for operation, fields in of_operation.items():
+        for field in fields:
+            same = np.array_equal(getattr(draws, field), getattr(neutral, field))
+            assert same == (operation == left_out)
+
+
+IMAGES = np.zeros((1, 8, 8, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("options", "images", "message"),
+    [
+        ({"policy": "color,cutuot"}, IMAGES, "unknown operation 'cutuot'. Did you mean 'cutout'"),
+        ({"policy": "cutout,color"}, IMAGES, "in order. Use 'color,cutout'"),
+        ({"policy": "color,color"}, IMAGES, "once and in order. Use 'color'"),
+        ({}, IMAGES[:, :7], r"\(1, 7, 8, 3\); expected \(batch, side, side, 3\)"),
+        ({}, IMAGES.transpose(0, 3, 1, 2), r"\(1, 3, 8, 8\); expected \(batch, side, side, 3\)"),
+        ({}, IMAGES[0], r"\(8, 8, 3\); expected \(batch, side, side, 3\)"),
+        ({}, IMAGES[:, :1, :1], "1 pixels a side; expected at least 2"),
+    ],
+    ids=["typo", "order", "twice", "not_square", "nchw", "one_image", "one_pixel"],
+)
+def test_refuses(options, images, message):
+    with pytest.raises(ValueError, match=message):
+        augment.augmented_views(jax.random.key(0), images, num_views=2, size=8, **options)
+
+
+def test_map_views_refuses_empty_chunks():
+    with pytest.raises(ValueError, match="got chunk=0; expected at least 1"):
+        augment.map_views(lambda views: views, neutral_draws(1, 2, 8), jnp.asarray(IMAGES), chunk=0)
