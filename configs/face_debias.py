@@ -19,4 +19,5 @@ def get_config(arg: str = ""):
     config.stages.debias = pieces.stage("Moment constraint on P(female).", controls, closed_loop=0.3, num_steps=240)
     config.evaluation.judges = {"faceres": ("gender",)}
     config.order = ("debias",)
+    config.evaluation.num_samples = 4096
     return pieces.shrink(config) if arg == "smoke" else config

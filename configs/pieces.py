@@ -14,6 +14,7 @@ def base(title: str, description: str) -> ConfigDict:
             "order": (),
             "stages": {},
             "evaluation": {
+                "pictures": {},  # options of the generator that differ in pictures, e.g. truncation_psi
                 "num_samples": 2048,
                 "num_shown": 16,
                 "columns": 8,
@@ -43,6 +44,14 @@ def stage(summary: str, controls: dict, *, on: str = "", **training) -> dict:
         "flow": {"architecture": "coupling", "num_layers": 8, "hidden_dim": 64},
         "training": options | training,
     }
+
+
+def paper_stage(summary: str, controls: dict, **training) -> dict:
+    """One control, trained by the recipe of the paper's text experiments on the paper's flow."""
+    recipe = {"num_steps": 1280, "kl_batch_size": 0, "learning_rate": 1e-3, "warmup_steps": 0}
+    config = stage(summary, controls, **recipe | training)
+    config["flow"] = {"architecture": "allinone", "num_layers": 8, "hidden_dim": 256}
+    return config
 
 
 def toy(title: str, problem: str) -> ConfigDict:

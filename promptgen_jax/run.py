@@ -162,10 +162,11 @@ def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, fol
     """A sheet of the same noise before and after; of a 2-D toy problem, target density against samples."""
     if ebm.generator.image_size > 1:
         eps = prompt.prior.sample(key, options["num_shown"])
+        prompt = _with_options(prompt, options["pictures"])
         draw = jax.jit(lambda generator, eps: generator(key, eps))
         shown = [
             (f"{when}: {name}", map_batches(lambda batch, g=generator: draw(g, batch), 16, eps))
-            for when, generator in (("before", ebm.generator), ("after", prompt))
+            for when, generator in (("before", prompt.generator), ("after", prompt))
         ]
         images.save_png(folder / "samples.png", images.before_after_sheet(shown, columns=options["columns"]))
         return [{"file": "samples.png", "caption": "The same noise before and after; the first samples, none picked."}]
@@ -191,6 +192,13 @@ def _licenses(ebm: LatentEBM, judges: dict) -> list[dict]:
         for name, part in unique.items()
         if getattr(part, "license", "")
     ]
+
+
+def _with_options(generator, options: dict):
+    """The same stack on a generator with other options."""
+    if isinstance(generator, Prompt):
+        return generator.replace(generator=_with_options(generator.generator, options))
+    return generator.replace(**options)
 
 
 def _innermost(generator):
@@ -221,8 +229,8 @@ def sample(workdir: str | Path, *, num_samples: int, seed: int) -> Path:
     workdir = Path(workdir).resolve()
     checks.check_count("sample: num_samples", num_samples)
     config = read_config(workdir)
-    stage = config["order"][-1]
-    prompt = Prompt.load(workdir / stage / "prompt", generator=parts.load_generator(**config["generator"]))
+    generator = parts.load_generator(**config["generator"] | config["evaluation"]["pictures"])
+    prompt = Prompt.load(workdir / config["order"][-1] / "prompt", generator=generator)
     if prompt.image_size == 1:
         raise ValueError(f"sample: {workdir} holds a toy problem, whose samples are points. See its report.html.")
     pictures = prompt.sample(jax.random.key(seed), num_samples)

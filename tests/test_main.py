@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 import main
+from configs import stylegan2_text
+from promptgen_jax import catalogue
 from promptgen_jax import run as runs
 
 ROOT = Path(__file__).parent.parent
@@ -83,7 +85,10 @@ def test_samples_without_any_control_weights(finished, tmp_path):
     assert pictures[0] == pictures[1]
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "pieces"))
+SHIPPED = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("pieces", "stylegan2_text"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 @pytest.mark.parametrize("arg", ["", "smoke"])
 def test_configs_build(name, arg):
     config = importlib.import_module(f"configs.{name}").get_config(arg).to_dict()
@@ -91,6 +96,24 @@ def test_configs_build(name, arg):
     for stage in config["order"]:
         controls = runs.build_controls(config["stages"][stage])
         assert [control.name for control in controls] == list(config["stages"][stage]["controls"])
+
+
+@pytest.mark.parametrize("name", stylegan2_text.EXPERIMENTS)
+def test_missing_checkpoints_say_where_to_get_them(name, tmp_path, monkeypatch):
+    """The paper's text experiments are complete but for the weights; generator first, then CLIP."""
+    monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path / "none"))
+    config = stylegan2_text.get_config(name).to_dict()
+    checkpoint = catalogue.CHECKPOINTS[config["generator"]["name"]]
+    for load in (
+        lambda: runs.train_and_evaluate(config, tmp_path / "run"),
+        lambda: runs.build_controls(config["stages"]["text"]),
+    ):
+        with pytest.raises(FileNotFoundError) as error:
+            load()
+        for part in (checkpoint.file, checkpoint.url, f"python convert/{checkpoint.converter} {checkpoint.file}"):
+            assert part in str(error.value)
+        checkpoint = catalogue.CHECKPOINTS["clip_vit_b32"]
+    assert not (tmp_path / "run").exists()
 
 
 def test_toy_run_draws_its_density(tmp_path):
