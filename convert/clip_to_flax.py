@@ -25,8 +25,6 @@ from promptgen_jax import network, weights
 from promptgen_jax.models.clip import ACTIVATIONS, CLIP
 
 HEAD_DIM = 64
-PUBLISHED = {(32, 768, 224): "clip_vit_b32", (16, 768, 224): "clip_vit_b16", (14, 1024, 224): "clip_vit_l14"}
-LICENSE = "code MIT (OpenAI); no separate terms are stated for the weights, whose model card restricts use to research"
 
 
 class Layout(NamedTuple):
@@ -153,7 +151,7 @@ def read_sizes(source: Path, layout: Layout, tensors: dict[str, np.ndarray]) -> 
     """The sizes of `models.clip.CLIP`, heads excepted, off the shapes of the tensors.
 
     Raises:
-      ValueError: one that is needed is missing or has the wrong number of axes, as in another architecture.
+      ValueError: one that is needed is missing or has the wrong number of axes, or there are no blocks.
     """
     names = {
         layout.patch: 4,
@@ -168,6 +166,8 @@ def read_sizes(source: Path, layout: Layout, tensors: dict[str, np.ndarray]) -> 
         for name, axes in names.items()
         if name in tensors and tensors[name].ndim != axes
     ]
+    layers = {tower: _count_blocks(tensors, prefix) for tower, prefix in layout.blocks.items()}
+    problems += [f"no {prefix}.0" for tower, prefix in layout.blocks.items() if not layers[tower]]
     if problems:
         raise ValueError(
             f"{source}: not a CLIP with vision transformers ({'; '.join(problems)}). Pass ViT-B-32.pt, ViT-B-16.pt, "
@@ -179,11 +179,11 @@ def read_sizes(source: Path, layout: Layout, tensors: dict[str, np.ndarray]) -> 
         "image_size": math.isqrt(positions[0] - 1) * patch[-1],
         "patch_size": patch[-1],
         "vision_width": patch[0],
-        "vision_layers": _count_blocks(tensors, layout.blocks["vision"]),
+        "vision_layers": layers["vision"],
         "vocab_size": table[0],
         "context_length": context[0],
         "text_width": context[1],
-        "text_layers": _count_blocks(tensors, layout.blocks["text"]),
+        "text_layers": layers["text"],
     }
 
 
@@ -242,32 +242,30 @@ def convert(source: str | Path) -> tuple[dict, dict]:
       FileNotFoundError, ValueError: missing, damaged, or another model.
     """
     source = Path(source)
-    if source.suffix in (".safetensors", ".bin"):
-        source = source.parent
-    if source.is_dir():
+    if source.is_dir() or source.suffix in (".safetensors", ".bin"):
         layout = HUGGING_FACE
-        tensors, attention, file = read_hugging_face(source)
+        tensors, attention, file = read_hugging_face(source if source.is_dir() else source.parent)
     else:
-        layout, attention, file = OPENAI, {}, source
-        tensors = _read_openai(source)
+        layout, tensors, attention, file = OPENAI, _read_openai(source), {}, source
     tensors = {name: value if value.dtype == np.float16 else np.float32(value) for name, value in tensors.items()}
     sizes = read_sizes(source, layout, tensors)
     heads = {f"{tower}_heads": sizes[f"{tower}_width"] // HEAD_DIM for tower in ("vision", "text")}
     ignored = [name for name in tensors if re.fullmatch(layout.ignored, name)]
     layers = {tower: sizes[f"{tower}_layers"] for tower in ("vision", "text")}
     tree = reading.build_tree(source, tensors, recipe(layout, layers), ignored)
-    name = PUBLISHED.get((sizes["patch_size"], sizes["vision_width"], sizes["image_size"]), "clip")
+    module = CLIP(**{**sizes, **heads, **attention})
+    _check(source, tree, module)
     config = {
         "kind": "clip",
         "module": "clip.CLIP",
         "options": {**sizes, **heads, **attention},
-        "name": name,
-        "license": LICENSE,
-        "source": file.name,
-        "source_sha256": weights.file_sha256(file),
-        "converter": f"python convert/clip_to_flax.py {source.name} ported_weights/{name}",
+        "image_size": module.image_size,
+        "file": file.name if source.is_dir() else "",
+        "about": f"CLIP, both towers: {module.image_size} pixels in patches of {module.patch_size}, image tower of "
+        f"{module.vision_layers} blocks of width {module.vision_width}, text tower of {module.text_layers} of "
+        f"{module.text_width}, embeddings of {module.embed_dim}. It learnt from pictures and captions of the internet "
+        "and controls a generator with whatever bias it took from them.",
     }
-    _check(source, tree, CLIP(**config["options"]), config["converter"])
     return tree, config
 
 
@@ -280,7 +278,7 @@ def _read_openai(source):
     return reading.torch_arrays(source, state)
 
 
-def _check(source, tree, module, converter):
+def _check(source, tree, module):
     """Raises ValueError unless heads divide the widths, and every shape is the one that the module expects."""
     for tower, width, heads in (
         ("vision", module.vision_width, module.vision_heads),
@@ -288,12 +286,14 @@ def _check(source, tree, module, converter):
     ):
         if heads < 1 or width % heads:
             raise ValueError(f"{source}: {tower} width {width} is no multiple of {heads} heads. Check config.json.")
-    weights.check_tree(str(source), tree, network.expected_tree(module, module.example()), converter=converter)
+    expected = network.expected_tree(module, module.example())
+    weights.check_tree(str(source), tree, expected, converter="this converter on the official file")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return reading.run(convert, argv, "Converts CLIP with vision transformers to a weight folder.")
+    description = "Converts CLIP with vision transformers to a weight folder."
+    return reading.run(convert, argv, description, script="clip_to_flax.py")
 
 
 if __name__ == "__main__":

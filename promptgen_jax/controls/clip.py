@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -36,7 +37,6 @@ class ClipControl:
     text_weights: Array
     weight: float
     name: str = struct.field(pytree_node=False)
-    texts: tuple[str, ...] = struct.field(pytree_node=False)
     num_augmentations: int = struct.field(pytree_node=False)
     policy: str = struct.field(pytree_node=False)
     antialias: bool = struct.field(pytree_node=False)
@@ -125,7 +125,6 @@ def build(
         text_weights=jnp.asarray(shares),
         weight=jnp.float32(weight),
         name=name or texts[0],
-        texts=texts,
         num_augmentations=num_augmentations,
         policy=policy,
         antialias=antialias,
@@ -141,8 +140,7 @@ def load_clip(name: str, texts: Sequence[str]) -> tuple[Network, Array]:
     """
     module, tree, config = network.load_params(name, kind="clip", example=clip.CLIP.example)
     tokens = tokenizer.tokenize(texts, context_length=module.context_length, vocab_size=module.vocab_size)
-    with jax.default_matmul_precision("highest"):
-        features = jax.jit(module.text_tower().apply)({"params": tree["text"]}, tokens)
+    features = _embed_texts(module.text_tower(), tree["text"], tokens)
     tower = Network(
         weights=tree["vision"],
         module=module.vision_tower(),
@@ -151,4 +149,10 @@ def load_clip(name: str, texts: Sequence[str]) -> tuple[Network, Array]:
         attributes=(),
         license=config["license"],
     )
-    return tower, clip.normalise(features)
+    return tower, features
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed_texts(tower, params, tokens):
+    with jax.default_matmul_precision("highest"):  # once per run, so it may be exact everywhere
+        return clip.normalise(tower.apply({"params": params}, tokens))
