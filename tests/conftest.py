@@ -1,5 +1,6 @@
 """Options and settings that all tests share."""
 
+import jax
 import pytest
 
 
@@ -13,3 +14,10 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.get_closest_marker("full"):
             item.add_marker(pytest.mark.skip(reason="slow full-size check, run with --full"))
+
+
+@pytest.fixture
+def highest_precision():
+    """Full float32 in matrix products, also on accelerators."""
+    with jax.default_matmul_precision("highest"):
+        yield

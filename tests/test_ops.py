@@ -1,0 +1,110 @@
+"""Resizing, depthwise convolution and pooling against pixel by pixel rules and against XLA's own."""
+
+import functools
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from promptgen_jax.ops import depthwise, resample
+
+pytestmark = pytest.mark.usefixtures("highest_precision")
+
+
+def brute_force_resize(images, size):
+    """The rule pixel by pixel: source = destination · in / out, floor and floor + 1 clamped at the border."""
+    batch, height, width, channels = images.shape
+    out = np.zeros((batch, size, size, channels))
+    for i, j in itertools.product(range(size), repeat=2):
+        y, x = i * height / size, j * width / size
+        top, left = int(np.floor(y)), int(np.floor(x))
+        bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+        upper = images[:, top, left] * (1 - (x - left)) + images[:, top, right] * (x - left)
+        lower = images[:, bottom, left] * (1 - (x - left)) + images[:, bottom, right] * (x - left)
+        out[:, i, j] = upper * (1 - (y - top)) + lower * (y - top)
+    return out
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(8, 8, 14), (9, 5, 7), (16, 16, 5), (6, 6, 6), (1, 3, 4)])
+def test_resize_matches_brute_force(height, width, size):
+    images = np.random.default_rng(0).uniform(size=(2, height, width, 3)).astype(np.float32)
+    got = resample.resize_bilinear_legacy(jnp.asarray(images), size)
+    np.testing.assert_allclose(got, brute_force_resize(images, size), atol=1e-6)
+
+
+def assert_same_values_and_gradients(ours, reference, arguments, atol):
+    """Compares the functions, and the gradients of a curved function of them with respect to all arguments."""
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def both(function, *arguments):
+        outputs, pullback = jax.vjp(function, *arguments)
+        return outputs, pullback(jnp.cos(outputs))
+
+    for got, expected in zip(
+        jax.tree.leaves(both(ours, *arguments)), jax.tree.leaves(both(reference, *arguments)), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, atol=atol)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 10), (2, 1)])
+def test_depthwise_matches_lax(height, width, stride):
+    images = jax.random.normal(jax.random.key(0), (2, height, width, 4))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 4))
+
+    def reference(images, kernel):
+        return lax.conv_general_dilated(
+            images,
+            kernel,
+            (stride, stride),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=4,
+        )
+
+    ours = functools.partial(depthwise.depthwise_conv3x3, stride=stride, shifted=True)
+    # sums of up to 160 products of order 1
+    assert_same_values_and_gradients(ours, reference, (images, kernel), atol=2e-5)
+
+
+def test_depthwise_second_derivative():
+    images = jax.random.normal(jax.random.key(0), (1, 4, 4, 2))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 2))
+
+    def curvature(shifted):
+        def total(images):
+            return jnp.sum(depthwise.depthwise_conv3x3(images, kernel, stride=2, shifted=shifted) ** 3)
+
+        return jax.jit(jax.grad(lambda images: jnp.sum(jax.grad(total)(images) ** 2)))(images)
+
+    np.testing.assert_allclose(curvature(True), curvature(False), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride"), [((3, 3, 4, 1), 1), ((3, 3, 1, 5), 1), ((5, 5, 1, 4), 1), ((3, 3, 1, 4), 3)]
+)
+def test_depthwise_refuses(shape, stride):
+    with pytest.raises(ValueError, match="expected"):
+        depthwise.depthwise_conv3x3(jnp.zeros((1, 8, 8, 4)), jnp.zeros(shape), stride=stride)
+
+
+@pytest.mark.parametrize("window", [2, 3])
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 10), (5, 3)])
+def test_max_pool_matches_lax(height, width, padding, window):
+    images = jax.random.normal(jax.random.key(0), (2, height, width, 4))
+    assert_same_values_and_gradients(
+        functools.partial(depthwise.max_pool, window=window, padding=padding),
+        lambda images: nn.max_pool(images, (window, window), (2, 2), padding),
+        (images,),
+        atol=1e-6,
+    )
+
+
+def test_max_pool_gives_ties_once():
+    gradient = jax.grad(lambda images: jnp.sum(depthwise.max_pool(images, window=3)))(jnp.ones((1, 6, 6, 1)))
+    assert float(jnp.sum(gradient)) == 9
