@@ -179,6 +179,10 @@ def blocks_of(seen):
     return np.stack([seen[f"block{index}"]["__call__"][0] for index in range(12)])
 
 
+def statistics_of(blocks):
+    return np.stack([blocks.mean((2, 3)), blocks.std((2, 3), ddof=1)], axis=-1)
+
+
 def assert_within(name, got, expected, tolerance):
     error = np.max(np.abs(np.asarray(got) - expected))
     print(f"{name}: {error:.1e} of {np.max(np.abs(expected)):.1e}")
@@ -201,15 +205,14 @@ def check_golden(folder, number):
     assert_within("ln_pre", seen["ln_pre"]["__call__"][0][:, :5, :64], golden[f"mid{number}_vision_ln_pre"], 2e-5)
     blocks = blocks_of(seen)
     assert_within("vision blocks", blocks[:, :, 0, :32], golden[f"mid{number}_vision_cls"], 2e-5)
-    stats = np.stack([blocks.mean((2, 3)), blocks.std((2, 3), ddof=1)], axis=-1)
-    assert_within("vision statistics", stats, golden[f"mid{number}_vision_stats"], 2e-5)
+    assert_within("vision statistics", statistics_of(blocks), golden[f"mid{number}_vision_stats"], 2e-5)
 
     texts, seen = run_text(module.text_tower(), tree["text"], tokens)
     assert_within("text features", texts, golden[f"out{number}_text_features"], 2e-5)
-    ends = blocks_of(seen)[:, np.arange(len(tokens)), tokens.argmax(axis=1)]
-    assert_within("text blocks", ends[..., :32], golden[f"mid{number}_text_eot"], 2e-5)
-    stats = np.stack([ends.mean(-1), ends.std(-1, ddof=1)], axis=-1)
-    assert_within("text statistics", stats, golden[f"mid{number}_text_stats"], 2e-5)
+    blocks = blocks_of(seen)
+    ends = blocks[:, np.arange(len(tokens)), tokens.argmax(axis=1), :32]
+    assert_within("text blocks", ends, golden[f"mid{number}_text_eot"], 2e-5)
+    assert_within("text statistics", statistics_of(blocks), golden[f"mid{number}_text_stats"], 2e-5)
 
     logits = jax.jit(module.apply)({"params": tree}, (images, tokens))
     assert_within("logits", logits, golden[f"out{number}_logits_per_image"], 1e-4)
