@@ -113,7 +113,10 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
         return jax.tree.map(jnp.add, total, gradient), metrics
 
     zeros = jax.tree.map(jnp.zeros_like, (state["params"], state["beta"]))
-    gradient, metrics = jax.lax.scan(micro_step, zeros, jnp.arange(config.accumulation))
+    if config.accumulation == 1:  # a loop, even of one turn, makes convolutions nearly three times slower on CPU
+        gradient, metrics = micro_step(zeros, 0)
+    else:
+        gradient, metrics = jax.lax.scan(micro_step, zeros, jnp.arange(config.accumulation))
     gradient, grad_beta = jax.tree.map(lambda leaf: leaf / config.accumulation, gradient)
     metrics = jax.tree.map(jnp.mean, metrics)
     updates, opt_state = optimizer.update(gradient, state["opt_state"], state["params"])
@@ -281,11 +284,11 @@ def _evaluator(config: TrainConfig, mesh):
     size = -(-config.eval_size // config.batch_size) * config.batch_size
     objective = ReverseKL(batch_size=config.batch_size, sharding=sharding.batch_sharding(mesh))
     key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 2)
+    loss = jax.jit(lambda params, key, ebm, flow: objective(params, key, ebm, flow)[0])
 
-    @jax.jit
     def evaluate(params, ebm, flow):
         keys = jax.random.split(key, size // config.batch_size)
-        return jnp.mean(jax.lax.map(lambda k: objective(params, k, ebm, flow)[0], keys))
+        return jnp.mean(jnp.stack([loss(params, k, ebm, flow) for k in keys]))
 
     return evaluate
 

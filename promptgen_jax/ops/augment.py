@@ -171,7 +171,12 @@ def map_views(
         views = _render(draws, images, taps)
         return function(views.reshape(-1, *views.shape[2:]))
 
-    return jax.tree.map(join, lax.map(one_chunk, jax.tree.map(split, draws)))
+    chunks = jax.tree.map(split, draws)
+    if num_chunks == 1:  # networks run much faster on CPU outside of a loop
+        values = jax.tree.map(lambda value: value[None], one_chunk(jax.tree.map(lambda field: field[0], chunks)))
+    else:
+        values = lax.map(one_chunk, chunks)
+    return jax.tree.map(join, values)
 
 
 def cutout_size(image_size: int) -> int:
