@@ -72,9 +72,10 @@ def toy_stage(summary: str, controls: dict, **options) -> dict:
     return config
 
 
-def classifier(network: str, attribute: str, target: str, weight: float) -> dict:
-    """E = -log P(target | x)."""
-    return {"kind": "classifier", "network": network, "attribute": attribute, "target": target, "weight": weight}
+def classifier(network: str, attribute: str, target: str, weight: float, mirror: bool = False) -> dict:
+    """E = -log P(target | x); with `mirror`, the mean of it over the image and its mirror image."""
+    control = {"kind": "classifier", "network": network, "attribute": attribute, "target": target, "weight": weight}
+    return control | {"mirror": mirror}
 
 
 def moment(network: str, attribute: str, mu="uniform") -> dict:

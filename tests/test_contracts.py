@@ -145,3 +145,14 @@ class TestControl:
         gradient = jax.jit(jax.grad(lambda images: jnp.sum(control(KEY, types.Sample(images=images, z=z)))))(images)
         assert np.all(np.isfinite(gradient))
         assert np.all(np.abs(gradient).max(axis=(1, 2, 3)) > 0)
+
+
+def test_mirrored_classifier_does_not_tell_left_from_right():
+    options = CONTROLS["classifier"]
+    control = parts.load_control("classifier", mirror=True, **options)
+    plain = parts.load_control("classifier", **options)
+    images, z = faces(), jnp.zeros((BATCH, 1))
+    energies = [c(KEY, types.Sample(images=x, z=z)) for c in (control, plain) for x in (images, images[:, :, ::-1])]
+    np.testing.assert_allclose(energies[0], energies[1], rtol=1e-5)
+    np.testing.assert_allclose(energies[0], (energies[2] + energies[3]) / 2, rtol=1e-5)
+    assert np.abs(energies[2] - energies[3]).max() > 0.1
