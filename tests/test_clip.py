@@ -119,7 +119,7 @@ def hugging_face_state(state):
         tensor, (operation, *rows) = state[entry["from"]].astype(np.float32), entry["op"].split()
         if operation == "rows":
             tensor = tensor[slice(*map(int, rows[0].split(":")))]
-        made[name] = np.ascontiguousarray(tensor.T if operation == "transpose" else tensor)
+        made[name] = np.asarray(tensor.T if operation == "transpose" else tensor, order="C")
     return made
 
 
