@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from convert import reading, torchscript
+from convert import reading
 from promptgen_jax import network, weights
 from promptgen_jax.models.clip import ACTIVATIONS, CLIP
 
@@ -270,12 +270,12 @@ def convert(source: str | Path) -> tuple[dict, dict]:
 
 
 def _read_openai(source):
-    if torchscript.is_torchscript(source):
-        return torchscript.read_torchscript(source)
-    state = reading.read_torch(source)
-    if not isinstance(state, dict):
-        raise ValueError(f"{source}: holds a {type(state).__name__}, no state dict. Pass ViT-B-32.pt or a folder.")
-    return reading.torch_arrays(source, state)
+    content = reading.read_checkpoint(source)
+    if not isinstance(content, dict):
+        raise ValueError(f"{source}: holds a {type(content).__name__}, no state dict. Pass ViT-B-32.pt or a folder.")
+    if all(isinstance(value, np.ndarray) for value in content.values()):
+        return content
+    return reading.torch_arrays(source, content)
 
 
 def _check(source, tree, module):

@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from convert import nvidia_pickle
+from convert import nvidia_pickle, torchscript
 from promptgen_jax import catalogue, network, weights
 
 LEGACY_TORCH = pickle.dumps(nvidia_pickle.LEGACY_MAGIC, protocol=2)
@@ -93,7 +93,7 @@ def read_checkpoint(path: str | Path) -> dict:
 
     Returns:
       What was saved, for a `torch.save` archive, zip or older (.pt, .pth, .ckpt, .bin, .tar); NumPy arrays by name, for
-      safetensors; dicts of `nvidia_pickle.Module`, for NVIDIA's .pkl.
+      safetensors and TorchScript archives (.pt); dicts of `nvidia_pickle.Module`, for NVIDIA's .pkl.
 
     Raises:
       FileNotFoundError: no such file.
@@ -102,6 +102,8 @@ def read_checkpoint(path: str | Path) -> dict:
     path = _existing(path)
     with open(path, "rb") as file:
         start = file.read(len(LEGACY_TORCH))
+    if torchscript.is_torchscript(path):
+        return torchscript.read_torchscript(path)
     if start.startswith(b"PK") or start == LEGACY_TORCH:
         return read_torch(path)
     if start[8:9] == b"{":
@@ -135,6 +137,7 @@ def read_torch(path: str | Path) -> dict:
         EOFError,
         KeyError,
         ValueError,
+        OSError,
         zipfile.BadZipFile,
     ) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

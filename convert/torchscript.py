@@ -7,7 +7,6 @@ and the pickle that names them may build nothing else.
 from __future__ import annotations
 
 import collections
-import math
 import pickle
 import zipfile
 from pathlib import Path
@@ -15,14 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-DTYPES = {
-    ("torch", "FloatStorage"): "float32",
-    ("torch", "HalfStorage"): "float16",
-    ("torch", "DoubleStorage"): "float64",
-    ("torch", "LongStorage"): "int64",
-    ("torch", "IntStorage"): "int32",
-    ("torch", "BoolStorage"): "bool",
-}
+from convert.nvidia_pickle import STORAGES, strided
+
 DAMAGE = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError, ValueError, IndexError, TypeError),
     *(AttributeError, RecursionError, OSError, NotImplementedError, OverflowError),
@@ -90,13 +83,13 @@ class _Unpickler(pickle.Unpickler):
             return _make_tensor
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
-        if (module, name) in DTYPES:
-            return DTYPES[module, name]
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no tensor")
 
     def persistent_load(self, pid):
         kind, dtype, name, *_ = pid
-        if kind != "storage" or dtype not in DTYPES.values():
+        if kind != "storage" or dtype not in STORAGES.values():
             raise pickle.UnpicklingError(f"it refers to a {kind!r}, which is no tensor")
         return _Storage(name, dtype)
 
@@ -120,15 +113,8 @@ def _read(archive):
 
 
 def _array(archive, root, tensor):
-    """The values of a tensor, checked to lie within its storage."""
     entry = archive.getinfo(f"{root}data/{tensor.storage.name}")
     if entry.compress_type != zipfile.ZIP_STORED:
         raise pickle.UnpicklingError(f"{entry.filename} is compressed, which PyTorch never does")
     values = np.frombuffer(archive.read(entry), tensor.storage.dtype)
-    numbers = (tensor.offset, *tensor.size, *tensor.stride)
-    count = math.prod(tensor.size)
-    last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.size, tensor.stride, strict=True))
-    if not all(type(n) is int and n >= 0 for n in numbers) or count > len(values) or (count and last >= len(values)):
-        raise pickle.UnpicklingError(f"a tensor reaches beyond {entry.filename}")
-    strides = [step * values.itemsize for step in tensor.stride]
-    return np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.size, strides)
+    return strided(values, tensor.offset, tensor.size, tensor.stride)
