@@ -90,10 +90,7 @@ class Mapping(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """Blocks from 4 pixels upwards, each at twice the resolution of the one before.
-
-    Blocks are rematerialised: a gradient recomputes their activations, and only what passes between them is kept.
-    """
+    """Blocks from 4 pixels upwards, each at twice the resolution of the one before."""
 
     channels: tuple[int, ...]
     conv_clamp: float | None
@@ -110,7 +107,7 @@ class Synthesis(nn.Module):
         x, image = jnp.broadcast_to(constant, (len(ws), *constant.shape)), None
         for index, features in enumerate(self.channels):
             first, last = max(2 * index - 1, 0), 2 * index + 1
-            block = nn.remat(Block)(features, self.conv_clamp, name=f"block_{4 << index}")
+            block = Block(features, self.conv_clamp, name=f"block_{4 << index}")
             x, image = block(x, image, ws[:, first : last + 1], noise[first:last])
         return image
 
