@@ -16,7 +16,7 @@ def get_config(arg: str = ""):
         "the gap while the flow trains, so that the reached moment is the asked one.",
     )
     controls = {"gender": pieces.moment("faceapi_age_gender", "gender", (0.5, 0.5))}
-    config.stages.debias = pieces.stage("Moment constraint on P(female).", controls, closed_loop=0.3, num_steps=240)
+    config.stages.debias = pieces.stage("Moment constraint on P(female).", controls, closed_loop=0.3, num_steps=360)
     config.evaluation.judges = {"faceres": ("gender",)}
     config.order = ("debias",)
     config.evaluation.num_samples = 4096

@@ -15,7 +15,7 @@ def get_config(arg: str = ""):
         "keeps following the gap while the flow trains.",
     )
     controls = {"expression": pieces.moment("faceapi_expression", "expression", MU)}
-    config.stages.debias = pieces.stage("Moment constraint on P(expression).", controls, closed_loop=0.3, num_steps=240)
+    config.stages.debias = pieces.stage("Moment constraint on P(expression).", controls, closed_loop=0.3, num_steps=360)
     config.order = ("debias",)
     config.evaluation.num_samples = 4096
     return pieces.shrink(config) if arg == "smoke" else config

@@ -12,8 +12,14 @@ def get_config(arg: str = ""):
         "Classifier control, -10 log P(female). The classifier sees gender presentation, not gender; an independent "
         "classifier judges beside it.",
     )
-    control = {"female": pieces.classifier("faceapi_age_gender", "gender", "female", weight=10.0)}
-    config.stages.female = pieces.stage("The classifier energy -10 log P(female).", control, num_steps=300)
+    control = {"female": pieces.classifier("faceapi_age_gender", "gender", "female", weight=10.0, mirror=True)}
+    config.stages.female = pieces.stage(
+        "The classifier energy -10 log P(female) of the image and its mirror image.",
+        control,
+        num_steps=300,
+        batch_size=64,
+        learning_rate=2e-3,
+    )
     config.evaluation.judges = {"faceres": ("gender",)}
     config.order = ("female",)
     return pieces.shrink(config) if arg == "smoke" else config

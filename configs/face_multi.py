@@ -11,7 +11,7 @@ def get_config(arg: str = ""):
         "A smile and a pose at once", "Energies add: -3 log P(happy) and the squared error of the yaw."
     )
     controls = {
-        "smile": pieces.classifier("faceapi_expression", "expression", "happy", weight=3.0),
+        "smile": pieces.classifier("faceapi_expression", "expression", "happy", weight=3.0, mirror=True),
         "turn": pieces.pose(yaw=-20.0, sigma=5.0),
     }
     config.stages.both = pieces.stage("Both controls in one training.", controls, batch_size=16)

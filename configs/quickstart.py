@@ -15,12 +15,13 @@ def get_config(arg: str = ""):
         "A face generator is made to sample smiling people only; the result is a generator again, and its heads are "
         "then turned to one side. The classifier and the landmark model that say so are needed in training only.",
     )
-    smile = {"smile": pieces.classifier("faceapi_expression", "expression", "happy", weight=3.0)}
-    config.stages.smile = pieces.stage("The classifier energy -3 log P(happy).", smile)
+    smile = {"smile": pieces.classifier("faceapi_expression", "expression", "happy", weight=3.0, mirror=True)}
+    config.stages.smile = pieces.stage("The classifier energy -3 log P(happy), mirror image included.", smile)
     turn = {"turn": pieces.pose(yaw=25.0, sigma=5.0)}
     config.stages.turn = pieces.stage(
         "Yaw of 25 degrees, on top of the smiling generator.", turn, num_steps=120, batch_size=16
     )
     config.evaluation.judges.facemesh = ()
+    config.evaluation.num_samples = 1024
     config.order = ("smile", "turn")
     return pieces.shrink(config) if arg == "smoke" else config

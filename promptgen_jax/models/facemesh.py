@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promptgen_jax.models.layers import DepthwiseConv
+from promptgen_jax.models.layers import DepthwiseConv, PReLU
 from promptgen_jax.ops.depthwise import max_pool
 from promptgen_jax.ops.resample import resize_bilinear_legacy
 
@@ -39,7 +39,7 @@ class FaceMesh(nn.Module):
           pose: (B, 3) yaw, pitch, roll in degrees, see `head_pose`.
         """
         x = resize_bilinear_legacy(images, INPUT_SIZE)
-        x = _PReLU(name="stem_activation")(nn.Conv(16, (3, 3), (2, 2), name="stem")(x))
+        x = PReLU(name="stem_activation")(nn.Conv(16, (3, 3), (2, 2), name="stem")(x))
         for index, (features, stride) in enumerate(TRUNK, start=1):
             x = _Unit(features, stride, name=f"unit{index}")(x)
         landmarks = _Head(3, NUM_LANDMARKS * 3, name="mesh")(x).reshape(-1, NUM_LANDMARKS, 3)
@@ -93,15 +93,6 @@ def _angle(y, x):
     return jnp.where(defined, jnp.arctan2(y, jnp.where(defined, x, 1.0)), 0.0)
 
 
-class _PReLU(nn.Module):
-    """x where it is positive, x times a learned slope per channel elsewhere."""
-
-    @nn.compact
-    def __call__(self, x):
-        slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],))
-        return jnp.where(x >= 0, x, slope * x)
-
-
 class _Unit(nn.Module):
     """Separable convolution beside a skip that is pooled and padded with zero channels where the shape changes."""
 
@@ -114,7 +105,7 @@ class _Unit(nn.Module):
         skip = jnp.pad(skip, ((0, 0), (0, 0), (0, 0), (0, self.features - x.shape[-1])))
         main = DepthwiseConv(self.stride, name="depthwise")(x)
         main = nn.Conv(self.features, (1, 1), name="pointwise")(main)
-        return _PReLU(name="activation")(main + skip)
+        return PReLU(name="activation")(main + skip)
 
 
 class _Head(nn.Module):
@@ -127,6 +118,6 @@ class _Head(nn.Module):
     def __call__(self, x):
         for index in range(1, self.num_units + 1):
             x = _Unit(128, 2 if index == 1 else 1, name=f"unit{index}")(x)
-        x = _PReLU(name="bottleneck_activation")(nn.Conv(32, (1, 1), name="bottleneck")(x))
+        x = PReLU(name="bottleneck_activation")(nn.Conv(32, (1, 1), name="bottleneck")(x))
         x = _Unit(32, 1, name="last_unit")(x)
         return nn.Conv(self.num_outputs, (3, 3), padding="VALID", name="output")(x)[:, 0, 0]

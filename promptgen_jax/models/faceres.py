@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promptgen_jax.models.layers import DepthwiseConv
+from promptgen_jax.models.layers import DepthwiseConv, ScaleShift
 from promptgen_jax.ops.resample import resize_bilinear_legacy
 
 MEAN_BGR = (103.939, 116.779, 123.68)
@@ -48,7 +48,7 @@ class FaceRes(nn.Module):
         x = nn.relu6(nn.Conv(32, (3, 3), (2, 2), name="conv1")(self._preprocess(images)))
         for index, (stride, features) in enumerate(BLOCKS, start=1):
             x = DepthwiseConv(stride, name=f"depthwise{index}")(x)
-            x = nn.relu6(_ScaleShift(name=f"norm{index}")(x))
+            x = nn.relu6(ScaleShift(name=f"norm{index}")(x))
             x = nn.relu6(nn.Conv(features, (1, 1), name=f"pointwise{index}")(x))
         embedding = jnp.mean(x, axis=(1, 2))
         features = nn.relu(nn.Dense(256, name="features")(embedding))
@@ -66,13 +66,3 @@ class FaceRes(nn.Module):
         if self.convention == "bgr":
             return images[..., ::-1] - jnp.asarray(MEAN_BGR, images.dtype)
         raise ValueError(f"FaceRes: convention is {self.convention!r}; expected 'bgr' or 'rgb'. Use 'bgr'.")
-
-
-class _ScaleShift(nn.Module):
-    """Batch normalisation with its statistics folded: x · scale + bias per channel."""
-
-    @nn.compact
-    def __call__(self, x):
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        return x * scale + bias

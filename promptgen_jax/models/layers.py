@@ -1,8 +1,12 @@
-"""Layers that several ported networks share. Kernels are HWIO, images NHWC, padding is TensorFlow's SAME."""
+"""Layers that several ported networks share. Kernels are HWIO, images NHWC.
+
+Padding is TensorFlow's SAME in networks made with it, and that of `conv` in those made with PyTorch.
+"""
 
 from __future__ import annotations
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from promptgen_jax.ops.depthwise import depthwise_conv3x3
 
@@ -30,3 +34,29 @@ class SeparableConv(nn.Module):
         """Maps (B, H, W, C) to (B, ceil(H / stride), ceil(W / stride), features)."""
         x = DepthwiseConv(self.stride, name="depthwise")(x)
         return nn.Conv(self.features, (1, 1), name="pointwise")(x)
+
+
+def conv(features: int, size: int, stride: int = 1, *, use_bias: bool = True, name: str) -> nn.Conv:
+    """Convolution with size // 2 zeros on every side. SAME pads one side less where the stride is 2."""
+    return nn.Conv(features, (size, size), (stride, stride), padding=size // 2, use_bias=use_bias, name=name)
+
+
+class ScaleShift(nn.Module):
+    """Batch normalisation with its statistics folded: x · scale + bias per channel."""
+
+    @nn.compact
+    def __call__(self, x):
+        """Keeps the shape (..., C)."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return x * scale + bias
+
+
+class PReLU(nn.Module):
+    """x where it is positive, x times a learned slope per channel elsewhere."""
+
+    @nn.compact
+    def __call__(self, x):
+        """Keeps the shape (..., C)."""
+        slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],))
+        return jnp.where(x >= 0, x, slope * x)

@@ -31,7 +31,6 @@ POLICY = ",".join(OPERATIONS)
 SHIFT_SHARE = 0.125
 CUTOUT_SHARE = 0.5
 RATIO_LOW, RATIO_HIGH = 0.8, 1.2
-RATIO_BITS = 24
 
 
 class Draws(NamedTuple):
@@ -171,12 +170,7 @@ def map_views(
         views = _render(draws, images, taps)
         return function(views.reshape(-1, *views.shape[2:]))
 
-    chunks = jax.tree.map(split, draws)
-    if num_chunks == 1:  # networks run much faster on CPU outside of a loop
-        values = jax.tree.map(lambda value: value[None], one_chunk(jax.tree.map(lambda field: field[0], chunks)))
-    else:
-        values = lax.map(one_chunk, chunks)
-    return jax.tree.map(join, values)
+    return jax.tree.map(join, lax.map(one_chunk, jax.tree.map(split, draws)))
 
 
 def cutout_size(image_size: int) -> int:

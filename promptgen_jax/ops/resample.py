@@ -23,6 +23,31 @@ def legacy_bilinear_matrix(num_in: int, num_out: int) -> np.ndarray:
     return _place(num_in, lower, (1 - fraction, fraction))
 
 
+def bilinear_matrix(num_in: int, num_out: int) -> np.ndarray:
+    """(num_out, num_in) interpolation weights of PyTorch's bilinear rule (align_corners=False) along one axis.
+
+    Output i reads source coordinate (i + 1/2) · num_in / num_out - 1/2 between its two neighbours, however much the
+    image shrinks, the border pixel repeated; positions are float32, as PyTorch computes them.
+
+    Source: torch.nn.functional.interpolate without antialias.
+    """
+    lower, fraction = _torch_positions(num_in, num_out)
+    return _place(num_in, lower, (1 - fraction, fraction))
+
+
+def average_matrix(num_in: int, num_out: int) -> np.ndarray:
+    """(num_out, num_in) weights of PyTorch's adaptive average pooling along one axis.
+
+    Output i is the mean of inputs floor(i · num_in / num_out) up to, not including, ceil((i + 1) · num_in / num_out).
+    Windows may overlap, and hold one pixel each where the image grows.
+
+    Source: torch.nn.functional.adaptive_avg_pool2d.
+    """
+    index, column = np.arange(num_out)[:, None], np.arange(num_in)
+    inside = (column >= index * num_in // num_out) & (column < -(-(index + 1) * num_in // num_out))
+    return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
 def bicubic_matrix(num_in: int, num_out: int, *, antialias: bool = False) -> np.ndarray:
     """(num_out, num_in) interpolation weights of PyTorch's bicubic rule (align_corners=False) along one axis.
 
@@ -40,9 +65,7 @@ def bicubic_matrix(num_in: int, num_out: int, *, antialias: bool = False) -> np.
         centre = (np.arange(num_out) + 0.5) * scale - 0.5
         weights = _keys_kernel((np.arange(num_in) - centre[:, None]) / max(scale, 1.0), -0.5)
         return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    position = (np.arange(num_out, dtype=np.float32) + np.float32(0.5)) * np.float32(num_in / num_out) - np.float32(0.5)
-    lower = np.floor(position).astype(np.int64)
-    fraction = position - lower.astype(np.float32)
+    lower, fraction = _torch_positions(num_in, num_out)
     return _place(num_in, lower - 1, [_keys_kernel(fraction - tap, -0.75) for tap in (-1, 0, 1, 2)])
 
 
@@ -57,12 +80,32 @@ def resize_bilinear_legacy(images: jax.Array, size: int) -> jax.Array:
     return _resize(images, size, legacy_bilinear_matrix)
 
 
+def resize_bilinear(images: jax.Array, size: int) -> jax.Array:
+    """Resizes images (B, H, W, C) to (B, size, size, C) by PyTorch's bilinear rule, see `bilinear_matrix`.
+
+    What torchvision's Resize does to tensors up to version 0.16, and later with antialias=False.
+    """
+    return _resize(images, size, bilinear_matrix)
+
+
+def resize_average(images: jax.Array, size: int) -> jax.Array:
+    """Resizes images (B, H, W, C) to (B, size, size, C) by adaptive average pooling, see `average_matrix`."""
+    return _resize(images, size, average_matrix)
+
+
 def resize_bicubic(images: jax.Array, size: int, *, antialias: bool = False) -> jax.Array:
     """Resizes images (B, H, W, C) to (B, size, size, C) by PyTorch's bicubic rule, see `bicubic_matrix`.
 
     Plain is what CLIP's preprocessing does to tensors with torchvision 0.12, antialiased what it does since 0.17.
     """
     return _resize(images, size, lambda num_in, num_out: bicubic_matrix(num_in, num_out, antialias=antialias))
+
+
+def _torch_positions(num_in: int, num_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel at or before the source coordinate of every output, and the distance from it."""
+    position = (np.arange(num_out, dtype=np.float32) + np.float32(0.5)) * np.float32(num_in / num_out) - np.float32(0.5)
+    lower = np.floor(position).astype(np.int64)
+    return lower, position - lower.astype(np.float32)
 
 
 def _keys_kernel(offset: np.ndarray, a: float) -> np.ndarray:
