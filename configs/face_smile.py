@@ -9,13 +9,13 @@ from configs import pieces
 def get_config(arg: str = ""):
     config = pieces.base(
         "Everybody smiles",
-        "Classifier control, -2 log P(happy), the mean over the image and its mirror image.",
+        "Classifier control, -2.3 log P(happy), the mean over the image and its mirror image.",
     )
-    smile = {"smile": pieces.classifier("faceapi_expression", "expression", "happy", weight=2.0, mirror=True)}
+    smile = {"smile": pieces.classifier("faceapi_expression", "expression", "happy", weight=2.3, mirror=True)}
     config.stages.smile = pieces.stage(
-        "The classifier energy -2 log P(happy) of the image and its mirror image.",
+        "The classifier energy -2.3 log P(happy) of the image and its mirror image.",
         smile,
-        num_steps=700,
+        num_steps=1200,
         batch_size=64,
         learning_rate=2e-3,
     )
