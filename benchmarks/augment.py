@@ -4,7 +4,13 @@
 
 One image. Seconds are the best of the repeats, taken in turns so that both see the same machine: of the processor on
 CPUs, where other work then counts little, and on the clock elsewhere. Memory is what the compiled program holds beyond
-its arguments.
+its arguments. Measured on 1 CPU core (AMD EPYC, `taskset -c 1`, jax 0.10.2, 50 views, 2 repeats, machine shared):
+
+                                direct   operator   ratio        direct   operator   ratio
+      256 px forward            0.46 s     0.20 s    2.3x        109 MB      64 MB    1.7x
+      256 px with gradient      1.02 s     0.56 s    1.8x        408 MB      74 MB    5.5x
+     1024 px forward            7.62 s     1.89 s    4.0x       1290 MB     161 MB    8.0x
+     1024 px with gradient     15.88 s     4.34 s    3.7x       6516 MB     183 MB   35.6x
 """
 
 from __future__ import annotations
