@@ -1,6 +1,12 @@
 """Parts that config files are made of. No config reads another experiment."""
 
+import dataclasses
+
 from ml_collections import ConfigDict
+
+from promptgen_jax.training import TrainConfig
+
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig) if field.name != "seed"}
 
 
 def base(title: str, description: str) -> ConfigDict:
@@ -42,7 +48,7 @@ def stage(summary: str, controls: dict, *, on: str = "", **training) -> dict:
         "on": on,
         "controls": controls,
         "flow": {"architecture": "coupling", "num_layers": 8, "hidden_dim": 64},
-        "training": options | training,
+        "training": DEFAULTS | options | training,
     }
 
 

@@ -22,6 +22,7 @@ CONTROLS = ("faceapi_age_gender", "faceapi_expression", "facemesh", "faceres", "
 ARGUMENTS = (
     "--config=configs/quickstart.py:smoke",
     "--config.evaluation.num_samples=64",
+    "--config.stages.smile.training.tensorboard=True",
 )
 
 
@@ -52,6 +53,8 @@ def test_quickstart_runs_and_reports(finished):
     assert page.count("data:image/png;base64") >= 2
     for license in ("DigiFace", "MIT"):
         assert license in page
+    assert list((workdir / "smile").rglob("events.out.tfevents*"))
+    assert not list((workdir / "turn").rglob("events.out.tfevents*"))
     for stage in ("smile", "turn"):
         assert np.ptp(np.asarray(Image.open(workdir / stage / "samples.png"))) > 100
         assert (workdir / stage / "metrics.jsonl").read_text().count("\n") >= 2
