@@ -1,0 +1,121 @@
+"""Official CLIP files made here: OpenAI's archive and state dict, and a Hugging Face folder."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import official
+import pytest
+from safetensors.numpy import save_file
+
+from convert import clip_to_flax
+
+torch = pytest.importorskip("torch")
+# 2026-11: torch deprecates TorchScript, in which OpenAI's checkpoints are published
+ALLOWED = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+
+SCALARS = {"input_resolution": 16, "context_length": 16, "vocab_size": 600}
+SMALL = {
+    "positional_embedding": (16, 64),
+    "text_projection": (64, 32),
+    "logit_scale": (),
+    "token_embedding.weight": (600, 64),
+    "visual.class_embedding": (128,),
+    "visual.positional_embedding": (5, 128),
+    "visual.proj": (128, 32),
+    "visual.conv1.weight": (128, 3, 8, 8),
+}
+
+
+@functools.cache
+def small_state():
+    """A small CLIP under OpenAI's names: 16 pixels in patches of 8, two blocks of width 128 and one of 64."""
+    rng = np.random.default_rng(0)
+    shapes = dict(SMALL)
+    for prefix, width in (
+        ("visual.transformer.resblocks.0", 128),
+        ("visual.transformer.resblocks.1", 128),
+        ("transformer.resblocks.0", 64),
+    ):
+        for name, shape in {
+            "attn.in_proj_weight": (3 * width, width),
+            "attn.in_proj_bias": (3 * width,),
+            "attn.out_proj.weight": (width, width),
+            "attn.out_proj.bias": (width,),
+            "mlp.c_fc.weight": (4 * width, width),
+            "mlp.c_fc.bias": (4 * width,),
+            "mlp.c_proj.weight": (width, 4 * width),
+            "mlp.c_proj.bias": (width,),
+        }.items():
+            shapes[f"{prefix}.{name}"] = shape
+        shapes |= {f"{prefix}.{norm}.{part}": (width,) for norm in ("ln_1", "ln_2") for part in ("weight", "bias")}
+    for norm, width in (("visual.ln_pre", 128), ("visual.ln_post", 128), ("ln_final", 64)):
+        shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+    state = {}
+    for name, shape in shapes.items():
+        value = rng.normal(1.0 if "ln_" in name and "weight" in name else 0.0, 0.1, shape)
+        state[name] = value.astype(np.float16 if "attn" in name or "mlp" in name else np.float32)
+    return state
+
+
+def script_module(state):
+    """A module whose parameters have these names."""
+    root = torch.nn.Module()
+    for name, value in state.items():
+        module, (*path, leaf) = root, name.split(".")
+        for part in path:
+            if not hasattr(module, part):
+                module.add_module(part, torch.nn.Module())
+            module = getattr(module, part)
+        module.register_parameter(leaf, torch.nn.Parameter(torch.from_numpy(value), requires_grad=False))
+    for name, value in SCALARS.items():
+        root.register_buffer(name, torch.tensor(value))
+    return torch.jit.script(root)
+
+
+def write_archive(path, state):
+    torch.jit.save(script_module(state), path)
+    return path
+
+
+def write_state(path, state):
+    torch.save({name: torch.from_numpy(value) for name, value in state.items()}, path)
+    return path
+
+
+def hugging_face_state(state):
+    """The tensors of OpenAI's layout as a Hugging Face folder holds them."""
+    entries = official.load_json("clip_vit_b32/hf_mapping.json")
+    made = {"text_model.embeddings.position_ids": np.arange(77)[None]}
+    for name, entry in entries.items():
+        tensor, (operation, *rows) = state[entry["from"]].astype(np.float32), entry["op"].split()
+        if operation == "rows":
+            tensor = tensor[slice(*map(int, rows[0].split(":")))]
+        made[name] = np.asarray(tensor.T if operation == "transpose" else tensor, order="C")
+    return made
+
+
+def convert(source, folder):
+    assert clip_to_flax.main([str(source), str(folder)]) == 0
+    return folder
+
+
+def write_hugging_face(folder, tensors, kind="safetensors", **config):
+    content = {"vision_config": {"num_attention_heads": 12}, "text_config": {"num_attention_heads": 8}, **config}
+    (folder / "config.json").write_text(json.dumps(content))
+    if kind == "bin":
+        return write_state(folder / "pytorch_model.bin", tensors)
+    save_file(tensors, folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+@jax.jit
+def view_energies_and_gradient(control, draws, images):
+    def total(images):
+        energies = control.view_energies(draws, images)
+        return jnp.sum(jnp.mean(energies, axis=1)), energies
+
+    gradient, energies = jax.grad(total, has_aux=True)(images)
+    return energies, gradient

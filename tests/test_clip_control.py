@@ -1,0 +1,173 @@
+"""The CLIP control: what it computes on a small CLIP, what it carries, and what it refuses."""
+
+import functools
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from official_clip import ALLOWED, convert, small_state, view_energies_and_gradient, write_archive
+
+import promptgen_jax as pg
+from promptgen_jax import catalogue, network, tokenizer
+from promptgen_jax.generators import dcgan
+from promptgen_jax.models import clip
+from promptgen_jax.ops import augment
+
+pytestmark = ALLOWED
+
+
+@pytest.fixture(autouse=True)
+def highest_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    return convert(write_archive(folder / "small.pt", small_state()), folder / "clip_small")
+
+
+def load(folder):
+    module, tree, _ = network.load_params(folder, kind="clip", example=clip.CLIP.example)
+    return module, tree
+
+
+def build(small, **options):
+    options = {"text": "a smile", "num_augmentations": 4, "chunk": 3, "name": "clip"} | options
+    return pg.load_control("clip", network=str(small), **options)
+
+
+PHOTOS = np.random.default_rng(1).uniform(0, 1, (2, 24, 24, 3)).astype(np.float32)
+
+
+@functools.cache
+def draws(image_size=24, policy=augment.POLICY):
+    return augment.draw(jax.random.key(0), num_images=2, num_views=4, image_size=image_size, policy=policy)
+
+
+@jax.jit
+def mean_energies(control, draws, images):
+    return jnp.mean(control.view_energies(draws, images), axis=1)
+
+
+def energies(control):
+    return mean_energies(control, draws(), PHOTOS)
+
+
+def test_energy_without_augmentation_is_the_cosine_distance(small):
+    texts, text_weights = ("a smile", "a frown"), (0.7, 0.5)
+    control = build(small, text=texts, text_weights=text_weights)
+    images = PHOTOS[:, :16, :16]  # the size of the tower: nothing to resize
+    module, tree = load(small)
+    tokens = tokenizer.tokenize(texts, context_length=16, vocab_size=600)
+    cosines = jax.jit(module.apply)({"params": tree}, (images, tokens)) / np.exp(tree["logit_scale"])
+    expected = (1 - cosines) @ np.float32(text_weights)
+    np.testing.assert_allclose(mean_energies(control, draws(16, ""), images), expected, atol=1e-6)
+
+
+def test_energies_of_texts_add_with_their_weights(small):
+    one, other = (energies(build(small, text=text)) for text in ("a smile", "a frown"))
+    assert np.all(np.abs(one - other) > 1e-4)
+    both = ("a smile", "a frown")
+    np.testing.assert_allclose(energies(build(small, text=both)), (one + other) / 2, atol=1e-6)
+    weighted = build(small, text=both, text_weights=(2.0, -0.5))
+    np.testing.assert_allclose(energies(weighted), 2 * one - other / 2, atol=2e-6)
+
+
+def test_several_clip_models_add_with_their_weights(small):
+    """Also: gradients reach the latents, and the energies are a function of the key."""
+    controls = (build(small, weight=2.0), build(small, text="a frown", name="second", weight=3.0))
+    ebm = pg.LatentEBM(dcgan.tiny(), controls)
+    z = ebm.generator.prior.sample(jax.random.key(3), 2)
+
+    @jax.jit
+    def run(ebm, key, z):
+        def total(z):
+            values = ebm.energies(key, z)
+            return jnp.sum(ebm.total(values)), values
+
+        return jax.value_and_grad(total, has_aux=True)(z)
+
+    (total, values), gradient = run(ebm, jax.random.key(4), z)
+    np.testing.assert_allclose(total, np.sum(2 * values["clip"] + 3 * values["second"]), rtol=1e-6)
+    assert values["clip"].shape == (2,)
+    assert np.all((values["clip"] >= 0) & (values["clip"] <= 2))
+    assert np.all(np.isfinite(gradient))
+    assert np.all(np.any(gradient != 0, axis=1))
+    again, other = (run(ebm, jax.random.key(seed), z)[0][1]["clip"] for seed in (4, 5))
+    np.testing.assert_array_equal(again, values["clip"])
+    assert np.all(other != values["clip"])
+
+
+@pytest.mark.parametrize("chunk", [1, 50])
+def test_chunks_change_nothing(small, chunk):
+    expected = view_energies_and_gradient(build(small, chunk=3), draws(), PHOTOS)
+    for got, want in zip(view_energies_and_gradient(build(small, chunk=chunk), draws(), PHOTOS), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_antialias_reaches_the_resize(small):
+    smooth = energies(build(small, antialias=True))
+    assert np.all(np.abs(smooth - energies(build(small))) > 1e-5)
+
+
+def test_control_carries_the_image_tower_only(small):
+    _, tree = load(small)
+    control = build(small)
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(tree["vision"]))
+    assert sum(leaf.size for leaf in jax.tree.leaves(control)) == numbers + 32 + 1 + 1  # features, their weight, lambda
+    assert control.network.name == "clip_small"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"text": ""}, ValueError, "text is ''; expected words"),
+        ({"text": ()}, ValueError, r"text is \(\); expected words"),
+        ({"text": ("a", 3)}, ValueError, r"text is \('a', 3\); expected words"),
+        ({"text": "long " * 20}, ValueError, "expected at most 16. Shorten it"),
+        ({"text": ("a", "b"), "text_weights": (1.0,)}, ValueError, "expected 2 numbers, one per text"),
+        ({"text_weights": (float("nan"),)}, ValueError, "expected 1 numbers, one per text"),
+        ({"num_augmentations": 0}, ValueError, "num_augmentations: got 0; expected an integer of at least 1"),
+        ({"chunk": 0}, ValueError, "chunk: got 0; expected an integer of at least 1"),
+        ({"policy": "colour"}, ValueError, "Did you mean 'color'"),
+        ({"network": "faceapi_expression"}, ValueError, "holds a network, expected a clip"),
+    ],
+    ids=lambda part: next(iter(part)) if isinstance(part, dict) else None,
+)
+def test_build_refuses(small, options, error, message):
+    with pytest.raises(error, match=message):
+        pg.load_control("clip", **{"network": str(small), "text": "a smile"} | options)
+
+
+def test_control_refuses_images(small):
+    with pytest.raises(ValueError, match=r"expected \(batch, height, width, 3\)"):
+        build(small)(jax.random.key(0), pg.Sample(images=jnp.asarray(PHOTOS[0]), z=None))
+    with pytest.raises(ValueError, match="Crop them to squares"):
+        build(small)(jax.random.key(0), pg.Sample(images=jnp.asarray(PHOTOS[:, :20]), z=None))
+
+
+@pytest.mark.parametrize("name", ["clip_vit_b32", "clip_vit_b16", "clip_vit_l14"])
+def test_missing_weights_say_where_to_get_them(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = catalogue.CHECKPOINTS[name]
+    with pytest.raises(FileNotFoundError) as caught:
+        pg.load_control("clip", network=name, text="a photo of a baby")
+    for part in (checkpoint.url, f"`python convert/clip_to_flax.py {checkpoint.file} ported_weights/{name}`"):
+        assert part in str(caught.value)
+
+
+def test_converted_folder_loads_without_torch(small):
+    program = f"""
+import sys
+sys.modules["torch"] = None
+import jax, jax.numpy as jnp, promptgen_jax as pg
+control = pg.load_control("clip", network={str(small)!r}, text="a smile", num_augmentations=2)
+print(control(jax.random.key(0), pg.Sample(images=jnp.full((1, 16, 16, 3), 0.5), z=None)).shape)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "(1,)\n"), done.stderr

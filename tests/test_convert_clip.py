@@ -1,0 +1,230 @@
+"""The CLIP converter: archives read as data, and files that must be refused."""
+
+import functools
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import official
+import pytest
+from official_clip import (
+    ALLOWED,
+    SMALL,
+    convert,
+    small_state,
+    torch,
+    write_archive,
+    write_hugging_face,
+    write_state,
+)
+
+from convert import clip_to_flax, torchscript
+from promptgen_jax import weights
+
+pytestmark = ALLOWED
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    return convert(write_archive(folder / "small.pt", small_state()), folder / "clip_small")
+
+
+def test_torchscript_reads_the_state_dict(tmp_path):
+    """Of strided views and shared storages too, and without the programs of the archive."""
+    base = torch.arange(12.0).reshape(3, 4)
+    module = torch.nn.Module()
+    module.register_buffer("transposed", base.T)
+    module.register_buffer("column", base[:, 1])
+    module.register_buffer("float16", base.half())
+    module.register_buffer("empty", torch.zeros(0, 3))
+    module.register_buffer("number", torch.tensor(7))
+    module.register_buffer("flags", torch.tensor([True, False]))
+    module.child = torch.nn.Linear(2, 3)
+    torch.jit.save(torch.jit.script(module), tmp_path / "full.pt")
+    rewrite_zip(tmp_path / "full.pt", tmp_path / "bare.pt", lambda name, content: None if "/code/" in name else content)
+    expected = torch.jit.load(tmp_path / "full.pt").state_dict()
+    for name in ("full.pt", "bare.pt"):
+        assert torchscript.is_torchscript(tmp_path / name)
+        got = torchscript.read_torchscript(tmp_path / name)
+        assert got.keys() == expected.keys()
+        for key, value in expected.items():
+            assert got[key].dtype == value.numpy().dtype
+            np.testing.assert_array_equal(got[key], value.numpy())
+
+
+def test_converter_writes_its_source(small):
+    text = (small / "SOURCE.md").read_text()
+    config = weights.read_config(small)
+    for part in ("# clip_small", config["source_sha256"], "small.pt", config["license"]):
+        assert part in text
+    assert weights.load_weights(small)[0]["vision"]["block0"]["mlp_in"]["kernel"].dtype == np.float16
+
+
+def rewrite_zip(source, target, change):
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for entry in old.infolist():
+            content = change(entry.filename, old.read(entry))
+            if content is not None:
+                new.writestr(entry.filename, content)
+
+
+class RunsCode:
+    """An object whose pickle calls a function when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def changed(**changes):
+    return {name: value for name, value in (small_state() | changes).items() if value is not None}
+
+
+BAD_STATES = {
+    "missing": (
+        lambda s: changed(**{"ln_final.bias": None, "visual.transformer.resblocks.1.ln_2.weight": None}),
+        r"2 problems: missing ln_final.bias; missing visual.transformer.resblocks.1.ln_2.weight",
+    ),
+    "extra": (lambda s: changed(stranger=s["visual.proj"]), "unexpected stranger"),
+    "nan": (lambda s: changed(**{"visual.proj": s["visual.proj"] * np.nan}), "visual.proj holds NaN"),
+    "shape": (
+        lambda s: changed(**{"ln_final.bias": s["ln_final.bias"][:5]}),
+        r"text/ln_final/bias is \(5,\), expected",
+    ),
+    "no blocks": (
+        lambda s: {name: value for name, value in s.items() if not name.startswith("transformer")},
+        "no transformer.resblocks.0",
+    ),
+    "resnet": (
+        lambda s: {name.replace("visual.", "visual.layer1."): value for name, value in s.items()},
+        r"not a CLIP with vision transformers \(missing visual.conv1.weight",
+    ),
+    "other model": (lambda s: {"weight": s["visual.proj"]}, "missing token_embedding.weight"),
+    "flat": (
+        lambda s: changed(**{"text_projection": s["text_projection"].ravel()}),
+        r"text_projection is \(2048,\), expected 2 axes",
+    ),
+}
+
+
+@pytest.mark.parametrize("write", [write_archive, write_state], ids=["archive", "state dict"])
+@pytest.mark.parametrize("case", BAD_STATES)
+def test_refuses_tensors(tmp_path, case, write, capsys):
+    change, message = BAD_STATES[case]
+    source = write(tmp_path / "bad.pt", change(small_state()))
+    refuses(source, tmp_path, message, capsys)
+
+
+def refuses(source, folder, message, capsys):
+    """One sentence that names the file, nothing executed, nothing written."""
+    before = sorted(folder.rglob("*"))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        clip_to_flax.convert(source)
+    assert clip_to_flax.main([str(source), str(folder / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {source}")
+    assert error.count("\n") == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+def replace_entry(ending, content):
+    return lambda name, old: content if name.endswith(ending) else old
+
+
+BAD_ARCHIVES = {
+    "code": lambda folder: replace_entry("/data.pkl", pickle.dumps(RunsCode(folder / "executed"), protocol=2)),
+    "code in a tensor": lambda folder: replace_entry(
+        "/data.pkl", pickle.dumps({"a": [RunsCode(folder / "executed")]}, protocol=4)
+    ),
+    "eval": lambda folder: replace_entry("/data.pkl", b"c__builtin__\neval\n(S'1'\ntR."),
+    "no module": lambda folder: replace_entry("/data.pkl", pickle.dumps({"a": 1})),
+    "short storage": lambda folder: replace_entry("/data/0", b"\0" * 8),
+    "no storage": lambda folder: lambda name, old: None if name.endswith("/data/3") else old,
+    "no pickle": lambda folder: lambda name, old: None if name.endswith("/data.pkl") else old,
+    "cut pickle": lambda folder: lambda name, old: old[:-40] if name.endswith("/data.pkl") else old,
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARCHIVES)
+def test_refuses_archives(tmp_path, case, capsys):
+    write_archive(tmp_path / "good.pt", small_state())
+    rewrite_zip(tmp_path / "good.pt", tmp_path / "bad.pt", BAD_ARCHIVES[case](tmp_path))
+    refuses(tmp_path / "bad.pt", tmp_path, "not a complete TorchScript archive of plain tensors", capsys)
+
+
+@pytest.mark.parametrize(
+    "case", ["truncated", "flipped", "empty", "text", "plain pickle", "torch pickle", "list", "none"]
+)
+def test_refuses_files(tmp_path, case, capsys):
+    source = write_archive(tmp_path / "bad.pt", small_state())
+    content = source.read_bytes()
+    if case == "torch pickle":
+        torch.save({"visual.proj": RunsCode(tmp_path / "executed")}, source)
+    elif case == "list":
+        torch.save([1, 2], source)
+    elif case == "none":
+        source.unlink()
+    else:
+        middle = len(content) // 2
+        source.write_bytes(
+            {
+                "truncated": content[:middle],
+                "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+                "empty": b"",
+                "text": b"not an archive\n",
+                "plain pickle": pickle.dumps(RunsCode(tmp_path / "executed"), protocol=2),
+            }[case]
+        )
+    refuses(source, tmp_path, "not a|neither a|no such file|no state dict|Bad CRC", capsys)
+
+
+def config_file(content):
+    return lambda folder: (folder / "config.json").write_text(content)
+
+
+def towers(vision, text):
+    return config_file(json.dumps({"vision_config": vision, "text_config": text}))
+
+
+BAD_FOLDERS = {
+    "no config": (lambda folder: (folder / "config.json").unlink(), "expected config.json beside"),
+    "no tensors": (lambda folder: (folder / "model.safetensors").unlink(), "expected config.json beside"),
+    "cut config": (config_file('{"vision_config":'), "not the configuration of a CLIP model"),
+    "other config": (config_file('{"model_type": "bert"}'), "not the configuration of a CLIP model"),
+    "activation": (towers({"hidden_act": "relu"}, {"hidden_act": "relu"}), "hidden_act .*relu"),
+    "two activations": (towers({"hidden_act": "gelu"}, {}), "hidden_act .*gelu.*quick_gelu"),
+    "epsilon": (towers({"layer_norm_eps": 1e-6}, {}), "layer_norm_eps"),
+    "heads": (towers({"num_attention_heads": 7}, {}), "vision width 768 is no multiple of 7 heads"),
+    "cut tensors": (
+        lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9]),
+        "not a complete safetensors file",
+    ),
+    "other names": (lambda folder: write_hugging_face(folder, small_state()), "not a CLIP with vision transformers"),
+}
+
+
+@functools.cache
+def hugging_face_stand_in():
+    """Tensors of the right names and axes; the folder is refused before or because of their shapes."""
+    small = small_state()
+    sources = {name: np.zeros(SMALL.get(name, (1,)), np.float32) for name in small}
+    made = {}
+    for name, entry in official.load_json("clip_vit_b32/hf_mapping.json").items():
+        made[name] = sources.get(entry["from"], np.zeros(1, np.float32))
+    made["vision_model.embeddings.patch_embedding.weight"] = np.zeros((768, 3, 8, 8), np.float32)
+    return made
+
+
+@pytest.mark.parametrize("case", BAD_FOLDERS)
+def test_refuses_hugging_face_folders(tmp_path, case, capsys):
+    damage, message = BAD_FOLDERS[case]
+    folder = tmp_path / "official"
+    folder.mkdir()
+    write_hugging_face(folder, hugging_face_stand_in())
+    damage(folder)
+    refuses(folder, tmp_path, message, capsys)
