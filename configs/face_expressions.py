@@ -5,17 +5,19 @@ python main.py --config=configs/face_expressions.py --workdir=runs/face_expressi
 
 from configs import pieces
 
-MU = (0.3, 0.3, 0.025, 0.025, 0.025, 0.025, 0.3)  # neutral, happy, sad, angry, fearful, disgusted, surprised
+MU = (0.28, 0.28, 0.05, 0.05, 0.03, 0.03, 0.28)  # neutral, happy, sad, angry, fearful, disgusted, surprised
 
 
 def get_config(arg: str = ""):
     config = pieces.base(
         "Neutral, happy and surprised in equal parts",
-        "The closest distribution to the generator's whose mean P(expression) is 30 % for each of three classes; beta "
+        "The closest distribution to the generator's whose mean P(expression) is 28 % for each of three classes; beta "
         "keeps following the gap while the flow trains.",
     )
     controls = {"expression": pieces.moment("faceapi_expression", "expression", MU)}
-    config.stages.debias = pieces.stage("Moment constraint on P(expression).", controls, closed_loop=0.3, num_steps=360)
+    config.stages.debias = pieces.stage(
+        "Moment constraint on P(expression).", controls, closed_loop=0.3, num_steps=360, batch_size=64
+    )
     config.order = ("debias",)
     config.evaluation.num_samples = 4096
     return pieces.shrink(config) if arg == "smoke" else config
