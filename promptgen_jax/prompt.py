@@ -60,7 +60,7 @@ class Prompt:
     def sample(self, key: Array, num_samples: int, *, cond: Array | None = None, batch_size: int = 64) -> Array:
         """Draws images (num_samples, H, W, 3), nominally in [0, 1], in batches of one compiled size.
 
-        Image i depends on key and i alone, not on batch_size.
+        Image i depends on key and i alone; on batch_size too if the generator draws noise of its own.
 
         Raises:
           TypeError, ValueError: raw key, num_samples or batch_size below 1, condition of a wrong shape.
@@ -71,7 +71,11 @@ class Prompt:
         checks.check_cond("prompt.sample", cond, self.flow.cond_dim, num_samples)
         key_eps, key_image = jax.random.split(key)
         eps = self.prior.sample(key_eps, num_samples)
-        return map_batches(lambda e, *c: _generate(self, key_image, e, *c), batch_size, eps, *filter_none(cond))
+
+        def generate(index, *batch):
+            return _generate(self, jax.random.fold_in(key_image, index[0]), *batch)
+
+        return map_batches(generate, batch_size, jnp.arange(num_samples), eps, *filter_none(cond))
 
     def log_prob(self, z: Array, cond: Array | None = None) -> Array:
         """Exact log density (B,), nats, of latents z of the *innermost* generator, through the whole stack.

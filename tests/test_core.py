@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
 import promptgen_jax as pg
 from promptgen_jax import training
@@ -257,3 +258,23 @@ def _classifier(network="faceapi_expression", attribute="expression", target="ha
 def test_train_config_fields_are_all_documented():
     text = training.TrainConfig.__doc__
     assert all(f"{field.name}:" in text for field in dataclasses.fields(training.TrainConfig))
+
+
+@struct.dataclass
+class Noise:
+    """A generator of nothing but its own noise."""
+
+    prior: pg.Prior
+    image_size: int = struct.field(pytree_node=False, default=1)
+    name: str = struct.field(pytree_node=False, default="noise")
+    checksum: str = struct.field(pytree_node=False, default="")
+
+    def __call__(self, key, z):
+        return jax.random.normal(key, (len(z), 1, 1, 3))
+
+
+def test_every_batch_of_samples_draws_new_noise():
+    generator = Noise(pg.Prior.standard(DIM))
+    flow, params = pg.init_flow(jax.random.key(0), generator.prior, **FLOW)
+    images = pg.Prompt(generator=generator, flow=flow, params=params).sample(jax.random.key(1), 6, batch_size=2)
+    assert len(np.unique(images)) == images.size

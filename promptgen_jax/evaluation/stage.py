@@ -72,22 +72,23 @@ def _observe(prompt, ebm, networks, key, batch_size, eps) -> dict:
     """Small images, log weights and all outputs of all judges, before and after, as NumPy."""
 
     @jax.jit
-    def observe(prompt, ebm, networks, eps):
+    def observe(prompt, ebm, networks, index, eps):
+        batch_key = jax.random.fold_in(key, index[0])
         z, log_det = prompt.flow.forward_and_log_det(prompt.params, eps)
         prior = ebm.generator.prior
         log_ratio = {"before": 0.0, "after": prior.log_prob(z) - prior.log_prob(eps) + log_det}
         seen = {}
         for when, latents in (("before", eps), ("after", z)):
-            images = ebm.generator(key, latents)
+            images = ebm.generator(batch_key, latents)
             shape = (*(min(side, DIVERSITY_SIZE) for side in images.shape[1:3]), 3)
             seen[when] = {
                 "images": jax.image.resize(images, (images.shape[0], *shape), "linear"),
-                "log_weight": log_ratio[when] - ebm.energy(key, latents),
+                "log_weight": log_ratio[when] - ebm.energy(batch_key, latents),
                 "judges": {name: network(images) for name, network in networks.items()},
             }
         return seen
 
-    seen = map_batches(lambda batch: observe(prompt, ebm, networks, batch), batch_size, eps)
+    seen = map_batches(lambda *batch: observe(prompt, ebm, networks, *batch), batch_size, np.arange(len(eps)), eps)
     for found in seen.values():
         found["log_weight"] = found["log_weight"].astype(np.float64)
     return seen
