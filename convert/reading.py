@@ -27,6 +27,13 @@ from promptgen_jax import catalogue, network, weights
 
 LEGACY_TORCH = pickle.dumps(nvidia_pickle.LEGACY_MAGIC, protocol=2)
 
+# NumPy pickles numbers under either name of the function, depending on its version
+NUMPY_NUMBERS = [
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(number)) for number in (np.float64, np.float32, np.int64, np.int32)),
+]
+
 TFJS_DTYPES = {"float32": "<f4", "int32": "<i4", "bool": "|b1", "uint8": "|u1"}
 TFJS_QUANTISED = {"uint8": "|u1", "uint16": "<u2", "float16": "<f2"}
 
@@ -119,7 +126,7 @@ def read_checkpoint(path: str | Path) -> dict:
 def read_torch(path: str | Path) -> dict:
     """A `torch.save` archive, read with `weights_only=True`: tensors and containers, never code.
 
-    The settings that training scripts save beside the tensors, an `argparse.Namespace`, may be there.
+    What training scripts save beside the tensors may be there: settings, an `argparse.Namespace`, and NumPy numbers.
 
     Raises:
       FileNotFoundError: no such file.
@@ -129,7 +136,7 @@ def read_torch(path: str | Path) -> dict:
 
     path = _existing(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace, *NUMPY_NUMBERS]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (
         RuntimeError,
@@ -155,6 +162,26 @@ def torch_arrays(where: str | Path, state: dict) -> dict[str, np.ndarray]:
             f"{where}: {', '.join(strangers[:10])} are not tensors. Check that this is the official checkpoint."
         )
     return {name: value.detach().float().numpy() for name, value in state.items()}
+
+
+def read_state(path: str | Path, official: str, entry: str = "") -> dict[str, np.ndarray]:
+    """The float32 tensors of a state dict in a `torch.save` archive.
+
+    Args:
+      path: the archive.
+      official: what to pass instead, for messages.
+      entry: under which the archive holds the state dict; by default it is one. Other entries are ignored.
+
+    Raises:
+      FileNotFoundError, ValueError: as `read_torch`; or no such entry; or something in it is not a tensor.
+    """
+    content = read_torch(path)
+    state = content.get(entry) if entry and isinstance(content, dict) else content
+    if not isinstance(state, dict):
+        found = ", ".join(map(str, list(content)[:10])) if isinstance(content, dict) else type(content).__name__
+        what = f"no {entry} with a state dict in it" if entry else "no state dict"
+        raise ValueError(f"{path}: holds {what} but {found or 'nothing'}. Pass {official}.")
+    return torch_arrays(path, state)
 
 
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
@@ -315,19 +342,27 @@ def _provenance(config: dict, source: Path, name: str, script: str) -> dict:
     `config["file"]` is the file that was read, if `source` is a folder.
     """
     known = catalogue.CHECKPOINTS.get(name)
+    if known and known.converter != script:
+        raise ValueError(
+            f"{source}: {name} is the folder of {known.file}, which {known.converter} reads. "
+            "Choose another folder name for this file."
+        )
     if known and known.image_size != config["image_size"]:
         raise ValueError(
             f"{source}: a network of {config['image_size']} pixels, but {name} has {known.image_size}. "
             f"{catalogue.how_to_get(name)} Or choose another folder name for this file."
         )
     file = source / config.pop("file", "")
+    official = known and file.resolve().parts[-len(Path(known.file).parts) :] == Path(known.file).parts
     return {
         "name": name,
-        "source": str(file.relative_to(source.parent)),
+        "source": known.file if official else str(file.relative_to(source.parent)),
         "source_sha256": weights.file_sha256(file),
-        "url": known.url if known and file.name == known.file else "not a file of `promptgen_jax/catalogue.py`",
+        "url": known.url if official else "not a file of `promptgen_jax/catalogue.py`",
         "license": known.license if known else "that of the file it was converted from",
-        "converter": f"python convert/{script} {source.name} ported_weights/{name}",
+        "converter": known.command(name)
+        if official
+        else f"python convert/{script} {source.name} ported_weights/{name}",
     }
 
 

@@ -9,13 +9,17 @@ from typing import NamedTuple
 
 OPENAI = "code MIT; no terms are stated for the weights, whose model card restricts use to research"
 NVIDIA = "not stated by the publisher; converted from NVIDIA's release, which is for research or evaluation only"
+CELEBA = "not stated by the publisher; learnt from CelebA, which is for non-commercial research only"
+ARCFACE = "code MIT; no terms are stated for the weights, learnt from MS-Celeb-1M: treat as research only"
+DECA = "Max Planck licence: non-commercial research only, no redistribution; see github.com/YadiraF/DECA"
+FAIRFACE = "data and repository CC BY 4.0; no separate terms are stated for the weights"
 
 
 class Checkpoint(NamedTuple):
     """An official file.
 
     Attributes:
-      file: its name.
+      file: its name, and the folder it is unpacked to if that tells it apart.
       url: where it is published.
       converter: the script in `convert/` that reads it.
       license: its terms, as far as they are stated.
@@ -44,7 +48,18 @@ def _clip(file: str, sha256: str) -> Checkpoint:
     return Checkpoint(file, url, "clip_to_flax.py", OPENAI, 224, kind="clip")
 
 
+def _face(key: str, file: str, converter: str, license: str, image_size: int = 224, archive: str = "") -> Checkpoint:
+    url = f"https://www.dropbox.com/s/{key}/{archive or file}"
+    return Checkpoint(file, url, converter, license, image_size, kind="network")
+
+
+def _celeba(attribute: str) -> Checkpoint:
+    file = f"celeba/{attribute}/best.pth"
+    return _face("yzc8ydaa4ggj1zs", file, "celeba_to_flax.py", CELEBA, archive="celeba.zip")
+
+
 # StyleGAN2: "Pre-trained checkpoints" in the README of ChenWu98/Generative-Visual-Prompt, commit 6e3cff2
+# Face networks: "Pre-trained off-the-shelf models" there
 # CLIP: clip/clip.py of openai/CLIP; the links hold the sha256 of the files
 CHECKPOINTS = {
     "stylegan2_ffhq": _stylegan2("ffhq.pt", "iy0dkqnkx7uh2aq", 1024),
@@ -58,6 +73,13 @@ CHECKPOINTS = {
     "clip_vit_b32": _clip("ViT-B-32.pt", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),
     "clip_vit_b16": _clip("ViT-B-16.pt", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"),
     "clip_vit_l14": _clip("ViT-L-14.pt", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
+    "fairface": _face("v1rp0uubk30esdh", "res34_fair_align_multi_7_20190809.pt", "fairface_to_flax.py", FAIRFACE),
+    "celeba_male": _celeba("Male"),
+    "celeba_eyeglasses": _celeba("Eyeglasses"),
+    "celeba_young": _celeba("Young"),
+    "celeba_blond_hair": _celeba("Blond_Hair"),
+    "irse50": _face("qg7co4azsv5sacm", "model_ir_se50.pth", "irse50_to_flax.py", ARCFACE, 112),
+    "deca": _face("972j1vgfd19b6gx", "deca_model.tar", "deca_to_flax.py", DECA),
 }
 
 

@@ -45,7 +45,7 @@ def average_matrix(num_in: int, num_out: int) -> np.ndarray:
     """
     index, column = np.arange(num_out)[:, None], np.arange(num_in)
     inside = (column >= index * num_in // num_out) & (column < -(-(index + 1) * num_in // num_out))
-    return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
+    return inside / inside.sum(axis=1, keepdims=True)
 
 
 def bicubic_matrix(num_in: int, num_out: int, *, antialias: bool = False) -> np.ndarray:

@@ -1,0 +1,173 @@
+"""Converters of the face networks: both formats of PyTorch, and files that must be refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from official_faces import CASES, every_network, hollow_state, torch, write_official
+
+from convert import celeba_to_flax, fairface_to_flax, layers
+from promptgen_jax import catalogue, network, weights
+
+
+def without(state, *names):
+    return {name: value for name, value in state.items() if name not in names}
+
+
+@pytest.mark.parametrize("legacy", [True, False], ids=["legacy", "zip"])
+def test_fairface_resnet34_formats(tmp_path, legacy):
+    """Both formats of PyTorch, with and without counters of batches."""
+    state = hollow_state("fairface_resnet34")
+    counters = layers.unused(state)
+    assert len(counters) == 36
+    source = write_official(
+        tmp_path, "fairface_resnet34", state if legacy else without(state, *counters), legacy=legacy
+    )
+    tree, config = fairface_to_flax.convert(source)
+    scale = 0.01 / np.sqrt(0.01 + 1e-5)
+    np.testing.assert_allclose(tree["trunk"]["stem"]["kernel"], 0.01 * scale, rtol=1e-6)
+    np.testing.assert_allclose(tree["trunk"]["stem"]["bias"], 0.01 - 0.01 * scale, rtol=1e-6)
+    assert config["attributes"]["gender"] == ["male", "female"]
+
+
+class RunsCode:
+    """An object whose pickle calls a function when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+# the first and the last tensor of the recipe in the official file
+ENDS = {
+    "fairface_resnet34": ("conv1.weight", "fc.bias"),
+    "celeba_resnet50": ("resnet.conv1.weight", "fc.bias"),
+    "irse50": ("input_layer.0.weight", "output_layer.3.bias"),
+    "deca_encoder": ("encoder.conv1.weight", "layers.2.bias"),
+}
+
+
+def negative_variance(name):
+    key = next(key for key in hollow_state(name) if key.endswith("running_var"))
+    return {key: -hollow_state(name)[key]}
+
+
+BAD_TENSORS = {
+    "missing": (
+        lambda name: without(hollow_state(name), *ENDS[name]),
+        lambda first, last: f"2 problems: missing.*{last}",
+    ),
+    "extra": (lambda name: hollow_state(name) | {"stranger": torch.ones(2)}, lambda first, last: "unexpected stranger"),
+    "nan": (
+        lambda name: hollow_state(name) | {ENDS[name][0]: torch.full((64, 3, 7, 7), torch.nan)},
+        lambda first, last: f"{first} holds NaN",
+    ),
+    "flat": (
+        lambda name: hollow_state(name) | {ENDS[name][0]: torch.ones(64)},
+        lambda first, last: rf"stem cannot be made from {first} \(64,\)",
+    ),
+    "long": (
+        lambda name: hollow_state(name) | {ENDS[name][1]: torch.ones(5)},
+        lambda first, last: r"is \(5,\), expected|cannot be made",
+    ),
+    "variance": (
+        lambda name: hollow_state(name) | negative_variance(name),
+        lambda first, last: "stem cannot be made from",
+    ),
+    "not a tensor": (
+        lambda name: hollow_state(name) | {ENDS[name][0]: "text"},
+        lambda first, last: f"{first} are not tensors",
+    ),
+}
+
+
+@every_network
+@pytest.mark.parametrize("case", BAD_TENSORS)
+def test_refuses_tensors(tmp_path, capsys, name, case):
+    change, message = BAD_TENSORS[case]
+    source = write_official(tmp_path, name, change(name))
+    with pytest.raises(ValueError, match=message(*ENDS[name])):
+        CASES[name].converter.convert(source)
+    assert CASES[name].converter.main([str(source), str(tmp_path / "out")]) == 1
+    assert str(source) in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_refuses_each_others_files(tmp_path):
+    for name in CASES:
+        source = write_official(tmp_path, name, hollow_state(name))
+        for other, case in CASES.items():
+            if other != name:
+                with pytest.raises(ValueError, match="Check that|Pass "):
+                    case.converter.convert(source)
+
+
+@every_network
+@pytest.mark.parametrize("case", ["list", "code", "truncated", "empty", "text", "absent"])
+def test_refuses_files(tmp_path, name, case):
+    source = write_official(tmp_path, name, {})
+    if case in ("list", "code"):
+        torch.save([1, 2] if case == "list" else {CASES[name].entry or "a": RunsCode(tmp_path / "executed")}, source)
+    elif case == "absent":
+        source.unlink()
+    else:
+        source.write_bytes({"truncated": source.read_bytes()[:60], "empty": b"", "text": b"no archive\n"}[case])
+    error, message = (FileNotFoundError, "no such file") if case == "absent" else (ValueError, "not a complete PyTorch")
+    with pytest.raises(error, match="holds no .* but list. Pass" if case == "list" else message):
+        CASES[name].converter.convert(source)
+    assert CASES[name].converter.main([str(source), str(tmp_path / "out")]) == 1
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(("entry", "found"), [("state_dict", "state_dict"), (None, "conv1.weight")])
+@pytest.mark.parametrize("name", ["celeba_resnet50", "deca_encoder"])
+def test_refuses_another_nesting(tmp_path, name, entry, found):
+    source = write_official(tmp_path, name, {})
+    state = {"conv1.weight": torch.ones(1)}
+    torch.save({entry: state} if entry else state, source)
+    with pytest.raises(ValueError, match=f"holds no {CASES[name].entry} with a state dict in it but {found}. Pass"):
+        CASES[name].converter.convert(source)
+
+
+def test_celeba_resnet50_attribute_is_that_of_the_folder(tmp_path):
+    source = write_official(tmp_path, "celeba_resnet50", hollow_state("celeba_resnet50"))
+    tree, config = celeba_to_flax.convert(source)
+    assert config["attributes"] == {"Male": ["no", "yes"]}
+    assert config["options"] == {"attribute": "Male"}
+    source = source.rename(source.parent.parent / "best.pth")
+    with pytest.raises(
+        ValueError, match="'celeba'.*folder of the attribute's official name, e.g. celeba/Male/best.pth"
+    ):
+        celeba_to_flax.convert(source)
+    (tmp_path / "Eyeglases").mkdir()
+    with pytest.raises(ValueError, match="Did you mean 'Eyeglasses'"):
+        celeba_to_flax.convert(source.rename(tmp_path / "Eyeglases" / "best.pth"))
+
+
+def test_folder_named_for_another_network_is_refused(tmp_path, capsys):
+    source = write_official(tmp_path, "fairface_resnet34", hollow_state("fairface_resnet34"))
+    assert fairface_to_flax.main([str(source), str(tmp_path / "deca")]) == 1
+    assert "deca is the folder of deca_model.tar, which deca_to_flax.py reads" in capsys.readouterr().err
+    assert not (tmp_path / "deca").exists()
+
+
+@pytest.mark.parametrize("folder", [name for name, each in catalogue.CHECKPOINTS.items() if each.kind == "network"])
+def test_missing_network_says_where_to_get_it(folder):
+    checkpoint = catalogue.CHECKPOINTS[folder]
+    if folder in weights.available_weights():
+        pytest.skip("converted on this machine")
+    with pytest.raises(FileNotFoundError, match="not converted yet") as refusal:
+        network.load_network(folder)
+    for fact in (checkpoint.file, checkpoint.url, checkpoint.command(folder), checkpoint.license):
+        assert fact in str(refusal.value)
+    assert (Path(__file__).parent.parent / "convert" / checkpoint.converter).is_file()
+
+
+def test_every_published_celeba_classifier_is_an_attribute():
+    assert len(celeba_to_flax.ATTRIBUTES) == len(set(celeba_to_flax.ATTRIBUTES)) == 40
+    published = [each.file for each in catalogue.CHECKPOINTS.values() if each.converter == "celeba_to_flax.py"]
+    assert {Path(file).parent.name for file in published} <= set(celeba_to_flax.ATTRIBUTES)
+    assert len(published) == 4
