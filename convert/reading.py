@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import pickle
+import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterable
@@ -147,10 +148,11 @@ def read_torch(path: str | Path) -> dict:
         OSError,
         zipfile.BadZipFile,
     ) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        code = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
+        reason = f"it asks for {code[1]}" if code else type(error).__name__
         raise ValueError(
-            f"{path}: not a complete PyTorch archive of plain tensors ({reason[:160]}). Download it again; a "
-            "file that needs code to load is refused."
+            f"{path}: not a complete PyTorch archive of plain tensors ({reason}). Download it again; a file that needs "
+            "code to load is refused."
         ) from None
 
 
@@ -178,7 +180,7 @@ def read_state(path: str | Path, official: str, entry: str = "") -> dict[str, np
     content = read_torch(path)
     state = content.get(entry) if entry and isinstance(content, dict) else content
     if not isinstance(state, dict):
-        found = ", ".join(map(str, list(content)[:10])) if isinstance(content, dict) else type(content).__name__
+        found = ", ".join(map(str, list(content)[:10])) if isinstance(content, dict) else f"a {type(content).__name__}"
         what = f"no {entry} with a state dict in it" if entry else "no state dict"
         raise ValueError(f"{path}: holds {what} but {found or 'nothing'}. Pass {official}.")
     return torch_arrays(path, state)

@@ -108,8 +108,9 @@ def golden(name):
     return load_golden(name)
 
 
+@functools.cache
 def photo(size, k):
-    """(size, size, 3); its last wave runs along pixels and tells resizing rules apart."""
+    """(size, size, 3) float32; its last wave runs along pixels and tells resizing rules apart."""
     rows, columns = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
     i, j, c = rows[..., None], columns[..., None], np.arange(3)
     u, v = (j + 0.5) / size, (i + 0.5) / size
@@ -117,26 +118,27 @@ def photo(size, k):
         0.20 * np.sin(2 * np.pi * ((1 + c) * u + 0.7 * k) + 0.9 * c) * np.cos(2 * np.pi * (2 + 0.5 * k) * v - 0.4 * c)
     )
     waves += 0.15 * np.sin(2 * np.pi * (5 * u + 3 * v) + 1.3 * c + k) + 0.10 * np.cos(0.83 * j + 1.91 * i + 0.5 * c + k)
-    return 0.5 + waves
+    return (0.5 + waves).astype(np.float32)
 
 
+@functools.cache
 def deca_photo(size, b):
     rows, columns = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
     c, u, v = np.arange(3), (columns[..., None] + 0.5) / size, (rows[..., None] + 0.5) / size
     waves = 0.15 * np.sin(2 * np.pi * ((1 + c) * u + 0.5 * b * v + 0.13 * b))
     waves += 0.10 * np.cos(2 * np.pi * ((2 + b) * v - 0.3 * c * u))
     waves += 0.05 * np.sin(2 * np.pi * (150 * u + 131 * v + 0.21 * b))
-    return 0.5 + 0.2 * np.cos(1.7 * b + 2.1 * c) + waves
+    return (0.5 + 0.2 * np.cos(1.7 * b + 2.1 * c) + waves).astype(np.float32)
 
 
 def photos(name, option, size):
     """The images of a golden set, float32 (B, size, size, 3)."""
     if name == "deca_encoder":
-        return np.stack([deca_photo(size, b) for b in range(3)]).astype(np.float32)
+        return np.stack([deca_photo(size, b) for b in range(3)])
     if option == "":
-        return np.stack([photo(size, k) for k in (0, 1)]).astype(np.float32)
+        return np.stack([photo(size, k) for k in (0, 1)])
     indices = (2, 3) if name == "irse50" else (2,)
-    return np.stack([1.2 * photo(size, k).astype(np.float32) - 0.1 for k in indices]).astype(np.float32)
+    return np.stack([np.float32(1.2) * photo(size, k) - np.float32(0.1) for k in indices])
 
 
 def seeded_state(name):
