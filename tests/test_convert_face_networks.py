@@ -115,7 +115,11 @@ def test_refuses_files(tmp_path, name, case):
     else:
         source.write_bytes({"truncated": source.read_bytes()[:60], "empty": b"", "text": b"no archive\n"}[case])
     error = FileNotFoundError if case == "absent" else ValueError
-    special = {"absent": "no such file", "list": "holds no .* but a list. Pass", "code": r"\(it asks for [\w.]*getattr\)"}
+    special = {
+        "absent": "no such file",
+        "list": "holds no .* but a list. Pass",
+        "code": r"\(it asks for [\w.]*getattr\)",
+    }
     with pytest.raises(error, match=special.get(case, "not a complete PyTorch archive")):
         CASES[name].converter.convert(source)
     assert CASES[name].converter.main([str(source), str(tmp_path / "out")]) == 1
