@@ -21,7 +21,7 @@ def get_config(arg: str = ""):
         "kind": "clip",
         "network": "tinyclip_faces",
         "text": TEXT,
-        "weight": 40.0,
+        "weight": 200.0,
         "num_augmentations": 4,
         "policy": "translation,resize,cutout",  # as it was trained: with colour, bright and dark mean nothing
     }
