@@ -2,8 +2,9 @@
 
 python main.py --config=configs/face_debias.py --workdir=runs/face_debias
 
-Measured on 2 CPU cores, 1,024 samples: mean P(female) 0.349 to 0.480 (asked 0.500), KL to the target shares 0.0466 to
-0.0008, effective sample size 0.49 of the samples; the independent judge's mean P(female) goes from 0.280 to 0.345.
+Measured with 240 steps on 2 CPU cores, 1,024 samples: mean P(female) 0.349 to 0.480 (asked 0.500), KL to the target
+shares 0.0466 to 0.0008, effective sample size 0.49 of the samples; the independent judge's mean P(female) goes from
+0.280 to 0.345.
 """
 
 from configs import pieces
