@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="slow full-size check, run with --full"))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def highest_precision():
     """Full float32 in matrix products, also on accelerators."""
     with jax.default_matmul_precision("highest"):

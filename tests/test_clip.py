@@ -35,12 +35,6 @@ from promptgen_jax.optimizer import make_optimizer
 pytestmark = ALLOWED
 
 
-@pytest.fixture(autouse=True)
-def highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
-
-
 @pytest.fixture(scope="module")
 def vit_b32(tmp_path_factory):
     """The seeded ViT-B/32, written as OpenAI's archive and converted; and its state dict."""

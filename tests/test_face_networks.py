@@ -25,12 +25,6 @@ def every_set(*, slow_above):
     )
 
 
-@pytest.fixture(autouse=True)
-def highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
-
-
 @pytest.fixture(scope="module")
 def convert(tmp_path_factory):
     """A function from the name of a golden folder to the folder of its converted weights."""

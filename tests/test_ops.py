@@ -12,8 +12,6 @@ from jax import lax
 
 from promptgen_jax.ops import depthwise, resample
 
-pytestmark = pytest.mark.usefixtures("highest_precision")
-
 
 def brute_force_resize(images, size):
     """The rule pixel by pixel: source = destination · in / out, floor and floor + 1 clamped at the border."""

@@ -15,8 +15,6 @@ from promptgen_jax import network
 from promptgen_jax.generators import dcgan
 from promptgen_jax.models import facemesh, faceres
 
-pytestmark = pytest.mark.usefixtures("highest_precision")
-
 GOLDEN = Path(__file__).parent / "golden"
 NETWORKS = ("faceapi_expression", "faceapi_age_gender", "emotion", "facemesh", "faceres")
 

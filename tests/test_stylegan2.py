@@ -19,13 +19,6 @@ from promptgen_jax.generators import stylegan2
 from promptgen_jax.models import stylegan2 as models
 from promptgen_jax.ops import upfirdn
 
-
-@pytest.fixture(autouse=True)
-def highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
-
-
 # --- golden parity ---------------------------------------------------------------------------------------------------
 
 

@@ -155,18 +155,32 @@ def _diversity(seen: dict) -> list[dict]:
 
 
 def _headline(result: dict, controls: tuple) -> list[dict]:
-    """What was asked, now and in earlier stages, by every judge that knows the label: the control's and the others'."""
+    """What was asked, now and in earlier stages, by every judge that knows it: the control's and the others'.
+
+    Where no control names a label or an angle, as a text does not, what moved most by each judge.
+    """
     aims = {getattr(control, "target", None) for control in controls if hasattr(control, "attribute")}
-    lines = []
+    asked, most_moved = [], []
     for row in result["shares"]:
-        for label in row["labels"]:
-            if label in aims or row["target"]:
-                before, after = (100 * row[when][label]["hard"] for when in ("before", "after"))
-                text = f"share of {label} ({row['judge']}, {row['role']})"
-                lines.append({"label": text, "before": before, "after": after, "unit": "%"})
+        lines = {
+            label: {
+                "label": f"share of {label} ({row['judge']}, {row['role']})",
+                "before": 100 * row["before"][label]["hard"],
+                "after": 100 * row["after"][label]["hard"],
+                "unit": "%",
+            }
+            for label in row["labels"]
+        }
+        asked += [line for label, line in lines.items() if label in aims or row["target"]]
+        most_moved.append(max(lines.values(), key=_movement))
+    angles = []
     for row in result["statistics"]:
-        if "target" in row:
-            label = f"mean {row['name']}, target {row['target']:g}"
-            before, after = row["before"]["mean"], row["after"]["mean"]
-            lines.append({"label": label, "before": before, "after": after, "unit": "degrees"})
-    return lines
+        label = f"mean {row['name']}" + (f", target {row['target']:g}" if "target" in row else "")
+        before, after = row["before"]["mean"], row["after"]["mean"]
+        angles.append({"label": label, "before": before, "after": after, "unit": "degrees"})
+        asked += angles[-1:] if "target" in row else []
+    return asked or most_moved + sorted(angles, key=_movement)[-1:]
+
+
+def _movement(line: dict) -> float:
+    return abs(line["after"] - line["before"])
