@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from promptgen_jax.network import Network, load_network
 from promptgen_jax.types import Array, Sample
 
+NOT = "not "
+
 
 @struct.dataclass
 class ClassifierControl:
-    """E(x) = -log P(target | x) in nats, by log-softmax, so it has no floor and no dead gradient.
+    """E(x) = -log P(target | x) in nats, by log-softmax, so it has no largest value and no dead gradient.
+
+    A target such as "not happy" aims at all other labels: E(x) = -log(1 - P(happy | x)).
 
     With `mirror`, the mean of that over the image and its mirror image: a small classifier judges the two quite
     differently, and what only one of them shows is its noise, which no flow can follow.
+
+    A `floor` above 0 gives the official form -log(P + floor), floor 1e-8 there, which ends at 18.4 nats: where 1 - P
+    rounds to 0, its gradient is 0 and training stands still.
     """
 
     network: Network
@@ -23,39 +31,67 @@ class ClassifierControl:
     attribute: str = struct.field(pytree_node=False)
     target: str = struct.field(pytree_node=False)
     mirror: bool = struct.field(pytree_node=False, default=False)
+    floor: float = struct.field(pytree_node=False, default=0.0)
     needs_reference: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def label(self) -> str:
+        """The label that the target names, aimed at or avoided."""
+        return self.target.removeprefix(NOT)
 
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,) in nats, 0 is certainty. `key` is not used."""
         del key
-        index = self.network.label_index(self.attribute, self.target)
         views = (sample.images, sample.images[:, :, ::-1]) if self.mirror else (sample.images,)
-        return -sum(self.network.log_probs(view, self.attribute)[:, index] for view in views) / len(views)
+        return sum(self.from_log_probs(self.network.log_probs(view, self.attribute)) for view in views) / len(views)
+
+    def from_log_probs(self, log_probs: Array) -> Array:
+        """Energies (B,) of log P(label | image), (B, K) in nats."""
+        index = self.network.label_index(self.attribute, self.label)
+        avoided = self.target != self.label
+        if self.floor:
+            probability = jnp.exp(log_probs[:, index])
+            return -jnp.log((1 - probability if avoided else probability) + self.floor)
+        if avoided:
+            return -jax.nn.logsumexp(jnp.delete(log_probs, index, axis=1), axis=1)
+        return -log_probs[:, index]
 
 
 def build(
-    *, network: str, attribute: str, target: str, weight: float = 1.0, mirror: bool = False, name: str = ""
+    *,
+    network: str,
+    attribute: str,
+    target: str,
+    weight: float = 1.0,
+    mirror: bool = False,
+    floor: float = 0.0,
+    name: str = "",
 ) -> ClassifierControl:
-    """Loads the classifier and aims at one of its labels.
+    """Loads the classifier and aims at one of its labels, or at all but one.
 
     Args:
       network: name under ported_weights, or a folder.
       attribute: one of its attributes.
-      target: label to aim at.
+      target: label to aim at, or "not " and the label to avoid.
       weight: the paper's lambda.
       mirror: judge the mirror image too; for attributes that do not depend on left and right.
+      floor: 0, or the official code's 1e-8.
       name: of the control; the target by default.
 
     Raises:
-      FileNotFoundError, ValueError: unknown network, attribute or target (with the nearest match), damaged weights.
+      FileNotFoundError, ValueError: unknown network, attribute or target (with the nearest match), damaged weights, a
+        floor that is not in [0, 1).
     """
+    if isinstance(floor, bool) or not 0 <= floor < 1:
+        raise ValueError(f"control {name or target}: floor is {floor!r}; expected a number from 0, below 1, e.g. 1e-8.")
     loaded = load_network(network)
-    loaded.label_index(attribute, target)
+    loaded.label_index(attribute, target.removeprefix(NOT))
     return ClassifierControl(
         network=loaded,
-        weight=jax.numpy.float32(weight),
+        weight=jnp.float32(weight),
         name=name or target,
         attribute=attribute,
         target=target,
         mirror=mirror,
+        floor=float(floor),
     )

@@ -159,7 +159,7 @@ def _headline(result: dict, controls: tuple) -> list[dict]:
 
     Where no control names a label or an angle, as a text does not, what moved most by each judge.
     """
-    aims = {getattr(control, "target", None) for control in controls if hasattr(control, "attribute")}
+    aims = {control.label for control in controls if hasattr(control, "label")}
     asked, most_moved = [], []
     for row in result["shares"]:
         lines = {
