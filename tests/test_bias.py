@@ -140,6 +140,32 @@ def test_kl_is_never_negative():
         assert bias.kl_to_target(share, share * (1 + 1e-9)) >= 0
 
 
+def test_distance_to_target_is_the_kl_of_the_shares():
+    log_probs, mu = random_log_probs(500), np.array([0.2, 0.3, 0.5])
+    found, shares = bias.distance_to_target(log_probs, mu), bias.shares(log_probs, labels=LABELS)
+    for kind in ("soft", "hard"):
+        assert found[kind] == pytest.approx(bias.kl_to_target([shares[label][kind] for label in LABELS], mu))
+        assert found[f"{kind}_low"] < found[kind] < found[f"{kind}_high"]
+    weighted = bias.distance_to_target(log_probs, mu, weights=np.full(500, 7.0))
+    assert weighted == pytest.approx(found)
+    one_weight = np.eye(500)[0]
+    assert bias.distance_to_target(log_probs, mu, weights=one_weight)["soft_high"] == pytest.approx(
+        bias.kl_to_target(np.exp(log_probs[0]), mu)
+    )
+
+
+def test_interval_of_the_distance_covers_it():
+    """Of 100 samples of a known distribution, most intervals hold its distance."""
+    share, mu, hits = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5]), 0
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        chosen = np.eye(3)[rng.choice(3, 400, p=share)]
+        with np.errstate(divide="ignore"):
+            found = bias.distance_to_target(np.log(chosen), mu)
+        hits += found["hard_low"] <= bias.kl_to_target(share, mu) <= found["hard_high"]
+    assert 85 <= hits <= 99
+
+
 def test_diversity_equals_the_slow_formula():
     rng = np.random.default_rng(0)
     images, embeddings = rng.random((6, 4, 5, 3), np.float32), rng.normal(size=(6, 8))

@@ -65,8 +65,10 @@ def full_report():
                         "before": shares(0),
                         "after": shares(1),
                         "weighted": shares(2),
-                        "kl_before": 0.3312,
-                        "kl_after": 0.0179,
+                        "kl": {
+                            "before": {"soft": 0.3312, "soft_low": 0.301, "soft_high": 0.352, "hard": 0.4021},
+                            "after": {"soft": 0.0179, "soft_low": 0.0111, "soft_high": 0.0262, "hard": 0.0243},
+                        },
                         "num_samples": 4096,
                     },
                     {
@@ -184,8 +186,8 @@ def test_is_self_contained_and_well_formed(page):
 
 def test_every_given_number_is_shown(page):
     text = visible(page)
-    expected = """20.3 88.1 % 2.31 0.247 nats 25.0 % 50.0 % 0.331 → 0.0179 4,096
-        1.73 17.1 1.18 to 2.22 21.6 6.93 21.4 to 21.8 25 0.210 0.198 1,231 30.1 % −1.862 −1.911 to −1.815
+    expected = """20.3 88.1 % 2.31 0.247 nats 25.0 % 50.0 % 0.331 → 0.0179 0.301 0.352 0.0111 to 0.0262
+        0.402 0.0243 4,096 1.73 17.1 1.18 to 2.22 21.6 6.93 21.4 to 21.8 25 0.210 0.198 1,231 30.1 % −1.862 −1.911 to −1.815
         −1.853 −1.902 to −1.806 0.842 0.793 to 0.903 4.104 1.862 41.2 s 0:01:28 200 steps 6,400 2.26
         2026-11-22 04:31+00:00 0.10.2 0.12.8 3.25 12"""
     for number in expected.split():

@@ -15,6 +15,7 @@ from scipy.special import stdtrit
 from promptgen_jax import checks
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal
+RESAMPLES = 400  # of the bootstrap
 
 
 def shares(log_probs, *, labels: Sequence[str], weights=None) -> dict[str, dict[str, float]]:
@@ -121,6 +122,38 @@ def kl_to_target(share, mu) -> float:
     with np.errstate(divide="ignore"):
         terms = share[share > 0] * (np.log(share[share > 0]) - np.log(mu[share > 0]))
     return max(0.0, float(terms.sum()))
+
+
+def distance_to_target(log_probs, mu, *, weights=None, seed: int = 0) -> dict[str, float]:
+    """KL of soft and of hard shares to a target, with 95 % intervals by the bootstrap over samples.
+
+    The distance of a finite sample is never 0, also where the distribution meets the target: with N samples expect
+    about (K - 1) / 2N for hard shares. The interval says how far such a sample scatters.
+
+    Args:
+      log_probs: (N, K) log-probabilities of the judge.
+      mu: (K,) target shares, adding up to 1.
+      weights: (N,) importance weights, not negative, any scale; default equal.
+      seed: of the resampling, so that the same samples give the same interval.
+
+    Returns:
+      {"soft", "soft_low", "soft_high", "hard", "hard_low", "hard_high"} in nats.
+
+    Raises:
+      ValueError: as `shares` and `kl_to_target`.
+    """
+    probs = np.exp(np.asarray(log_probs, np.float64))
+    weights = np.full(len(probs), 1 / len(probs)) if weights is None else _normalised(weights, len(probs))
+    choices = np.eye(probs.shape[1])[probs.argmax(axis=1)]
+    counts = np.random.default_rng(seed).multinomial(len(probs), np.full(len(probs), 1 / len(probs)), RESAMPLES)
+    resampled = counts * weights
+    total = resampled.sum(axis=1, keepdims=True)
+    resampled = (resampled / np.where(total > 0, total, 1))[total[:, 0] > 0]  # a draw may miss the one large weight
+    result = {}
+    for kind, values in (("soft", probs), ("hard", choices)):
+        scattered = [kl_to_target(share, mu) for share in resampled @ values]
+        result |= _named(kind, kl_to_target(weights @ values, mu), *np.quantile(scattered, (0.025, 0.975)).tolist())
+    return result
 
 
 def diversity(images, embeddings=None) -> dict[str, float]:

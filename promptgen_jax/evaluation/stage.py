@@ -95,29 +95,57 @@ def _observe(prompt, ebm, networks, key, batch_size, eps) -> dict:
 
 
 def _share_row(network, attribute: str, seen: dict, weights, ebm: LatentEBM, controls: tuple) -> dict:
-    labels = network.labels(attribute)
     control = _controlled(ebm.controls, network, attribute)
-    target = np.asarray(control.mu).tolist() if hasattr(control, "mu") else None
+    log_probs = {
+        when: log_softmax(seen[source]["judges"][network.name][attribute])
+        for when, source in (("before", "before"), ("after", "after"), ("weighted", "after"))
+    }
+    return share_row(
+        network.name,
+        "control" if _controlled(controls, network, attribute) else "independent judge",
+        attribute,
+        network.labels(attribute),
+        log_probs,
+        target=np.asarray(control.mu) if hasattr(control, "mu") else None,
+        weights={"weighted": weights},
+    )
+
+
+def share_row(judge: str, role: str, attribute: str, labels, log_probs: dict, *, target=None, weights=None) -> dict:
+    """An entry of `shares` in report.json.
+
+    Args:
+      judge: name of the network.
+      role: "control" or "independent judge".
+      attribute: what is judged.
+      labels: K classes.
+      log_probs: (N, K) by when: "before", "after" and perhaps "weighted".
+      target: (K,) shares that were asked for, or None; adds the distance to it.
+      weights: (N,) importance weights by when, where samples have any.
+    """
     row = {
-        "judge": network.name,
-        "role": "control" if _controlled(controls, network, attribute) else "independent judge",
+        "judge": judge,
+        "role": role,
         "attribute": attribute,
         "labels": list(labels),
-        "target": target,
-        "num_samples": len(weights),
+        "target": None if target is None else np.asarray(target).tolist(),
+        "num_samples": len(log_probs["after"]),
     }
-    for when, source, weighting in (
-        ("before", "before", None),
-        ("after", "after", None),
-        ("weighted", "after", weights),
-    ):
-        logits = np.asarray(seen[source]["judges"][network.name][attribute], np.float64)
-        log_probs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-        row[when] = bias.shares(log_probs, labels=labels, weights=weighting)
-        if target is not None:
-            soft = np.array([row[when][label]["soft"] for label in labels])
-            row[f"kl_{when}"] = bias.kl_to_target(soft, np.asarray(target))
+    weights = weights or {}
+    for when, values in log_probs.items():
+        row[when] = bias.shares(values, labels=labels, weights=weights.get(when))
+    if target is not None:
+        row["kl"] = {
+            when: bias.distance_to_target(values, target, weights=weights.get(when))
+            for when, values in log_probs.items()
+        }
     return row
+
+
+def log_softmax(logits) -> np.ndarray:
+    """Log-probabilities (N, K) in float64."""
+    logits = np.asarray(logits, np.float64)
+    return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
 
 def _controlled(controls: tuple, network, attribute: str):

@@ -202,15 +202,20 @@ def _share_cell(share: dict, kind: str) -> list:
 
 
 def _kl_line(judge: dict) -> Html | None:
-    found = [number(judge[key]) for key in ("kl_before", "kl_after") if judge.get(key) is not None]
-    if not found:
+    distances = [judge["kl"][when] for when in ("before", "after") if when in (judge.get("kl") or {})]
+    if not distances:
         return None
-    return element(
-        "p",
-        "Distance of the shares to the target (KL in nats, 0 is a perfect match): ",
-        element("b", " → ".join(found)),
-        ".",
-    )
+    found = [element("li", f"{kind} shares: ", _arrow(distances, kind)) for kind in ("soft", "hard")]
+    text = "Distance of the shares to the target (KL in nats, 0 is a perfect match), with 95\u00a0% intervals:"
+    return element("div", element("p", text), element("ul", found))
+
+
+def _arrow(distances: list[dict], kind: str) -> list:
+    shown = []
+    for found in distances:
+        shown += [" → "] if shown else []
+        shown += [element("b", number(found[kind])), interval(found.get(f"{kind}_low"), found.get(f"{kind}_high"))]
+    return shown
 
 
 def statistics(items: list[dict] | None) -> Html | None:
