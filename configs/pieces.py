@@ -30,10 +30,11 @@ def base(title: str, description: str) -> ConfigDict:
     )
 
 
-def stage(summary: str, controls: dict, *, on: str = "", **training) -> dict:
+def stage(summary: str, controls: dict, *, on: str = "", below: dict | None = None, **training) -> dict:
     """One control to train, on top of the stage before it or of the one named by `on` ("generator": of none).
 
-    The identity-start coupling flow keeps each person recognisable before and after.
+    `below` gives the generator other options from this stage on. The identity-start coupling flow keeps each person
+    recognisable before and after.
     """
     options = {
         "num_steps": 200,
@@ -46,16 +47,22 @@ def stage(summary: str, controls: dict, *, on: str = "", **training) -> dict:
     return {
         "summary": summary,
         "on": on,
+        "below": below or {},
         "controls": controls,
         "flow": {"architecture": "coupling", "num_layers": 8, "hidden_dim": 64},
         "training": DEFAULTS | options | training,
     }
 
 
-def paper_stage(summary: str, controls: dict, **training) -> dict:
-    """One control, trained by the recipe of the paper's text experiments on the paper's flow."""
+def measured(summary: str, controls: dict, *, on: str = "", below: dict | None = None) -> dict:
+    """Controls that are fitted and measured, without a training: the report reweights the generator's own samples."""
+    return stage(summary, controls, on=on, below=below) | {"training": None}
+
+
+def paper_stage(summary: str, controls: dict, *, on: str = "", below: dict | None = None, **training) -> dict:
+    """One control, trained by the recipe of the paper's text and class experiments on the paper's flow."""
     recipe = {"num_steps": 1280, "kl_batch_size": 0, "learning_rate": 1e-3, "warmup_steps": 0}
-    config = stage(summary, controls, **recipe | training)
+    config = stage(summary, controls, on=on, below=below, **recipe | training)
     config["flow"] = {"architecture": "allinone", "num_layers": 8, "hidden_dim": 256}
     return config
 
@@ -84,9 +91,14 @@ def classifier(network: str, attribute: str, target: str, weight: float, mirror:
     return control | {"mirror": mirror}
 
 
-def moment(network: str, attribute: str, mu="uniform") -> dict:
-    """The mean of P(label | x) becomes mu."""
-    return {"kind": "moment", "network": network, "attribute": attribute, "mu": mu}
+def moment(network: str, attribute: str, mu="uniform", weight: float = 1.0) -> dict:
+    """The mean of P(label | x) becomes mu; a weight above 1 overshoots on purpose."""
+    return {"kind": "moment", "network": network, "attribute": attribute, "mu": mu, "weight": weight}
+
+
+def clip(text: str, weight: float, network: str = "clip_vit_b32", **options) -> dict:
+    """The CLIP energy of a text (Eq. 3), over randomly augmented views."""
+    return {"kind": "clip", "network": network, "text": text, "weight": weight, "num_augmentations": 50, **options}
 
 
 def pose(sigma: float = 5.0, weight: float = 1.0, **angles: float) -> dict:
@@ -97,7 +109,21 @@ def pose(sigma: float = 5.0, weight: float = 1.0, **angles: float) -> dict:
 def shrink(config: ConfigDict) -> ConfigDict:
     """The `:smoke` variant of any config: a minute on a CPU, to see that everything runs."""
     for one in config.stages.values():
+        if one.training is None:
+            continue
         small = {"num_steps": 4, "batch_size": 4, "warmup_steps": 0, "save_every": 2}
         one.training.update(small | ({"kl_batch_size": 16} if one.training.kl_batch_size else {}))
     config.evaluation.update({"num_samples": 128, "num_shown": 8, "columns": 4})
+    return config
+
+
+def two_steps(config: ConfigDict) -> ConfigDict:
+    """The `_smoke` variant of an experiment on a large generator: two steps of one image."""
+    for one in config.stages.values():
+        if one.training is not None:
+            one.training.update({"num_steps": 2, "batch_size": 1, "accumulation": 1, "save_every": 1})
+        for control in one.controls.values():
+            if control.kind == "clip":
+                control.num_augmentations = 2
+    config.evaluation.update({"num_samples": 2, "num_shown": 2, "columns": 2})
     return config

@@ -18,9 +18,9 @@ def get_config(arg: str = ""):
     )
     smile = {"smile": pieces.classifier("faceapi_expression", "expression", "happy", weight=3.0, mirror=True)}
     config.stages.smile = pieces.stage("The classifier energy -3 log P(happy), mirror image included.", smile)
-    turn = {"turn": pieces.pose(yaw=25.0, sigma=5.0)}
+    turn = {"turn": pieces.pose(yaw=25.0, sigma=3.5)}
     config.stages.turn = pieces.stage(
-        "Yaw of 25 degrees, on top of the smiling generator.", turn, num_steps=120, batch_size=16
+        "Yaw of 25 degrees, on top of the smiling generator.", turn, num_steps=150, batch_size=16
     )
     config.evaluation.judges.facemesh = ()
     config.evaluation.num_samples = 1024

@@ -37,12 +37,8 @@ def get_config(arg: str = "baby"):
     text, weights, weight, batch = EXPERIMENTS[name]
     config = pieces.base(text, f"StyleGAN2 ({weights}) under the CLIP energy of “{text}” (Eq. 3).")
     config.generator = {"name": f"stylegan2_{weights}", "truncation_psi": 1.0, "noise": "random"}
-    controls = {"text": {"kind": "clip", "network": "clip_vit_b32", "text": text, "weight": weight}}
+    controls = {"text": pieces.clip(text, weight=weight)}
     config.stages.text = pieces.paper_stage(f"{weight:g} times the CLIP energy of “{text}”.", controls, **batch)
     config.order = ("text",)
     config.evaluation.update({"pictures": {"truncation_psi": 0.7}, "num_samples": 64, "judges": {}})
-    if arg.endswith("_smoke"):
-        config.stages.text.training.update({"num_steps": 2, "batch_size": 1, "accumulation": 1, "save_every": 1})
-        config.stages.text.controls.text.num_augmentations = 2
-        config.evaluation.update({"num_samples": 2, "num_shown": 2, "columns": 2})
-    return config
+    return pieces.two_steps(config) if arg.endswith("_smoke") else config

@@ -1,6 +1,9 @@
 """The 2-D mixture of Appendix A under a classifier: log Z = -1.20395 exactly.
 
 python main.py --config=configs/synthetic_classifier.py --workdir=runs/synthetic_classifier
+
+Measured on 2 busy CPU cores (115 s of training), 16,384 samples: share of a_1 30.4 % to 99.9 %; log Z -1.206 (95 %:
+-1.208 to -1.203), KL to the target 0.012 nats, 16,008 of the samples effective.
 """
 
 from configs import pieces

@@ -78,7 +78,7 @@ def resnet_trunk(target: str, source: str, *, bottleneck: bool) -> dict[str, Par
       bottleneck: as in `models.resnet.ResNet`.
     """
     parts = {f"{target}/stem": conv_norm(f"{source}conv1", f"{source}bn1")}
-    for stage, (_, num_blocks) in enumerate(resnet.STAGES, start=1):
+    for stage, num_blocks in enumerate(resnet.BLOCKS, start=1):
         for index in range(num_blocks):
             block, name = f"{target}/stage{stage}_block{index}", f"{source}layer{stage}.{index}"
             for layer in (1, 2, 3) if bottleneck else (1, 2):

@@ -21,7 +21,9 @@ import numpy as np
 
 from promptgen_jax import checks, images, parts, report, training, weights
 from promptgen_jax.ebm import LatentEBM
+from promptgen_jax.evaluation.mixture import evaluate_mixtures
 from promptgen_jax.evaluation.stage import evaluate
+from promptgen_jax.flow import init_flow
 from promptgen_jax.network import load_network
 from promptgen_jax.prompt import Prompt, map_batches
 
@@ -46,13 +48,17 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
     generator = parts.load_generator(**config["generator"])
     controls = {name: build_controls(config["stages"][name]) for name in config["order"]}
     below = {name: _stage_below(name, config) for name in config["order"]}
+    _check_mixtures(config)
     workdir = open_workdir(workdir, config)
     stages, made, earlier = [], {GENERATOR: generator}, {GENERATOR: ()}
     for name in config["order"]:
-        ebm = LatentEBM(generator=made[below[name]], controls=controls[name])
+        inner = _with_options(made[below[name]], config["stages"][name].get("below") or {})
+        ebm = LatentEBM(generator=inner, controls=controls[name])
         ebm, made[name] = train_stage(name, config, ebm, workdir)
         stages.append(evaluate_stage(name, config, ebm, made[name], earlier[below[name]], workdir))
         earlier[name] = (*earlier[below[name]], *controls[name])
+    if config.get("mixtures"):
+        stages.append(mixtures_stage(config, made))
     about = {
         "title": config["title"],
         "description": config["description"],
@@ -108,7 +114,8 @@ def build_controls(stage: dict) -> tuple:
     Raises:
       ValueError, FileNotFoundError: unknown kind, network, attribute, label or option, with the nearest match.
     """
-    training.TrainConfig(**stage["training"])
+    if stage["training"] is not None:
+        training.TrainConfig(**stage["training"])
     return tuple(
         parts.load_control(
             options["kind"], name=name, **{key: value for key, value in options.items() if key != "kind"}
@@ -118,7 +125,11 @@ def build_controls(stage: dict) -> tuple:
 
 
 def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple[LatentEBM, Prompt]:
-    """Fits the moment constraints of a stage and trains its flow; loads what is finished."""
+    """Fits the moment constraints of a stage and trains its flow; loads what is finished.
+
+    A stage without training is the identity: its report shows the generator below it, and what its energy asks for as
+    reweighted samples.
+    """
     stage, generator = config["stages"][name], ebm.generator
     ebm, fit = training.fit_moments(
         ebm, jax.random.key(config["seed"]), num_samples=config["evaluation"]["num_samples"]
@@ -128,6 +139,11 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
         print(f"{name}: beta fitted, effective share {fit.ess:.2f}, KL to the generator {fit.kl:.3f} nats", flush=True)
     if (folder / "prompt" / "prompt.json").exists():
         return ebm, Prompt.load(folder / "prompt", generator=_innermost(generator)).replace(generator=generator)
+    if stage["training"] is None:
+        flow, params = init_flow(jax.random.key(0), generator.prior, architecture="coupling", num_layers=2)
+        prompt = Prompt(generator=generator, flow=flow, params=params, name=name)
+        prompt.save(folder / "prompt")
+        return ebm, prompt
     print(f"{name}: training ({', '.join(stage['controls'])})", flush=True)
     started = time.monotonic()
     prompt, _ = training.fit(
@@ -156,6 +172,35 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earl
     for line in stage["headline"]:
         print(f"  {line['label']}: {line['before']:.1f} -> {line['after']:.1f} {line['unit']}", flush=True)
     return stage
+
+
+def mixtures_stage(config: dict, made: dict) -> dict:
+    """What the report says of equal numbers of samples from several stages; see `evaluation.mixture`."""
+    size = config["evaluation"]["num_samples"]
+    print(f"equal numbers of each: evaluating {', '.join(config['mixtures'])} on {size} samples", flush=True)
+    key = jax.random.key(config["seed"] + 2)
+    rows = evaluate_mixtures(config["mixtures"], made, made[GENERATOR], key, num_samples=size)
+    headline = [
+        {
+            "label": f"KL to uniform of {row['attribute']} ({row['judge']}, {row['role']})",
+            "before": row["kl"]["before"]["hard"],
+            "after": row["kl"]["after"]["hard"],
+            "unit": "nats",
+        }
+        for row in rows
+    ]
+    for line in headline:
+        print(f"  {line['label']}: {line['before']:.5f} -> {line['after']:.5f}", flush=True)
+    summary = "As many samples of every prompt in a group, judged together; before is the generator without a control."
+    return {"name": "equal numbers of each", "summary": summary, "headline": headline, "shares": rows}
+
+
+def _check_mixtures(config: dict) -> None:
+    for name, mixture in (config.get("mixtures") or {}).items():
+        for stage in mixture["stages"]:
+            checks.check_known(f"config.mixtures.{name}.stages", stage, config["order"])
+        for network, attribute, label in (question for questions in mixture["judges"] for question in questions):
+            load_network(network).label_index(attribute, label)
 
 
 def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, folder: Path) -> list[dict]:

@@ -18,8 +18,8 @@ from promptgen_jax.ops.resample import resize_bilinear
 INPUT_SIZE = 224
 MEAN_RGB, STD_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
-# (inner width, blocks) of the four stages, the same for 34 and 50 layers
-STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
+# inner widths and blocks of the four stages, the same for 34 and 50 layers
+WIDTHS, BLOCKS = (64, 128, 256, 512), (3, 4, 6, 3)
 
 RACES, GENDERS, AGES = 7, 2, 9
 
@@ -29,18 +29,22 @@ class ResNet(nn.Module):
 
     Attributes:
       bottleneck: blocks of 1 x 1, 3 x 3 and 1 x 1 convolutions, fourfold width outside, instead of two 3 x 3.
+      widths: inner widths of the stages; the stem is as wide as the first.
+      blocks: numbers of blocks of the stages.
     """
 
     bottleneck: bool
+    widths: tuple[int, ...] = WIDTHS
+    blocks: tuple[int, ...] = BLOCKS
 
     @nn.compact
     def __call__(self, x) -> jax.Array:
         """Pooled features (B, 512), or (B, 2048) with bottlenecks, of (B, 224, 224, 3)."""
-        x = nn.relu(conv(64, 7, 2, name="stem")(x))
+        x = nn.relu(conv(self.widths[0], 7, 2, name="stem")(x))
         # -inf never is the largest
         padded = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)), constant_values=-jnp.inf)
         x = max_pool(padded, window=3, padding="VALID")
-        for stage, (features, num_blocks) in enumerate(STAGES, start=1):
+        for stage, (features, num_blocks) in enumerate(zip(self.widths, self.blocks, strict=True), start=1):
             for index in range(num_blocks):
                 stride = 2 if stage > 1 and index == 0 else 1
                 x = Block(features, stride, self.bottleneck, name=f"stage{stage}_block{index}")(x)
@@ -71,12 +75,20 @@ class Block(nn.Module):
 
 
 class FairFace(nn.Module):
-    """Apparent race in seven groups, gender presentation and age in nine bands, as FairFace labels them."""
+    """Apparent race in seven groups, gender presentation and age in nine bands, as FairFace labels them.
+
+    Attributes:
+      widths: of the trunk.
+      blocks: of the trunk.
+    """
+
+    widths: tuple[int, ...] = WIDTHS
+    blocks: tuple[int, ...] = BLOCKS
 
     @nn.compact
     def __call__(self, images) -> dict[str, jax.Array]:
         """Logits {"race": (B, 7), "gender": (B, 2), "age": (B, 9)} of images (B, H, W, 3) in [0, 1]."""
-        features = ResNet(bottleneck=False, name="trunk")(preprocess(images))
+        features = ResNet(False, self.widths, self.blocks, name="trunk")(preprocess(images))
         logits = nn.Dense(RACES + GENDERS + AGES, name="head")(features)
         race, gender, age = jnp.split(logits, (RACES, RACES + GENDERS), axis=-1)
         return {"race": race, "gender": gender, "age": age}
@@ -87,14 +99,18 @@ class CelebA(nn.Module):
 
     Attributes:
       attribute: its official name, e.g. "Eyeglasses", under which the logits are returned.
+      widths: of the trunk.
+      blocks: of the trunk.
     """
 
     attribute: str
+    widths: tuple[int, ...] = WIDTHS
+    blocks: tuple[int, ...] = BLOCKS
 
     @nn.compact
     def __call__(self, images) -> dict[str, jax.Array]:
         """Logits {attribute: (B, 2)} of absent and present, for images (B, H, W, 3) in [0, 1]; the first is 0."""
-        features = ResNet(bottleneck=True, name="trunk")(preprocess(images))
+        features = ResNet(True, self.widths, self.blocks, name="trunk")(preprocess(images))
         present = nn.Dense(1, name="head")(nn.relu(nn.Dense(2048, name="hidden")(features)))
         return {self.attribute: jnp.concatenate([jnp.zeros_like(present), present], axis=-1)}
 
