@@ -30,10 +30,11 @@ def base(title: str, description: str) -> ConfigDict:
     )
 
 
-def stage(summary: str, controls: dict, *, on: str = "", **training) -> dict:
+def stage(summary: str, controls: dict, *, on: str = "", condition: dict | None = None, **training) -> dict:
     """One control to train, on top of the stage before it or of the one named by `on` ("generator": of none).
 
-    The identity-start coupling flow keeps each person recognisable before and after.
+    The identity-start coupling flow keeps each person recognisable before and after. With `condition`, ranges in
+    degrees by name, the flow takes conditions drawn from them.
     """
     options = {
         "num_steps": 200,
@@ -46,16 +47,17 @@ def stage(summary: str, controls: dict, *, on: str = "", **training) -> dict:
     return {
         "summary": summary,
         "on": on,
+        "condition": condition or {},
         "controls": controls,
         "flow": {"architecture": "coupling", "num_layers": 8, "hidden_dim": 64},
         "training": DEFAULTS | options | training,
     }
 
 
-def paper_stage(summary: str, controls: dict, **training) -> dict:
+def paper_stage(summary: str, controls: dict, *, condition: dict | None = None, **training) -> dict:
     """One control, trained by the recipe of the paper's text experiments on the paper's flow."""
     recipe = {"num_steps": 1280, "kl_batch_size": 0, "learning_rate": 1e-3, "warmup_steps": 0}
-    config = stage(summary, controls, **recipe | training)
+    config = stage(summary, controls, condition=condition, **recipe | training)
     config["flow"] = {"architecture": "allinone", "num_layers": 8, "hidden_dim": 256}
     return config
 
@@ -92,6 +94,16 @@ def moment(network: str, attribute: str, mu="uniform") -> dict:
 def pose(sigma: float = 5.0, weight: float = 1.0, **angles: float) -> dict:
     """Head pose to the given angles in degrees."""
     return {"kind": "pose", "sigma": sigma, "weight": weight, **angles}
+
+
+def rotation(weight: float, canonical=(0.25, 0.0, 0.0), network: str = "facemesh") -> dict:
+    """Head pose as the condition asks, relative to the canonical one, Euler angles XYZ in radians."""
+    return {"kind": "rotation", "network": network, "canonical": canonical, "weight": weight}
+
+
+def identity(weight: float, network: str = "faceres", **options) -> dict:
+    """The same face as under the canonical condition."""
+    return {"kind": "identity", "network": network, "options": options, "weight": weight}
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
