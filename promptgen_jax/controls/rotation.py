@@ -43,16 +43,17 @@ class RotationControl:
                 f"control {self.name}: condition is {got}; expected (batch, up to 3) angles. Give the LatentEBM a "
                 "cond_prior of head poses, in a config `condition`."
             )
-        target = rotations.from_euler_xyz(_three(sample.cond)) @ self.canonical
-        return ANGLES[self.angle](target, self.network(sample.images)["rotation"]) ** 2
+        return squared_angle(sample.cond, self.canonical, self.network(sample.images)["rotation"], self.angle)
 
     def pose(self, images: Array) -> Array:
         """Angles (B, 3), radians, that the network reads from images relative to the canonical pose, as in rho."""
         return rotations.to_euler_xyz(self.network(images)["rotation"] @ self.canonical.T)
 
 
-def _three(angles: Array) -> Array:
-    return jnp.pad(angles, [(0, 0)] * (angles.ndim - 1) + [(0, 3 - angles.shape[-1])])
+def squared_angle(cond: Array, canonical: Array, seen: Array, angle: str = "geodesic") -> Array:
+    """angle(R(cond) canonical, seen)² (B,) of conditions (B, up to 3), a rotation (3, 3) and rotations (B, 3, 3)."""
+    angles = jnp.pad(cond, ((0, 0), (0, 3 - cond.shape[-1])))
+    return ANGLES[angle](rotations.from_euler_xyz(angles) @ canonical, seen) ** 2
 
 
 def build(
