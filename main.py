@@ -44,6 +44,7 @@ def run(argv: list[str]) -> int:
     flags.DEFINE_string("mode", "train", "train, evaluate or sample.", flag_values=values)
     flags.DEFINE_integer("num_samples", 64, "Images to write in --mode=sample.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Seed of --mode=sample.", flag_values=values)
+    flags.DEFINE_list("condition", [], "Angles in degrees of --mode=sample, e.g. 10,-15.", flag_values=values)
     flags.DEFINE_string("coordinator", "", "host:port of process 0 of a multi-host run.", flag_values=values)
     flags.DEFINE_integer("num_processes", 0, "Processes of a multi-host run; -1 detects them.", flag_values=values)
     flags.DEFINE_integer("process_id", -1, "Rank of this process.", flag_values=values)
@@ -69,7 +70,11 @@ def run(argv: list[str]) -> int:
     from promptgen_jax import run as runs
 
     if values.mode == "sample":
-        folder = runs.sample(values.workdir, num_samples=values.num_samples, seed=values.seed)
+        try:
+            condition = tuple(map(float, values.condition))
+        except ValueError:
+            raise ValueError(f"--condition={','.join(values.condition)}: expected degrees, e.g. 10,-15.") from None
+        folder = runs.sample(values.workdir, num_samples=values.num_samples, seed=values.seed, condition=condition)
         print(f"wrote {values.num_samples} images to {folder}")
         return 0
     if values.mode == "evaluate":

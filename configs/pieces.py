@@ -30,11 +30,14 @@ def base(title: str, description: str) -> ConfigDict:
     )
 
 
-def stage(summary: str, controls: dict, *, on: str = "", below: dict | None = None, **training) -> dict:
+def stage(
+    summary: str, controls: dict, *, on: str = "", below: dict | None = None, condition: dict | None = None, **training
+) -> dict:
     """One control to train, on top of the stage before it or of the one named by `on` ("generator": of none).
 
     `below` gives the generator other options from this stage on. The identity-start coupling flow keeps each person
-    recognisable before and after.
+    recognisable before and after. With `condition`, ranges in degrees by name, the flow takes conditions drawn from
+    them.
     """
     options = {
         "num_steps": 200,
@@ -48,21 +51,22 @@ def stage(summary: str, controls: dict, *, on: str = "", below: dict | None = No
         "summary": summary,
         "on": on,
         "below": below or {},
+        "condition": condition or {},
         "controls": controls,
         "flow": {"architecture": "coupling", "num_layers": 8, "hidden_dim": 64},
         "training": DEFAULTS | options | training,
     }
 
 
-def measured(summary: str, controls: dict, *, on: str = "", below: dict | None = None) -> dict:
+def measured(summary: str, controls: dict, **options) -> dict:
     """Controls that are fitted and measured, without a training: the report reweights the generator's own samples."""
-    return stage(summary, controls, on=on, below=below) | {"training": None}
+    return stage(summary, controls, **options) | {"training": None}
 
 
-def paper_stage(summary: str, controls: dict, *, on: str = "", below: dict | None = None, **training) -> dict:
+def paper_stage(summary: str, controls: dict, **options) -> dict:
     """One control, trained by the recipe of the paper's text and class experiments on the paper's flow."""
     recipe = {"num_steps": 1280, "kl_batch_size": 0, "learning_rate": 1e-3, "warmup_steps": 0}
-    config = stage(summary, controls, on=on, below=below, **recipe | training)
+    config = stage(summary, controls, **recipe | options)
     config["flow"] = {"architecture": "allinone", "num_layers": 8, "hidden_dim": 256}
     return config
 
@@ -104,6 +108,16 @@ def clip(text: str, weight: float, network: str = "clip_vit_b32", **options) -> 
 def pose(sigma: float = 5.0, weight: float = 1.0, **angles: float) -> dict:
     """Head pose to the given angles in degrees."""
     return {"kind": "pose", "sigma": sigma, "weight": weight, **angles}
+
+
+def rotation(weight: float, canonical=(0.25, 0.0, 0.0), network: str = "facemesh") -> dict:
+    """Head pose as the condition asks, relative to the canonical one, Euler angles XYZ in radians."""
+    return {"kind": "rotation", "network": network, "canonical": canonical, "weight": weight}
+
+
+def identity(weight: float, network: str = "faceres", **options) -> dict:
+    """The same face as under the canonical condition."""
+    return {"kind": "identity", "network": network, "options": options, "weight": weight}
 
 
 def shrink(config: ConfigDict) -> ConfigDict:

@@ -12,6 +12,7 @@ NVIDIA = "not stated by the publisher; converted from NVIDIA's release, which is
 CELEBA = "not stated by the publisher; learnt from CelebA, which is for non-commercial research only"
 ARCFACE = "code MIT; no terms are stated for the weights, learnt from MS-Celeb-1M: treat as research only"
 DECA = "Max Planck licence: non-commercial research only, no redistribution; see github.com/YadiraF/DECA"
+FLAME = "Max Planck licence: registration, no redistribution; see flame.is.tue.mpg.de"
 FAIRFACE = "data and repository CC BY 4.0; no separate terms are stated for the weights"
 
 
@@ -23,7 +24,7 @@ class Checkpoint(NamedTuple):
       url: where it is published.
       converter: the script in `convert/` that reads it.
       license: its terms, as far as they are stated.
-      image_size: pixels a side that the network makes or sees.
+      image_size: pixels a side that the network makes or sees, 0 if it has no images.
       kind: of the folder, as in its config.json.
     """
 
@@ -80,6 +81,7 @@ CHECKPOINTS = {
     "celeba_blond_hair": _celeba("Blond_Hair"),
     "irse50": _face("qg7co4azsv5sacm", "model_ir_se50.pth", "irse50_to_flax.py", ARCFACE, 112),
     "deca": _face("972j1vgfd19b6gx", "deca_model.tar", "deca_to_flax.py", DECA),
+    "flame": Checkpoint("generic_model.pkl", "https://flame.is.tue.mpg.de", "flame_to_flax.py", FLAME, 0, kind="mesh"),
 }
 
 

@@ -18,7 +18,7 @@ class LatentEBM:
     Attributes:
       generator: frozen, any object of the `Generator` contract (a trained `Prompt` is one).
       controls: objects of the `Control` contract; their weighted energies add up.
-      cond_prior: distribution of conditions with `sample(key, n) -> (n, A)`, or None without conditions.
+      cond_prior: distribution of conditions, a `Conditions`, or None without conditions.
     """
 
     generator: Any
@@ -29,6 +29,10 @@ class LatentEBM:
         """Images (B, H, W, 3) of latents (B, D), with the same generator noise as `energy` under this key."""
         return self.generator(_named_key(key, "generator"), z)
 
+    def draw_cond(self, key: Array, num_samples: int) -> Array | None:
+        """Conditions (num_samples, A), or None."""
+        return None if self.cond_prior is None else self.cond_prior.sample(key, num_samples)
+
     def energies(self, key: Array, z: Array, cond: Array | None = None, reference_z: Array | None = None) -> dict:
         """Unweighted energy (B,) of every control by name.
 
@@ -38,7 +42,7 @@ class LatentEBM:
           key: generator noise and augmentations; the same key gives the same energies.
           z: (B, D) latents.
           cond: (B, A) conditions, or None.
-          reference_z: (B, D) latents at the canonical condition (Eq. 12), used if some control needs them.
+          reference_z: (B, D) latents of the reference images (Eq. 12), used if some control needs them.
 
         Raises:
           ValueError: a control needs a reference and there is none, or two controls share a name.
@@ -68,7 +72,10 @@ class LatentEBM:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether some control compares with an image at the canonical condition."""
+        """Whether some control compares with a reference image, which the flow itself makes.
+
+        Then the target moves with the flow: there is no fixed density to certify.
+        """
         return any(control.needs_reference for control in self.controls)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from flax import struct
 
 from promptgen_jax import checks, weights
-from promptgen_jax.models.realnvp import ARCHITECTURES, RealNVP
+from promptgen_jax.models.realnvp import ARCHITECTURES, CONDITIONING, RealNVP
 from promptgen_jax.ops.bijectors import CLAMPS
 from promptgen_jax.types import Array, Prior, PyTree
 
@@ -72,6 +72,21 @@ class Flow:
         self._check("flow.inverse_and_log_det", z, cond)
         return self.bijector(params, cond).inverse_and_log_det(z)
 
+    def act(self, params: PyTree, z: Array, cond: Array) -> Array:
+        """Moves latents (B, D) by conditions (B, A): f(eps, a) acted on by b is f(eps, a + b) (appendix B.5).
+
+        Raises:
+          ValueError: the flow is not equivariant; else as `forward_and_log_det`.
+        """
+        if self.module.conditioning != "equivariant" or not self.cond_dim:
+            raise ValueError(
+                "flow.act: conditions act on latents of equivariant flows only. Train a conditional flow with "
+                "conditioning='equivariant'."
+            )
+        self._check("flow.act", z, cond)
+        variables = {"params": params, "buffers": self.buffers}
+        return self.module.apply(variables, cond, method="action").forward(z)
+
     def log_prob(self, params: PyTree, z: Array, cond: Array | None = None) -> Array:
         """Exact log density (B,), nats, of latents (B, D) under the trained prior.
 
@@ -112,8 +127,11 @@ def build_module(prior: Prior, *, cond_dim: int = 0, **options) -> RealNVP:
     checks.check_known("flow architecture", module.architecture, ARCHITECTURES)
     if module.clamp is not None:
         checks.check_known("flow clamp", module.clamp, CLAMPS)
+    checks.check_known("flow conditioning", module.conditioning, CONDITIONING)
     checks.check_count("flow: cond_dim", module.cond_dim, minimum=0)
-    checks.check_count("flow: num_layers", module.num_layers)
+    if module.conditioning == "equivariant" and not module.cond_dim:
+        raise ValueError("flow conditioning: equivariant needs a condition, cond_dim is 0. Use concat without one.")
+    checks.check_count("flow: num_layers", module.num_layers, minimum=1 + (module.conditioning == "equivariant"))
     checks.check_count("flow: hidden_dim", module.hidden_dim)
     for size in module.blocks:
         checks.check_count("flow: block size", size, minimum=2)
@@ -127,8 +145,8 @@ def init_flow(key: Array, prior: Prior, *, cond_dim: int = 0, **options) -> tupl
       key: draws rotations or permutations, and initial weights.
       prior: the generator's prior; one independent flow per block.
       cond_dim: length of the condition, 0 for none.
-      **options: further fields of `RealNVP`: architecture, num_layers, hidden_dim, clamp, negative_slope,
-        identity_start.
+      **options: further fields of `RealNVP`: conditioning, cond_scale, architecture, num_layers, hidden_dim, clamp,
+        negative_slope, identity_start.
 
     Returns:
       (flow, params): the flow with its fixed buffers, and the arrays to train.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from promptgen_jax import checks, weights
 
@@ -33,6 +33,22 @@ def to_uint8(images) -> np.ndarray:
     """
     checks.check_images("to_uint8", images)
     return np.rint(255 * np.clip(np.asarray(images, np.float32), 0, 1)).astype(np.uint8)
+
+
+def load_image(path: str | Path) -> np.ndarray:
+    """A picture file as float32 (height, width, 3) in [0, 1], turned upright.
+
+    Raises:
+      FileNotFoundError: no such file; ValueError: not a picture.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such picture. Give the path of an image file.")
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"), np.float32) / 255
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise ValueError(f"{path}: not a picture that can be read. Give a PNG or JPEG file.") from None
 
 
 def image_grid(images, *, columns: int | None = None, scale: int = 1, padding: int = 2) -> np.ndarray:
@@ -101,6 +117,25 @@ def before_after_sheet(
         blank = np.full((grid.shape[0], width - grid.shape[1], 3), PAPER, np.uint8)
         parts += [_text_band(str(label), width, text_size), np.concatenate([grid, blank], axis=1)]
     return np.concatenate(parts)
+
+
+def block_sheet(blocks, *, columns: int, per_row: int, scale: int = 1) -> np.ndarray:
+    """Lays out blocks of images, e.g. one face in nine poses each.
+
+    Args:
+      blocks: (N, K, H, W, 3) floats in [0, 1], N and K at least 1.
+      columns: images per row of a block.
+      per_row: blocks per row.
+      scale: each pixel becomes a block of scale x scale.
+
+    Returns:
+      Picture, uint8; blocks are 8 white pixels apart.
+
+    Raises:
+      ValueError, TypeError: what `image_grid` refuses.
+    """
+    pictures = np.stack([image_grid(block, columns=columns, scale=scale, padding=1) for block in blocks])
+    return image_grid(pictures.astype(np.float32) / 255, columns=min(per_row, len(blocks)), padding=8)
 
 
 def png_bytes(picture: np.ndarray) -> bytes:

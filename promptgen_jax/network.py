@@ -6,6 +6,7 @@ Which Linen module reads a weight folder is written in its config.json:
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,12 @@ class Network:
         labels = self.labels(attribute)
         checks.check_known(f"{self.name}: label of {attribute}", label, labels)
         return labels.index(label)
+
+    def that_returns(self, output: str) -> Network:
+        """Itself. Raises ValueError with the nearest match if there is no output of that name."""
+        outputs = jax.eval_shape(self, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
+        checks.check_known(f"{self.name}: output", output, outputs)
+        return self
 
     def log_probs(self, images, attribute: str) -> jax.Array:
         """Log P(label | image), (B, K) in nats."""
@@ -97,14 +104,23 @@ def load_params(name_or_path: str | Path, *, kind: str, example: Any) -> tuple[n
     return module, tree, config
 
 
-def load_network(name_or_path: str | Path) -> Network:
+def load_network(name_or_path: str | Path, **options) -> Network:
     """Loads a ported network by name (`faceapi_expression`) or folder.
 
+    Args:
+      name_or_path: name under ported_weights, or a folder.
+      **options: fields of its module that differ from config.json and leave the weights as they are, e.g. `input_size`
+        of `faceres` or `symmetric` of `irse50`.
+
     Raises:
-      FileNotFoundError, ValueError: as `load_params`.
+      FileNotFoundError, ValueError: as `load_params`; unknown option, with the nearest match.
     """
     example = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     module, tree, config = load_params(name_or_path, kind="network", example=example)
+    for option in options:
+        known = {field.name for field in dataclasses.fields(module)} - {"parent", "name"}
+        checks.check_known(f"{name_or_path}: option", option, known)
+    module = module.clone(**options)
     return Network(
         weights=tree,
         module=module,

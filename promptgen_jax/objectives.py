@@ -40,7 +40,7 @@ class ReverseKL:
         """Returns the loss () and its terms by name."""
         key_eps, key_ebm = jax.random.split(key)
         eps = _draw(self, key_eps, ebm.generator.prior, max(self.kl_batch_size, self.batch_size))
-        cond = _draw_cond(key_eps, ebm, eps.shape[0])
+        cond = ebm.draw_cond(jax.random.fold_in(key_eps, 1), eps.shape[0])
         z, log_det = flow.forward_and_log_det(params, eps, cond)
         prior = ebm.generator.prior
         kl_prior = prior.log_prob(eps) - log_det - prior.log_prob(z)
@@ -67,10 +67,9 @@ class ScoreFunction:
         key_eps, key_ebm = jax.random.split(key)
         prior = ebm.generator.prior
         eps = _draw(self, key_eps, prior, self.batch_size)
-        cond = _draw_cond(key_eps, ebm, self.batch_size)
+        cond = ebm.draw_cond(jax.random.fold_in(key_eps, 1), self.batch_size)
         z, log_det = jax.lax.stop_gradient(flow.forward_and_log_det(params, eps, cond))
-        reference_z = jax.lax.stop_gradient(_reference(params, ebm, flow, eps, cond))
-        energies = ebm.energies(key_ebm, z, cond, reference_z)
+        energies = ebm.energies(key_ebm, z, cond)
         kl_prior = prior.log_prob(eps) - log_det - prior.log_prob(z)
         loss, metrics = _summary(ebm, energies, kl_prior, z, log_det)
         free_energy = jax.lax.stop_gradient(kl_prior + ebm.total(energies))
@@ -96,14 +95,14 @@ class ForwardKL:
         key_prior, key_flow, key_ebm = jax.random.split(key, 3)
         prior = ebm.generator.prior
         num_prior = round(self.batch_size * self.prior_share)
-        cond = _draw_cond(key_prior, ebm, self.batch_size)
+        cond = ebm.draw_cond(jax.random.fold_in(key_prior, 1), self.batch_size)
         eps = prior.sample(key_flow, self.batch_size - num_prior)
         cond_flow = None if cond is None else cond[num_prior:]
         from_flow, _ = flow.forward_and_log_det(params, eps, cond_flow)
         z = jnp.concatenate([prior.sample(key_prior, num_prior), from_flow])
         z = _shard(self, jax.lax.stop_gradient(z))
         log_q = flow.log_prob(params, z, cond)
-        energies = jax.lax.stop_gradient(ebm.energies(key_ebm, z, cond, z if ebm.needs_reference else None))
+        energies = jax.lax.stop_gradient(ebm.energies(key_ebm, z, cond))
         log_prior = prior.log_prob(z)
         share = num_prior / self.batch_size
         log_proposal = jnp.logaddexp(
@@ -145,12 +144,8 @@ def _draw(objective, key: Array, prior, num_samples: int) -> Array:
     return _shard(objective, prior.sample(key, num_samples))
 
 
-def _draw_cond(key: Array, ebm: LatentEBM, num_samples: int) -> Array | None:
-    return None if ebm.cond_prior is None else ebm.cond_prior.sample(jax.random.fold_in(key, 1), num_samples)
-
-
 def _reference(params: PyTree, ebm: LatentEBM, flow: Flow, eps: Array, cond: Array | None) -> Array | None:
-    """Latents of the same eps at the canonical condition, which is zero (Eq. 12)."""
+    """Latents of the same eps at the canonical condition, which is zero (Eq. 12), or if there is none, eps itself."""
     if not ebm.needs_reference:
         return None
-    return flow.forward_and_log_det(params, eps, None if cond is None else jnp.zeros_like(cond))[0]
+    return eps if cond is None else flow.forward_and_log_det(params, eps, jnp.zeros_like(cond))[0]

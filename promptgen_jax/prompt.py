@@ -50,7 +50,7 @@ class Prompt:
         return self.generator.checksum
 
     def __call__(self, key: Array, eps: Array, cond: Array | None = None) -> Array:
-        """Images (B, H, W, 3) of noise (B, D)."""
+        """Images (B, H, W, 3) of noise (B, D), and of conditions (B, A) if the prompt is conditional."""
         return self.generator(key, self.latents(eps, cond))
 
     def latents(self, eps: Array, cond: Array | None = None) -> Array:
@@ -60,7 +60,13 @@ class Prompt:
     def sample(self, key: Array, num_samples: int, *, cond: Array | None = None, batch_size: int = 64) -> Array:
         """Draws images (num_samples, H, W, 3), nominally in [0, 1], in batches of one compiled size.
 
-        Image i depends on key and i alone; on batch_size too if the generator draws noise of its own.
+        Image i depends on key, i and its condition alone; on batch_size too if the generator draws noise of its own.
+
+        Args:
+          key: the same key gives the same noise, whatever the conditions.
+          num_samples: n.
+          cond: (n, A) conditions of a conditional prompt, or (A,) for all; any value, also outside those trained on.
+          batch_size: images at a time.
 
         Raises:
           TypeError, ValueError: raw key, num_samples or batch_size below 1, condition of a wrong shape.
@@ -68,6 +74,8 @@ class Prompt:
         checks.check_key("prompt.sample", key)
         checks.check_count("prompt.sample: num_samples", num_samples)
         checks.check_count("prompt.sample: batch_size", batch_size)
+        if cond is not None and np.ndim(cond) == 1:
+            cond = np.broadcast_to(cond, (num_samples, np.size(cond)))
         checks.check_cond("prompt.sample", cond, self.flow.cond_dim, num_samples)
         key_eps, key_image = jax.random.split(key)
         eps = self.prior.sample(key_eps, num_samples)

@@ -26,8 +26,11 @@ from promptgen_jax.evaluation.stage import evaluate
 from promptgen_jax.flow import init_flow
 from promptgen_jax.network import load_network
 from promptgen_jax.prompt import Prompt, map_batches
+from promptgen_jax.types import Conditions
 
 GENERATOR = "generator"
+GRID_SIZE = 3  # conditions per angle in pictures
+CONDITION_CAPTION = "One face per block, the same noise under every condition; the first faces, none picked."
 VERSIONS = ("jax", "flax", "optax", "distrax", "orbax-checkpoint", "numpy")
 
 
@@ -47,13 +50,14 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
     """
     generator = parts.load_generator(**config["generator"])
     controls = {name: build_controls(config["stages"][name]) for name in config["order"]}
+    conditions = {name: build_conditions(config["stages"][name]) for name in config["order"]}
     below = {name: _stage_below(name, config) for name in config["order"]}
     _check_mixtures(config)
     workdir = open_workdir(workdir, config)
     stages, made, earlier = [], {GENERATOR: generator}, {GENERATOR: ()}
     for name in config["order"]:
         inner = _with_options(made[below[name]], config["stages"][name].get("below") or {})
-        ebm = LatentEBM(generator=inner, controls=controls[name])
+        ebm = LatentEBM(generator=inner, controls=controls[name], cond_prior=conditions[name])
         ebm, made[name] = train_stage(name, config, ebm, workdir)
         stages.append(evaluate_stage(name, config, ebm, made[name], earlier[below[name]], workdir))
         earlier[name] = (*earlier[below[name]], *controls[name])
@@ -124,6 +128,15 @@ def build_controls(stage: dict) -> tuple:
     )
 
 
+def build_conditions(stage: dict) -> Conditions | None:
+    """What the conditions of a stage are drawn from, of its `condition`, ranges in degrees by name; None without.
+
+    Raises:
+      ValueError: a range that is no pair from low to high.
+    """
+    return Conditions.of_angles(stage["condition"]) if stage["condition"] else None
+
+
 def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple[LatentEBM, Prompt]:
     """Fits the moment constraints of a stage and trains its flow; loads what is finished.
 
@@ -170,7 +183,8 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earl
         stage["timing"] = json.loads(timing.read_text()) | {"steps": config["stages"][name]["training"]["num_steps"]}
     weights.write_json(folder / "evaluation.json", stage)
     for line in stage["headline"]:
-        print(f"  {line['label']}: {line['before']:.1f} -> {line['after']:.1f} {line['unit']}", flush=True)
+        before = f"{line['before']:.3g} -> " if "before" in line else ""
+        print(f"  {line['label']}: {before}{line['after']:.3g} {line['unit']}", flush=True)
     return stage
 
 
@@ -208,6 +222,9 @@ def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, fol
     if ebm.generator.image_size > 1:
         eps = prompt.prior.sample(key, options["num_shown"])
         prompt = _with_options(prompt, options["pictures"])
+        if ebm.cond_prior:
+            images.save_png(folder / "samples.png", condition_sheet(prompt, ebm.cond_prior, key, eps))
+            return [{"file": "samples.png", "caption": f"{CONDITION_CAPTION} {_axes(ebm.cond_prior)}"}]
         draw = jax.jit(lambda generator, eps: generator(key, eps))
         shown = [
             (f"{when}: {name}", map_batches(lambda batch, g=generator: draw(g, batch), 16, eps))
@@ -227,6 +244,28 @@ def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, fol
     )
     caption = "Latent space: contours of the target, with samples of the prior and of the trained flow."
     return [{"file": "samples.png", "caption": caption}]
+
+
+def condition_sheet(prompt: Prompt, conditions: Conditions, key, eps) -> np.ndarray:
+    """A block of pictures per row of noise (N, D): the same noise under a grid of conditions, three an angle."""
+    grid = conditions.grid(GRID_SIZE)
+    draw = jax.jit(lambda prompt, eps, cond: prompt(key, eps, cond))
+    pairs = (np.repeat(np.asarray(eps), len(grid), axis=0), np.tile(grid, (len(eps), 1)))
+    pictures = map_batches(lambda *batch: draw(prompt, *batch), 16, *pairs)
+    blocks = pictures.reshape(len(eps), len(grid), *pictures.shape[1:])
+    return images.block_sheet(blocks, columns=GRID_SIZE, per_row=GRID_SIZE)
+
+
+def _axes(conditions: Conditions) -> str:
+    """Which way the angles grow in a block, for the caption."""
+    low, high = (np.degrees(np.asarray(end)) for end in (conditions.low, conditions.high))
+    varying = [
+        f"{name} {a:g} to {b:g} degrees"
+        for name, a, b in zip(conditions.names, low.round(3), high.round(3), strict=True)
+        if a < b
+    ]
+    directions = ("from left to right", "from top to bottom", "from block row to block row")
+    return ", ".join(f"{text} {where}" for text, where in zip(varying[::-1], directions, strict=False)) + "."
 
 
 def _licenses(ebm: LatentEBM, judges: dict) -> list[dict]:
@@ -265,11 +304,18 @@ def _differences(one, other, prefix="") -> set[str]:
     }
 
 
-def sample(workdir: str | Path, *, num_samples: int, seed: int) -> Path:
+def sample(workdir: str | Path, *, num_samples: int, seed: int, condition: tuple[float, ...] = ()) -> Path:
     """Writes `samples/<index>.png` of the last stage, without any control model; returns the folder.
 
+    Args:
+      workdir: of a finished run.
+      num_samples: files.
+      seed: of the noise.
+      condition: angles in degrees of a conditional prompt, any values; without, each file shows one face under a grid
+        of conditions.
+
     Raises:
-      FileNotFoundError: not trained yet; ValueError: a toy problem, or a count below 1.
+      FileNotFoundError: not trained yet; ValueError: a toy problem, a count below 1, a condition of a wrong length.
     """
     workdir = Path(workdir).resolve()
     checks.check_count("sample: num_samples", num_samples)
@@ -278,9 +324,20 @@ def sample(workdir: str | Path, *, num_samples: int, seed: int) -> Path:
     prompt = Prompt.load(workdir / config["order"][-1] / "prompt", generator=generator)
     if prompt.image_size == 1:
         raise ValueError(f"sample: {workdir} holds a toy problem, whose samples are points. See its report.html.")
-    pictures = prompt.sample(jax.random.key(seed), num_samples)
+    key, conditions = jax.random.key(seed), build_conditions(config["stages"][config["order"][-1]])
+    if len(condition) not in (0, prompt.flow.cond_dim):
+        raise ValueError(
+            f"sample: condition is {condition}; this prompt takes {prompt.flow.cond_dim} angles"
+            f"{' (' + ', '.join(conditions.names) + ')' if conditions else ''}. Give as many, or none."
+        )
+    if conditions and not condition:
+        noise = prompt.prior.sample(jax.random.split(key)[0], num_samples)  # that of prompt.sample
+        pictures = (condition_sheet(prompt, conditions, key, noise[i : i + 1]) for i in range(num_samples))
+    else:
+        radians = np.radians(np.array(condition, np.float32)) if condition else None
+        pictures = (picture[None] for picture in prompt.sample(key, num_samples, cond=radians))
     for index, picture in enumerate(pictures):
-        images.save_png(workdir / "samples" / f"{index:06d}.png", jnp.asarray(picture)[None])
+        images.save_png(workdir / "samples" / f"{index:06d}.png", picture)
     return workdir / "samples"
 
 

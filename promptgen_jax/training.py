@@ -176,7 +176,8 @@ def fit(
     With a workdir, metrics and checkpoints go there and the same call resumes, bit for bit.
 
     Args:
-      ebm: the target. Fit betas first with `fit_moments`.
+      ebm: the target. Fit betas first with `fit_moments`. With a `cond_prior` the flow is conditional, and every
+        noise vector meets a new condition.
       workdir: folder of this training, or None for none.
       flow: options of `flow.init_flow`.
       name: of the prompt.
@@ -187,11 +188,13 @@ def fit(
       (prompt, history): history is a list of the logged metrics.
 
     Raises:
-      ValueError: options out of range; FloatingPointError: a term became NaN, naming it and the step.
+      ValueError: options out of range, or an objective or generator that cannot take this target;
+      FloatingPointError: a term became NaN, naming it and the step.
     """
     for option in options:
         checks.check_known("training option", option, [field.name for field in dataclasses.fields(TrainConfig)])
     config = TrainConfig(**options)
+    _check_target(ebm, config, flow or {})
     mesh = sharding.data_mesh()
     num_devices = mesh.devices.size
     if config.batch_size % num_devices:
@@ -199,7 +202,9 @@ def fit(
             f"training.batch_size: {config.batch_size} does not divide over {num_devices} devices; choose a multiple."
         )
     key_flow = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
-    trained_flow, params = init_flow(key_flow, ebm.generator.prior, **(flow or {}))
+    trained_flow, params = init_flow(
+        key_flow, ebm.generator.prior, cond_dim=ebm.cond_prior.dim if ebm.cond_prior else 0, **(flow or {})
+    )
     optimizer = make_optimizer(
         learning_rate=config.learning_rate,
         num_steps=config.num_steps,
@@ -221,6 +226,24 @@ def fit(
     step = functools.partial(jax.jit, donate_argnums=0)(functools.partial(train_step, **step_options))
     params_best, history = _run(state, step, ebm, trained_flow, config, mesh, workdir, quiet)
     return Prompt(generator=ebm.generator, flow=trained_flow, params=params_best, name=name), history
+
+
+def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
+    if "cond_dim" in flow:
+        raise ValueError(
+            "fit: flow option cond_dim follows from the conditions. Give the LatentEBM a cond_prior instead."
+        )
+    if ebm.needs_reference and config.objective != "reverse_kl":
+        names = ", ".join(control.name for control in ebm.controls if control.needs_reference)
+        raise ValueError(
+            f"fit: {names} compares with an image that the flow itself makes, so the target moves with the flow; "
+            f"{config.objective} needs a fixed one. Use reverse_kl."
+        )
+    if isinstance(ebm.generator, Prompt) and any(inner.flow.cond_dim for inner in ebm.generator.stack()[0]):
+        raise ValueError(
+            f"fit: the generator is the conditional prompt {ebm.generator.name!r}, which a control on top of it could "
+            "not tell its condition. Train the conditional prompt last."
+        )
 
 
 def _run(state, step, ebm, flow, config: TrainConfig, mesh, workdir, quiet) -> tuple[PyTree, list[dict]]:

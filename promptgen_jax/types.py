@@ -54,6 +54,51 @@ class Prior:
 
 
 @struct.dataclass
+class Conditions:
+    """Uniform distribution of conditions on a box of R^A, e.g. of head poses; the canonical condition is 0.
+
+    Attributes:
+      low: (A,) one corner of the box, for angles in radians.
+      high: (A,) the other; equal to `low` where a component is fixed.
+      names: A names for people.
+    """
+
+    low: Array
+    high: Array
+    names: tuple[str, ...] = struct.field(pytree_node=False, default=())
+
+    @classmethod
+    def of_angles(cls, degrees: dict[str, tuple[float, float]]) -> Conditions:
+        """From ranges in degrees by name, e.g. `{"nod": (-20, 20), "turn": (-20, 20)}`.
+
+        Raises:
+          ValueError: no range, or one that is no pair from low to high.
+        """
+        for name, ends in degrees.items():
+            if len(ends) != 2 or not ends[0] <= ends[1]:
+                raise ValueError(f"condition {name}: range is {ends}; expected (low, high) in degrees.")
+        if not degrees:
+            raise ValueError("conditions: no ranges; give at least one, e.g. {'turn': (-20, 20)} in degrees.")
+        low, high = np.radians(np.array(list(degrees.values()), np.float32)).T
+        return cls(low=jnp.asarray(low), high=jnp.asarray(high), names=tuple(degrees))
+
+    @property
+    def dim(self) -> int:
+        """A, the length of a condition."""
+        return self.low.shape[0]
+
+    def sample(self, key: Array, num_samples: int) -> Array:
+        """Draws (num_samples, A) conditions."""
+        return jax.random.uniform(key, (num_samples, self.dim), minval=self.low, maxval=self.high)
+
+    def grid(self, size: int = 3) -> np.ndarray:
+        """(size^V, A) conditions evenly spread over the V components that vary, the last one fastest."""
+        low, high = np.asarray(self.low), np.asarray(self.high)
+        axes = [np.linspace(a, b, size if a < b else 1) for a, b in zip(low, high, strict=True)]
+        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, self.dim).astype(np.float32)
+
+
+@struct.dataclass
 class Sample:
     """What a control sees of a batch.
 
@@ -61,7 +106,8 @@ class Sample:
       images: (B, H, W, 3) float32, nominally in [0, 1] and not clamped.
       z: (B, D) the latents that made them.
       cond: (B, A) conditions such as Euler angles in radians, or None.
-      reference: (B, H, W, 3) the same eps at the canonical condition (Eq. 12), or None.
+      reference: (B, H, W, 3) the same eps at the canonical condition (Eq. 12), of a flow without conditions before the
+        control, or None.
     """
 
     images: Array

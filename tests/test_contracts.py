@@ -36,8 +36,10 @@ CONTROLS = {
     "classifier": dict(network="emotion", attribute="emotion", target="happy"),
     "clip": dict(text="a face", num_augmentations=4, chunk=2),
     "function": dict(function=lambda images: jnp.mean(images, axis=(1, 2, 3))),
+    "identity": dict(options={"input_size": 112}),
     "moment": dict(network="faceapi_expression", attribute="expression"),
     "pose": dict(yaw=20.0),
+    "rotation": dict(),
     "synthetic": dict(energy="quadratic", target=(0.5,) * 9, scale=0.7),
 }
 
@@ -80,6 +82,12 @@ def test_every_adapter_is_checked_here():
 def test_own_code_is_made_not_loaded(load):
     with pytest.raises(ValueError, match="promptgen_jax.Function"):
         load("function")
+
+
+def sample_of(images):
+    """With a condition and a reference, for the controls that look at them."""
+    cond, z = jnp.full((len(images), 2), 0.2), jnp.zeros((len(images), 1))
+    return types.Sample(images=images, z=z, cond=cond, reference=images[:, :, ::-1])
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -128,9 +136,7 @@ class TestControl:
     def test_energies_of_a_batch(self, kind, tiny_clip):
         control, images = load_control(kind, tiny_clip), images_for(kind)
         assert isinstance(control, types.Control)
-        measure = jax.jit(
-            lambda control, images: control(KEY, types.Sample(images=images, z=jnp.zeros((len(images), 1))))
-        )
+        measure = jax.jit(lambda control, images: control(KEY, sample_of(images)))
         energies = measure(control, images)
         assert energies.shape == (BATCH,)
         assert np.all(np.isfinite(energies))
@@ -141,8 +147,7 @@ class TestControl:
 
     def test_gradient_reaches_the_image(self, kind, tiny_clip):
         control, images = load_control(kind, tiny_clip), images_for(kind)
-        z = jnp.zeros((BATCH, 1))
-        gradient = jax.jit(jax.grad(lambda images: jnp.sum(control(KEY, types.Sample(images=images, z=z)))))(images)
+        gradient = jax.jit(jax.grad(lambda images: jnp.sum(control(KEY, sample_of(images)))))(images)
         assert np.all(np.isfinite(gradient))
         assert np.all(np.abs(gradient).max(axis=(1, 2, 3)) > 0)
 

@@ -7,10 +7,15 @@ import pytest
 from official_faces import CASES, every_network, golden, photos, seeded_state, torch, write_official
 from test_augment import crop, pool
 
+from configs import stylegan2_pose
 from convert import layers, reading
-from promptgen_jax import catalogue, network, parts, types, weights
+from promptgen_jax import catalogue, network, parts, training, types, weights
+from promptgen_jax import run as runs
+from promptgen_jax.controls.rotation import squared_angle
+from promptgen_jax.ebm import LatentEBM
+from promptgen_jax.generators import dcgan
 from promptgen_jax.models import irse
-from promptgen_jax.ops import resample
+from promptgen_jax.ops import resample, rotations
 
 KEY = jax.random.key(0)
 SETS = [(name, option, size) for name, case in CASES.items() for option, sizes in case.sizes.items() for size in sizes]
@@ -214,6 +219,77 @@ def test_celeba_resnet50_classifier_controls(convert):
         assert_within(controls[value].target, got, arrays[f"out_class_energy_{value}_64"], 2e-5)
 
 
+def test_irse50_identity_control(convert):
+    """The official energy of a pair; its gradients by both images are among those of the network."""
+    control, arrays = parts.load_control("identity", network=str(convert("irse50"))), golden("irse50")
+    for option, size in (("", 64), ("2", 200)):
+        images = photos("irse50", option, size)
+        assert_within(
+            "identity", compare(control, images[:1], images[1:]), arrays[f"out{option}_id_energy_{size}"], 1e-5
+        )
+
+
+@jax.jit
+def compare(control, images, reference):
+    return control(KEY, types.Sample(images=images, z=jnp.zeros((1, 1)), reference=reference))
+
+
+def test_deca_encoder_rotation_control(convert):
+    """The official energy of images and relative Euler angles, its straight ends included."""
+    arrays, images = golden("deca_encoder"), photos("deca_encoder", "", 64)
+    options = {"network": str(convert("deca_encoder")), "canonical": (0.3, 0, 0), "angle": "official"}
+    control = parts.load_control("rotation", **options)
+    measure = jax.jit(lambda control, sample: control(KEY, sample))
+    sample = types.Sample(images=images, z=jnp.zeros((3, 1)), cond=jnp.asarray(arrays["in_alpha64"]))
+    assert_within("energy", measure(control, sample), arrays["out_energy64"], 2e-5)
+
+
+@pytest.mark.parametrize("name", ["64", "256", "1024", "2_256"])
+def test_deca_encoder_pose_energy(name):
+    """Values and gradients by angles and pose, at the golden network outputs."""
+    arrays = golden("deca_encoder")
+    option, size = name.split("_") if "_" in name else ("", name)
+    pose = jnp.asarray(arrays[f"out{option}_params{size}"][:, 200:206])
+    canonical = rotations.from_euler_xyz(jnp.array([0.3, 0.0, 0.0]))
+
+    @jax.jit
+    def energy(cond, pose):
+        seen = rotations.from_axis_angle(pose[:, :3])
+        return [squared_angle(cond, canonical, seen, angle) for angle in ("official", "geodesic")]
+
+    @jax.jit
+    def weighted(cond, pose):
+        return jnp.sum(energy(cond, pose)[0] * jnp.cos(0.01 * jnp.arange(len(cond))))
+
+    cond, expected = jnp.asarray(arrays[f"in{option}_alpha{size}"]), arrays[f"out{option}_energy{size}"]
+    official, exact = energy(cond, pose)
+    assert_within("energy", official, expected, 5e-5 if option else 5e-6)
+    inside = (expected > 0.015**2) & (expected < 3.12**2)
+    np.testing.assert_allclose(exact[inside], expected[inside], rtol=1e-4)
+    for got, gradient in zip(
+        jax.grad(weighted, argnums=(0, 1))(cond, pose),
+        (arrays[f"grad{option}_alpha{size}"], arrays[f"grad{option}_pose{size}"]),
+        strict=True,
+    ):
+        error = np.linalg.norm(got - gradient) / np.linalg.norm(gradient)
+        print(f"gradient: {error:.1e}")
+        assert error < (2e-3 if option else 2e-5)
+
+
+@pytest.mark.full
+def test_pose_experiment_takes_a_step(convert):
+    """The config of the paper's pose experiment with DECA and IR-SE50 at full size, on a small generator."""
+    config = stylegan2_pose.get_config("smoke").to_dict()
+    stage = config["stages"]["pose"]
+    stage["controls"]["pose"]["network"] = str(convert("deca_encoder"))
+    stage["controls"]["identity"]["network"] = str(convert("irse50"))
+    ebm = LatentEBM(dcgan.tiny(), runs.build_controls(stage), runs.build_conditions(stage))
+    prompt, history = training.fit(ebm, flow=stage["flow"], quiet=True, **stage["training"])
+    assert prompt.flow.cond_dim == 3
+    assert [line["step"] for line in history] == [1, 2]
+    assert all(np.isfinite(value) for line in history for value in line.values())
+
+
 @every_network
 def test_converted_folder(convert, name):
     folder, known = convert(name), catalogue.CHECKPOINTS[CASES[name].folder]
@@ -227,7 +303,8 @@ def test_converted_folder(convert, name):
     assert {key: outputs[key].shape for key in attributes} == {key: (2, size) for key, size in attributes.items()}
     others = {
         "irse50": {"embedding": (512,)},
-        "deca_encoder": {"shape": (100,), "tex": (50,), "exp": (50,), "pose": (6,), "cam": (3,), "light": (9, 3)},
+        "deca_encoder": {"shape": (100,), "tex": (50,), "exp": (50,), "pose": (6,), "cam": (3,), "light": (9, 3)}
+        | {"rotation": (3, 3)},
     }.get(name, {})
     assert {key: value.shape[1:] for key, value in outputs.items() if key not in attributes} == others
     source = (folder / "SOURCE.md").read_text()

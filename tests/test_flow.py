@@ -28,6 +28,7 @@ CONFIGURATIONS = {
     "coupling": (Prior.standard(6), dict(architecture="coupling")),
     "coupling_odd": (Prior.standard(7), dict(architecture="coupling", clamp="tanh")),
     "coupling_conditional": (BIGGAN_LIKE, dict(architecture="coupling", cond_dim=3)),
+    "equivariant": (BIGGAN_LIKE, dict(conditioning="equivariant", cond_dim=3, cond_scale=2.0)),
 }
 IDENTITIES = [
     name for name in CONFIGURATIONS if "coupling" in name or "identity" in name or name.endswith("conditional")
@@ -213,6 +214,30 @@ def test_condition_matters(made):
     assert bool(jnp.all(jnp.any(z != other, axis=1)))
 
 
+@pytest.mark.parametrize("architecture", ["allinone", "coupling"])
+def test_equivariant_flow_is_a_homomorphism(architecture):
+    """Appendix B.5: f(f(eps, a) acted on by b) is f(eps, a + b), acting with 0 changes nothing, with -b undoes b."""
+    options = dict(conditioning="equivariant", cond_scale=3.0, architecture=architecture, hidden_dim=64)
+    flow, params = init_flow(jax.random.key(0), Prior.standard(100), cond_dim=2, **options)
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.sin(jnp.arange(leaf.size).reshape(leaf.shape)), params)
+    eps = flow.prior.sample(jax.random.key(1), 256)
+    a, b = jax.random.uniform(jax.random.key(2), (2, 256, 2), minval=-1, maxval=1)
+
+    @jax.jit
+    def run(flow, params, eps, a, b):
+        at_a, at_both = flow.forward_and_log_det(params, eps, a)[0], flow.forward_and_log_det(params, eps, a + b)[0]
+        acted = flow.act(params, at_a, b)
+        return at_a, at_both, acted, flow.act(params, acted, -b), flow.act(params, at_a, 0 * b)
+
+    at_a, at_both, acted, back, still = run(flow, params, eps, a, b)
+    error = np.abs(acted - at_both).max()
+    print(f"{architecture}: {error:.1e} of {np.abs(at_both).max():.1f}")
+    assert np.abs(at_both - at_a).max() > 1
+    assert error < 1e-5
+    np.testing.assert_allclose(back, at_a, atol=1e-5)
+    np.testing.assert_allclose(still, at_a, atol=1e-5)
+
+
 def test_compiles_once_for_new_params(made):
     flow, params = made("allinone")
     traces = []
@@ -246,6 +271,13 @@ BAD_CALLS = {
     ),
     "unwanted-cond": (lambda f, p: f.log_prob(p, EPS, jnp.ones((2, 3))), ValueError, "this flow takes none"),
     "no-samples": (lambda f, p: f.sample_and_log_prob(p, KEY, 0), ValueError, "num_samples: got 0"),
+    "conditioning": (
+        lambda f, p: init_flow(KEY, f.prior, cond_dim=1, conditioning="equivarient"),
+        ValueError,
+        "'equivariant'",
+    ),
+    "no-cond": (lambda f, p: init_flow(KEY, f.prior, conditioning="equivariant"), ValueError, "needs a condition"),
+    "act": (lambda f, p: f.act(p, EPS, jnp.ones((2, 1))), ValueError, "equivariant flows only"),
     "sample-key": (lambda f, p: f.sample_and_log_prob(p, 0, 2), TypeError, "expected a typed key"),
 }
 

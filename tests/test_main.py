@@ -1,5 +1,6 @@
 """The command line, as a user calls it: a whole run on the shipped models, and every mistake answered in a sentence."""
 
+import functools
 import importlib
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 import main
-from configs import stylegan2_text
+from configs import stylegan2_pose, stylegan2_text
 from promptgen_jax import catalogue
 from promptgen_jax import run as runs
 
@@ -88,7 +89,8 @@ def test_samples_without_any_control_weights(finished, tmp_path):
     assert pictures[0] == pictures[1]
 
 
-SHIPPED = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("pieces", "stylegan2_text"))
+OFFICIAL = ("stylegan2_text", "stylegan2_pose")  # on checkpoints that are not shipped
+SHIPPED = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("pieces", *OFFICIAL))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -101,21 +103,26 @@ def test_configs_build(name, arg):
         assert [control.name for control in controls] == list(config["stages"][stage]["controls"])
 
 
-@pytest.mark.parametrize("name", stylegan2_text.EXPERIMENTS)
+PAPER = {name: functools.partial(stylegan2_text.get_config, name) for name in stylegan2_text.EXPERIMENTS}
+PAPER["pose"] = stylegan2_pose.get_config
+
+
+@pytest.mark.parametrize("name", PAPER)
 def test_missing_checkpoints_say_where_to_get_them(name, tmp_path, monkeypatch):
-    """The paper's text experiments are complete but for the weights; generator first, then CLIP."""
+    """The paper's experiments are complete but for the weights; generator first, then each control."""
     monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path / "none"))
-    config = stylegan2_text.get_config(name).to_dict()
-    checkpoint = catalogue.CHECKPOINTS[config["generator"]["name"]]
-    for load in (
-        lambda: runs.train_and_evaluate(config, tmp_path / "run"),
-        lambda: runs.build_controls(config["stages"]["text"]),
-    ):
+    config = PAPER[name]().to_dict()
+    (stage,) = config["stages"].values()
+    loads = [(config["generator"]["name"], lambda: runs.train_and_evaluate(config, tmp_path / "run"))]
+    for control, options in stage["controls"].items():
+        alone = stage | {"controls": {control: options}}
+        loads.append((options["network"], functools.partial(runs.build_controls, alone)))
+    for missing, load in loads:
+        checkpoint = catalogue.CHECKPOINTS[missing]
         with pytest.raises(FileNotFoundError) as error:
             load()
         for part in (checkpoint.file, checkpoint.url, f"python convert/{checkpoint.converter} {checkpoint.file}"):
             assert part in str(error.value)
-        checkpoint = catalogue.CHECKPOINTS["clip_vit_b32"]
     assert not (tmp_path / "run").exists()
 
 

@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 
 from promptgen_jax import checks
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.prompt import Prompt, map_batches
+from promptgen_jax.prompt import Prompt, filter_none, map_batches
 from promptgen_jax.types import Array
 
 Z_95 = 1.959964
@@ -21,22 +21,46 @@ Z_95 = 1.959964
 def log_weights(prompt: Prompt, ebm: LatentEBM, key: Array, num_samples: int, *, batch_size: int = 64) -> dict:
     """Draws from the flow with log w = log p_z(z) - E_C(G(z)) - log q(z).
 
+    A conditional prompt is weighed together with its conditions: proposal p(rho) q(z | rho), target p(rho) p_z(z)
+    exp(-E_C(G(z), rho)). For one condition alone give the ebm a `cond_prior` of that value.
+
     Returns:
       dict of NumPy arrays: `z` (N, D), `log_weights` (N,), `energy` (N,), weighted and in nats.
+
+    Raises:
+      ValueError: a control needs a reference; the ebm of a conditional prompt has no conditions.
     """
     checks.check_key("log_weights", key)
     checks.check_count("log_weights: num_samples", num_samples)
+    check_certifiable(prompt, ebm)
     key_eps, key_ebm = jax.random.split(key)
     eps = prompt.prior.sample(key_eps, num_samples)
+    cond = ebm.draw_cond(jax.random.fold_in(key_eps, 1), num_samples)
 
-    def weigh(prompt, ebm, eps):
-        z, log_det = prompt.flow.forward_and_log_det(prompt.params, eps)
-        energy = ebm.energy(key_ebm, z)
+    def weigh(prompt, ebm, eps, cond=None):
+        z, log_det = prompt.flow.forward_and_log_det(prompt.params, eps, cond)
+        energy = ebm.energy(key_ebm, z, cond)
         log_q = prompt.prior.log_prob(eps) - log_det
         return {"z": z, "log_weights": prompt.prior.log_prob(z) - energy - log_q, "energy": energy}
 
     jitted = jax.jit(weigh)
-    return map_batches(lambda batch: jitted(prompt, ebm, batch), batch_size, eps)
+    return map_batches(lambda *batch: jitted(prompt, ebm, *batch), batch_size, eps, *filter_none(cond))
+
+
+def check_certifiable(prompt: Prompt, ebm: LatentEBM) -> None:
+    """Raises ValueError unless prompt and target have densities to compare."""
+    if ebm.needs_reference:
+        names = ", ".join(control.name for control in ebm.controls if control.needs_reference)
+        raise ValueError(
+            f"exactness: {names} compares with an image that the flow itself makes, so there is no target density "
+            "apart from the flow. Certify without it: ebm.replace(controls=...)."
+        )
+    wanted = ebm.cond_prior.dim if ebm.cond_prior else 0
+    if prompt.flow.cond_dim != wanted:
+        raise ValueError(
+            f"exactness: the prompt takes conditions of length {prompt.flow.cond_dim}, the ebm draws them of length "
+            f"{wanted}. Give the ebm the cond_prior that the prompt was trained with."
+        )
 
 
 def exactness(
@@ -65,15 +89,19 @@ def exactness(
     Returns:
       dict: `num_samples`, `ess` (count), `log_z`, `log_z_low`, `log_z_high` (95 %), `loss`, `kl`, `kl_low`, `kl_high`,
       `notes`, and with a reference also `log_z_reference`, its `..._low` and `..._high`, and `loss_optimum`, which is
-      -log_z_reference. Nats.
+      -log_z_reference. Nats. A conditional prompt is certified together with its conditions, see `log_weights`.
+
+    Raises:
+      ValueError: as `log_weights`.
     """
     key_flow, key_prior, key_ebm = jax.random.split(key, 3)
     log_w = log_weights(prompt, ebm, key_flow, num_samples, batch_size=batch_size)["log_weights"]
     reference = None
     if reference_samples:
         z = ebm.generator.prior.sample(key_prior, reference_samples)
-        jitted = jax.jit(lambda ebm, z: -ebm.energy(key_ebm, z))
-        reference = map_batches(lambda batch: jitted(ebm, batch), batch_size, z)
+        cond = ebm.draw_cond(jax.random.fold_in(key_prior, 1), reference_samples)
+        jitted = jax.jit(lambda ebm, z, cond=None: -ebm.energy(key_ebm, z, cond))
+        reference = map_batches(lambda *batch: jitted(ebm, *batch), batch_size, z, *filter_none(cond))
     return certificate(log_w, reference)
 
 

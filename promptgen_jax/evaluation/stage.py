@@ -12,17 +12,22 @@ import numpy as np
 from promptgen_jax.controls.pose import ANGLES
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.evaluation import bias
+from promptgen_jax.evaluation.conditions import evaluate_conditions
 from promptgen_jax.evaluation.exactness import Z_95, certificate
 from promptgen_jax.network import load_network
-from promptgen_jax.prompt import Prompt, map_batches
+from promptgen_jax.prompt import Prompt, filter_none, map_batches
 
 DIVERSITY_SIZE = 64  # pixels a side at which pixel diversity is measured
+NO_CERTIFICATE = (
+    "There is no certificate: {} compares with an image that the flow itself makes, so there is no target density "
+    "apart from the flow."
+)
 
 
 def evaluate(
     prompt: Prompt, ebm: LatentEBM, earlier: tuple, judges: dict, key, *, num_samples: int, batch_size: int = 64
 ) -> dict:
-    """Evaluates a prompt on fresh noise.
+    """Evaluates a prompt on fresh noise, a conditional one on conditions drawn from those trained on.
 
     Args:
       prompt: trained on `ebm`.
@@ -34,13 +39,16 @@ def evaluate(
       batch_size: images at a time.
 
     Returns:
-      dict: `headline`, `shares`, `statistics`, `diversity`, `exactness`, as in report.json.
+      dict: `headline`, `shares`, `statistics`, `diversity`, `exactness`, `conditions`, `notes`, as in report.json;
+      `exactness` is None where the target has no density of its own, `conditions` of a prompt without conditions.
     """
     controls = (*earlier, *ebm.controls)
     networks, attributes = _judges(controls, judges)
     eps = prompt.prior.sample(key, num_samples)
-    seen = _observe(prompt, ebm, networks, key, batch_size, eps)
-    weights = np.exp(seen["after"]["log_weight"] - seen["after"]["log_weight"].max())
+    cond = ebm.draw_cond(jax.random.fold_in(key, 1), num_samples)
+    seen = _observe(prompt, ebm, networks, key, batch_size, eps, *filter_none(cond))
+    log_weight = {when: found.get("log_weight") for when, found in seen.items()}
+    weights = None if ebm.needs_reference else np.exp(log_weight["after"] - log_weight["after"].max())
     shares = [
         _share_row(network, attribute, seen, weights, ebm, controls)
         for name, network in networks.items()
@@ -50,8 +58,14 @@ def evaluate(
         "shares": shares,
         "statistics": _pose(ebm, seen),
         "diversity": _diversity(seen) if ebm.generator.image_size > 1 else [],
-        "exactness": certificate(seen["after"]["log_weight"], seen["before"]["log_weight"]),
+        "exactness": None if ebm.needs_reference else certificate(log_weight["after"], log_weight["before"]),
+        "conditions": None,
+        "notes": [NO_CERTIFICATE.format(c.name) for c in ebm.controls if c.needs_reference],
     }
+    if cond is not None:
+        embedders = {c.network.name: c.network for c in ebm.controls if hasattr(c, "embed")}
+        options = {"num_samples": num_samples, "batch_size": batch_size}
+        result["conditions"] = evaluate_conditions(prompt, ebm, embedders | networks, key, **options)
     return {"headline": _headline(result, controls)} | result
 
 
@@ -68,13 +82,13 @@ def _judges(controls: tuple, judges: dict) -> tuple[dict, dict]:
     return networks, {name: list(dict.fromkeys(found)) for name, found in attributes.items()}
 
 
-def _observe(prompt, ebm, networks, key, batch_size, eps) -> dict:
-    """Small images, log weights and all outputs of all judges, before and after, as NumPy."""
+def _observe(prompt, ebm, networks, key, batch_size, eps, *cond) -> dict:
+    """Small images, log weights if there are any, and all outputs of all judges, before and after, as NumPy."""
 
     @jax.jit
-    def observe(prompt, ebm, networks, index, eps):
+    def observe(prompt, ebm, networks, index, eps, *cond):
         batch_key = jax.random.fold_in(key, index[0])
-        z, log_det = prompt.flow.forward_and_log_det(prompt.params, eps)
+        z, log_det = prompt.flow.forward_and_log_det(prompt.params, eps, *cond)
         prior = ebm.generator.prior
         log_ratio = {"before": 0.0, "after": prior.log_prob(z) - prior.log_prob(eps) + log_det}
         seen = {}
@@ -83,23 +97,23 @@ def _observe(prompt, ebm, networks, key, batch_size, eps) -> dict:
             shape = (*(min(side, DIVERSITY_SIZE) for side in images.shape[1:3]), 3)
             seen[when] = {
                 "images": jax.image.resize(images, (images.shape[0], *shape), "linear"),
-                "log_weight": log_ratio[when] - ebm.energy(batch_key, latents),
                 "judges": {name: network(images) for name, network in networks.items()},
             }
+            if not ebm.needs_reference:
+                seen[when]["log_weight"] = log_ratio[when] - ebm.energy(batch_key, latents, *cond)
         return seen
 
-    seen = map_batches(lambda *batch: observe(prompt, ebm, networks, *batch), batch_size, np.arange(len(eps)), eps)
+    arrays = (np.arange(len(eps)), eps, *cond)
+    seen = map_batches(lambda *batch: observe(prompt, ebm, networks, *batch), batch_size, *arrays)
     for found in seen.values():
-        found["log_weight"] = found["log_weight"].astype(np.float64)
+        found |= {"log_weight": found["log_weight"].astype(np.float64)} if "log_weight" in found else {}
     return seen
 
 
 def _share_row(network, attribute: str, seen: dict, weights, ebm: LatentEBM, controls: tuple) -> dict:
     control = _controlled(ebm.controls, network, attribute)
-    log_probs = {
-        when: log_softmax(seen[source]["judges"][network.name][attribute])
-        for when, source in (("before", "before"), ("after", "after"), ("weighted", "after"))
-    }
+    log_probs = {when: log_softmax(seen[when]["judges"][network.name][attribute]) for when in ("before", "after")}
+    log_probs |= {} if weights is None else {"weighted": log_probs["after"]}
     return share_row(
         network.name,
         "control" if _controlled(controls, network, attribute) else "independent judge",
@@ -207,7 +221,24 @@ def _headline(result: dict, controls: tuple) -> list[dict]:
         before, after = row["before"]["mean"], row["after"]["mean"]
         angles.append({"label": label, "before": before, "after": after, "unit": "degrees"})
         asked += angles[-1:] if "target" in row else []
+    asked += _condition_lines(result["conditions"]) if result["conditions"] else []
     return asked or most_moved + sorted(angles, key=_movement)[-1:]
+
+
+def _condition_lines(found: dict) -> list[dict]:
+    lines = [
+        {"label": f"mean error of {row['angle']}", "unit": "degrees"}
+        | {when: row[when]["error"] for when in ("before", "after")}
+        for row in found["pose"]
+    ]
+    return lines + [
+        {
+            "label": f"identity distance, one face in two poses ({row['network']}); two faces: {row['different']:.2f}",
+            "after": row["same"],
+            "unit": "",
+        }
+        for row in found["identity"]
+    ]
 
 
 def _movement(line: dict) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 
 from promptgen_jax.models.resnet import INPUT_SIZE, ResNet
 from promptgen_jax.ops.resample import resize_bicubic
+from promptgen_jax.ops.rotations import from_axis_angle
 
 COEFFICIENTS = {"shape": 100, "tex": 50, "exp": 50, "pose": 6, "cam": 3, "light": 27}
 
@@ -29,6 +30,7 @@ class DECA(nn.Module):
           tex: (B, 50) coefficients of its texture.
           pose: (B, 6) rotation of the head, then of the jaw, as axis times angle in radians: x nods, y turns,
             z rolls; positive y is to the right as the viewer sees it.
+          rotation: (B, 3, 3) the first of them as a matrix.
           cam: (B, 3) scale and shift of the orthographic camera.
           light: (B, 9, 3) spherical harmonics of the light, per colour.
         """
@@ -37,4 +39,5 @@ class DECA(nn.Module):
         coefficients = nn.Dense(sum(COEFFICIENTS.values()), name="head")(hidden)
         ends = np.cumsum(list(COEFFICIENTS.values()))[:-1]
         groups = dict(zip(COEFFICIENTS, jnp.split(coefficients, ends, axis=-1), strict=True))
-        return groups | {"light": groups["light"].reshape(-1, 9, 3)}
+        rotation = from_axis_angle(groups["pose"][:, :3])
+        return groups | {"light": groups["light"].reshape(-1, 9, 3), "rotation": rotation}

@@ -37,6 +37,7 @@ class FaceMesh(nn.Module):
           contours: (B, 133, 2) x, y of eyes, brows and lips.
           face: (B, 2) logits of no face, face.
           pose: (B, 3) yaw, pitch, roll in degrees, see `head_pose`.
+          rotation: (B, 3, 3) the same as a matrix, see `head_rotation`.
         """
         x = resize_bilinear_legacy(images, INPUT_SIZE)
         x = PReLU(name="stem_activation")(nn.Conv(16, (3, 3), (2, 2), name="stem")(x))
@@ -50,15 +51,34 @@ class FaceMesh(nn.Module):
             "contours": contours,
             "face": jnp.concatenate([jnp.zeros_like(flag), flag], axis=-1),
             "pose": head_pose(landmarks),
+            "rotation": head_rotation(landmarks),
         }
+
+
+def head_axes(landmarks: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Unit vectors (B, 3) of the head to its left, down and back, in coordinates of the image: right, down, away.
+
+    y = unit(chin - forehead),  x = unit(left - right cheek),  z = unit(x × y),  x ← y × z
+    """
+    down = _unit(landmarks[:, CHIN] - landmarks[:, FOREHEAD])
+    back = _unit(jnp.cross(_unit(landmarks[:, LEFT_CHEEK] - landmarks[:, RIGHT_CHEEK]), down))
+    return jnp.cross(down, back), down, back
+
+
+def head_rotation(landmarks: jax.Array) -> jax.Array:
+    """Rotation (B, 3, 3) of the head in the conventions of DECA: x right, y up, z towards the viewer.
+
+    As Euler angles: x nods, positive looks down, about 14 degrees for a frontal face; y turns, positive is to the right
+    as the viewer sees it; z rolls, positive is counterclockwise.
+    """
+    flip = jnp.array([1.0, -1.0, -1.0])
+    return flip[:, None] * jnp.stack(head_axes(landmarks), axis=-1) * flip
 
 
 def head_pose(landmarks: jax.Array) -> jax.Array:
     """Head rotation from four landmarks: forehead and chin, left and right cheek.
 
-        y = unit(chin - forehead),  x = unit(left - right cheek),  z = unit(x × y),  x ← y × z
-
-    and with x, y, z as the rows of R
+    With the axes of `head_axes` as the rows of R
 
         yaw = -atan2(-R20, R00),  pitch = -atan2(-R12, R11),  roll = -atan2(R10, sqrt(R00² + R20²)).
 
@@ -74,12 +94,10 @@ def head_pose(landmarks: jax.Array) -> jax.Array:
 
     Source: face angles of the library @vladmandic/human.
     """
-    down = _unit(landmarks[:, CHIN] - landmarks[:, FOREHEAD])
-    forward = _unit(jnp.cross(_unit(landmarks[:, LEFT_CHEEK] - landmarks[:, RIGHT_CHEEK]), down))
-    across = jnp.cross(down, forward)
-    yaw = -_angle(-forward[:, 0], across[:, 0])
+    across, down, back = head_axes(landmarks)
+    yaw = -_angle(-back[:, 0], across[:, 0])
     pitch = -_angle(-down[:, 2], down[:, 1])
-    roll = -_angle(down[:, 0], jnp.sqrt(across[:, 0] ** 2 + forward[:, 0] ** 2 + 1e-12))
+    roll = -_angle(down[:, 0], jnp.sqrt(across[:, 0] ** 2 + back[:, 0] ** 2 + 1e-12))
     return jnp.degrees(jnp.stack([yaw, pitch, roll], axis=-1))
 
 

@@ -16,6 +16,7 @@ from jax import Array
 from promptgen_jax.ops import bijectors
 
 ARCHITECTURES = ("allinone", "coupling")
+CONDITIONING = ("concat", "equivariant")
 
 # softplus with beta 0.5 of this is 10, so that the global scale 0.1 * softplus starts at 1.
 INITIAL_GLOBAL_SCALE = float(2 * np.log(np.expm1(5.0)))
@@ -185,7 +186,13 @@ class RealNVP(nn.Module):
 
     Attributes:
       blocks: sizes of the prior's blocks, each at least 2.
-      cond_dim: A, length of the condition; it is concatenated raw to the input of every conditioner.
+      cond_dim: A, length of the condition rho.
+      conditioning: how z depends on it. "concat", as in the official code: it is concatenated to the input of every
+        conditioner. "equivariant": z = A(R(rho) B(eps)), where A and B are flows of half the layers each and R rotates
+        pairs of features by angles proportional to rho, see `PairRotation`. Then rho acts on latents as well, by
+        `action`, and acting with b after a is acting with a + b: a homomorphism (appendix B.5, arXiv 1710.07307).
+      cond_scale: factor on the condition before all that; the official 1 leaves angles in radians, small numbers that
+        a short training hardly hears.
       architecture: "allinone", the flow of every published configuration, or "coupling", a plain RealNVP.
       num_layers: couplings per block.
       hidden_dim: width of the conditioners (one hidden layer in "allinone", two in "coupling").
@@ -199,6 +206,8 @@ class RealNVP(nn.Module):
 
     blocks: tuple[int, ...]
     cond_dim: int = 0
+    conditioning: str = "concat"
+    cond_scale: float = 1.0
     architecture: str = "allinone"
     num_layers: int = 8
     hidden_dim: int = 256
@@ -207,16 +216,36 @@ class RealNVP(nn.Module):
     identity_start: bool = False
 
     def setup(self):
-        """Makes one flow per block of the prior."""
-        options = dict(num_layers=self.num_layers, hidden_dim=self.hidden_dim, negative_slope=self.negative_slope)
-        if self.architecture == "allinone":
-            options |= dict(clamp=self.clamp or "tanh", identity_start=self.identity_start)
-            self.flows = [AllInOne(size, **options) for size in self.blocks]
+        """Makes one flow per block of the prior, of an equivariant flow the parts B and A per block."""
+        if self.conditioning == "concat":
+            self.flows = [self._make(size, self.num_layers) for size in self.blocks]
         else:
-            self.flows = [Coupling(size, **options, clamp=self.clamp or "tanh_half") for size in self.blocks]
+            half = self.num_layers // 2
+            self.flows = [self._make(size, self.num_layers - half) for size in self.blocks]
+            self.outer_flows = [self._make(size, half) for size in self.blocks]
+
+    def _make(self, size: int, num_layers: int) -> nn.Module:
+        options = dict(num_layers=num_layers, hidden_dim=self.hidden_dim, negative_slope=self.negative_slope)
+        if self.architecture == "allinone":
+            return AllInOne(size, **options, clamp=self.clamp or "tanh", identity_start=self.identity_start)
+        return Coupling(size, **options, clamp=self.clamp or "tanh_half")
 
     def __call__(self, cond: Array | None = None) -> distrax.Bijector:
         """The bijector eps (..., D) to z (..., D), for conditions (..., A)."""
-        # distrax.Chain applies its last entry first.
-        chains = [distrax.Chain(flow(cond)[::-1]) for flow in self.flows]
+        cond = None if cond is None else self.cond_scale * cond
+        if self.conditioning == "concat":
+            return self._side_by_side([flow(cond) for flow in self.flows])
+        rotation = bijectors.PairRotation(cond)
+        parts = zip(self.flows, self.outer_flows, strict=True)
+        return self._side_by_side([[*inner(None), rotation, *outer(None)] for inner, outer in parts])
+
+    def action(self, cond: Array) -> distrax.Bijector:
+        """Of an equivariant flow: z (..., D) to A(R(rho) A^{-1}(z)), what rho (..., A) does to latents."""
+        rotation = bijectors.PairRotation(self.cond_scale * cond)
+        outer = [flow(None) for flow in self.outer_flows]
+        return self._side_by_side([[*map(distrax.Inverse, acting[::-1]), rotation, *acting] for acting in outer])
+
+    def _side_by_side(self, acting: list[list[distrax.Bijector]]) -> distrax.Bijector:
+        """One bijector of those of each block, given in the order in which they act."""
+        chains = [distrax.Chain(block[::-1]) for block in acting]  # distrax.Chain applies its last entry first
         return chains[0] if len(chains) == 1 else bijectors.SideBySide(chains, self.blocks)

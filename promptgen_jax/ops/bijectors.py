@@ -78,6 +78,33 @@ class Rotation(distrax.Bijector):
         return jnp.matmul(y, self._matrix, precision=PRECISION), jnp.zeros(y.shape[:-1])
 
 
+class PairRotation(distrax.Bijector):
+    """Rotates pairs of features by angles (..., A): R(rho), orthogonal, R(a) R(b) = R(a + b); log_det is 0.
+
+    Of x (..., D) the first half is rotated, x_i with x_{i+P} for i < P = D // 4, or 1 if D < 4, by the angle of index
+    i mod A; the rest stays, for what does not depend on the condition.
+    """
+
+    def __init__(self, angles: jax.Array):
+        super().__init__(event_ndims_in=1, is_constant_jacobian=True)
+        self._angles = angles
+
+    def _rotate(self, x: jax.Array, angles: jax.Array) -> jax.Array:
+        num_pairs = max(1, x.shape[-1] // 4)
+        angle = jnp.take(angles, jnp.arange(num_pairs) % angles.shape[-1], axis=-1)
+        one, other, rest = jnp.split(x, (num_pairs, 2 * num_pairs), axis=-1)
+        cosine, sine = jnp.cos(angle), jnp.sin(angle)
+        return jnp.concatenate([cosine * one - sine * other, sine * one + cosine * other, rest], axis=-1)
+
+    def forward_and_log_det(self, x):
+        """Rotates (..., D)."""
+        return self._rotate(x, self._angles), jnp.zeros(x.shape[:-1])
+
+    def inverse_and_log_det(self, y):
+        """Rotates (..., D) back."""
+        return self._rotate(y, -self._angles), jnp.zeros(y.shape[:-1])
+
+
 class Permutation(distrax.Bijector):
     """Reorders, y_i = x_{p(i)}, by fixed integers p (D,); log_det is 0."""
 

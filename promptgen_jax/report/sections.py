@@ -13,6 +13,7 @@ from PIL import Image
 from promptgen_jax import logs
 from promptgen_jax.report import charts
 from promptgen_jax.report.certificate import certificate
+from promptgen_jax.report.conditions import conditions
 from promptgen_jax.report.markup import Html, duration, element, interval, number, percent, table
 
 MAX_WIDTH = 1280  # of an embedded picture; larger ones are reduced
@@ -49,6 +50,7 @@ def stage_parts(folder: Path, stage: dict) -> list[tuple[str, str, Html]]:
     parts = [
         ("samples", "Samples", images(folder, stage.get("images"))),
         ("shares", "Who appears how often", shares(stage.get("shares"))),
+        ("conditions", "What each condition does", conditions(stage.get("conditions"))),
         ("statistics", "Measured attributes", statistics(stage.get("statistics"))),
         ("diversity", "Diversity", diversity(stage.get("diversity"))),
         ("certificate", "Certificate: how close to what was asked", certificate(stage.get("exactness"))),

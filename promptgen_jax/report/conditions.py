@@ -1,0 +1,83 @@
+"""What a conditional prompt does with its conditions: pose errors and identity distances."""
+
+from __future__ import annotations
+
+from promptgen_jax.report.markup import Html, element, interval, number, percent, table
+
+
+def conditions(found: dict | None) -> Html | None:
+    """Tables of pose errors, asked against reached angles, and distances within and between faces.
+
+    Args:
+      found: as `evaluation.conditions.evaluate_conditions` returns it.
+    """
+    if not found:
+        return None
+    ranges = ", ".join(
+        f"{name} {number(low)} to {number(high)}"
+        for name, (low, high) in zip(found["names"], found["ranges"], strict=True)
+    )
+    text = (
+        f"One prompt for every condition: each of {number(found['num_samples'])} faces is asked for conditions drawn "
+        f"evenly from {ranges} degrees."
+    )
+    return element("div", element("p", text), _pose(found.get("pose")), _identity(found.get("identity")))
+
+
+def _pose(rows: list[dict] | None) -> Html | None:
+    if not rows:
+        return None
+    text = (
+        "The error is the difference of the angle that the control's network reads and the angle that was asked for. "
+        "Before: the untouched generator, which does not know what is asked."
+    )
+    errors = [
+        [
+            row["angle"],
+            *([_with_interval(row[when], "error")] for when in ("before", "after")),
+            number(row["after"]["bias"]),
+            number(row["after"]["std"]),
+        ]
+        for row in rows
+    ]
+    reached = [
+        [
+            f"{row['angle']}, {number(part['low'])} to {number(part['high'])}",
+            number(part["asked"]),
+            number(part["mean"]),
+            number(part["std"]),
+        ]
+        for row in rows
+        for part in row["reached"]
+    ]
+    return element(
+        "section",
+        element("h4", "Pose error in degrees"),
+        element("p", text),
+        table(["Angle", "Mean error before", "Mean error after", "Bias after", "Spread after"], errors),
+        table(["Asked for", "Mean asked", "Mean seen", "Spread seen"], reached),
+        class_="judge",
+    )
+
+
+def _identity(rows: list[dict] | None) -> Html | None:
+    if not rows:
+        return None
+    text = (
+        "Distance of face embeddings, √(2 (1 − cosine)): between one face under two conditions, which should be small, "
+        "and between two faces."
+    )
+    cells = [
+        [
+            element("code", row["network"]),
+            *([_with_interval(row, key)] for key in ("same", "different", "margin")),
+            percent(row["closer"]),
+        ]
+        for row in rows
+    ]
+    header = ["Embedding", "Same face", "Two faces", "Margin", "Nearer to itself"]
+    return element("section", element("h4", "Identity"), element("p", text), table(header, cells), class_="judge")
+
+
+def _with_interval(row: dict, key: str) -> list:
+    return [number(row[key]), interval(row[f"{key}_low"], row[f"{key}_high"])]

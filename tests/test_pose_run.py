@@ -1,0 +1,166 @@
+"""Head pose by condition on the shipped models: controls, evaluation, and a whole run from the command line."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from test_main import call
+from test_ports import rotated_landmarks
+
+from promptgen_jax import images, parts
+from promptgen_jax.evaluation import conditions
+from promptgen_jax.models import facemesh
+from promptgen_jax.ops import rotations
+from promptgen_jax.types import Sample
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def faces():
+    generator = parts.load_generator("dcgan_digiface")
+    return jax.jit(lambda generator, z: generator(KEY, z))(generator, generator.prior.sample(KEY, 4))
+
+
+@pytest.mark.parametrize(
+    ("axis", "turn"), [("pitch", (1, 0, 0)), ("yaw", (0, -1, 0)), ("roll", (0, 0, -1))], ids=["nod", "turn", "roll"]
+)
+def test_facemesh_rotation_is_in_the_conventions_of_deca(axis, turn):
+    """x nods down, y turns to the viewer's right, z rolls counterclockwise; the signs of `head_pose` differ."""
+    matrix = facemesh.head_rotation(rotated_landmarks(**{axis: 25.0}))[0]
+    np.testing.assert_allclose(matrix, rotations.from_euler_xyz(np.radians(25.0) * jnp.array(turn)), atol=1e-5)
+
+
+def test_facemesh_rotation_agrees_with_its_angles(faces):
+    outputs = jax.jit(lambda net, x: net(x))(parts.load_control("rotation").network, faces)
+    np.testing.assert_allclose(
+        outputs["rotation"] @ outputs["rotation"].swapaxes(1, 2), np.tile(np.eye(3), (4, 1, 1)), atol=1e-5
+    )
+    nod, turn, roll = np.degrees(rotations.to_euler_xyz(outputs["rotation"])).T
+    np.testing.assert_allclose(np.stack([-turn, nod, -roll], 1), outputs["pose"], atol=4)
+
+
+def test_rotation_control_is_zero_where_the_pose_is_the_one_asked(faces):
+    control = parts.load_control("rotation", canonical=(0.2, 0.0, 0.0))
+    seen = jax.jit(lambda control, x: control.pose(x))(control, faces)
+    jitted = jax.jit(lambda control, x, cond: control(KEY, Sample(images=x, z=x[:, 0, :, 0], cond=cond)))
+
+    def measure(control, cond):
+        return jitted(control, faces, cond)
+
+    np.testing.assert_allclose(measure(control, seen), 0, atol=1e-8)
+    np.testing.assert_allclose(measure(control, seen + jnp.array([0, 0, 0.1])), 0.01, rtol=1e-3)
+    without_roll = measure(control, seen[:, :2])  # a condition of two angles asks for no roll
+    np.testing.assert_allclose(without_roll, seen[:, 2] ** 2, rtol=1e-2, atol=1e-6)
+
+
+def test_identity_to_photographs_of_one_person(faces, tmp_path):
+    """Every face is nearest to its own photographs; 8 bits cost little."""
+    paths = [images.save_png(tmp_path / f"{i}.png", images.to_uint8(faces[i : i + 1])[0]) for i in range(4)]
+    sample = Sample(images=faces, z=faces[:, 0, :, 0])
+    measure = jax.jit(lambda control, sample: control(KEY, sample))
+    options = {"options": {"input_size": 112}}
+    for i in (0, 2):
+        control = parts.load_control("identity", photographs=[str(paths[i])], **options)
+        assert not control.needs_reference
+        energies = np.asarray(measure(control, sample))
+        assert energies[i] < 2e-3
+        assert energies.argmin() == i
+        assert np.delete(energies, i).min() > 0.1
+    both = parts.load_control("identity", photographs=[str(paths[0]), str(paths[2])], **options)
+    singles = [parts.load_control("identity", photographs=[str(paths[i])], **options) for i in (0, 2)]
+    expected = np.mean([measure(control, sample) for control in singles], axis=0)
+    np.testing.assert_allclose(measure(both, sample), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda tmp: parts.load_control("rotation", network="emotion"), ValueError, "emotion: output.*'rotation'"),
+        (lambda tmp: parts.load_control("rotation", angle="oficial"), ValueError, "'official'"),
+        (lambda tmp: parts.load_control("rotation", canonical=(0.3,)), ValueError, "three Euler angles"),
+        (lambda tmp: parts.load_control("identity", network="facemesh"), ValueError, "'embedding'"),
+        (lambda tmp: parts.load_control("identity", options={"input_sise": 112}), ValueError, "'input_size'"),
+        (lambda tmp: parts.load_control("identity", photographs=["nobody.png"]), FileNotFoundError, "no such picture"),
+        (lambda tmp: parts.load_control("identity", photographs=[broken(tmp)]), ValueError, "not a picture"),
+        (lambda tmp: energy("rotation", cond=None), ValueError, "condition is none.*cond_prior"),
+        (lambda tmp: energy("rotation", cond=jnp.zeros((1, 4))), ValueError, r"condition is \(1, 4\)"),
+        (lambda tmp: energy("identity"), ValueError, "no reference image"),
+    ],
+    ids=range(10),
+)
+def test_bad_input(call, error, match, tmp_path):
+    with pytest.raises(error, match=match):
+        call(tmp_path)
+
+
+def broken(folder):
+    (folder / "broken.png").write_bytes(b"\\x89PNG and no more")
+    return folder / "broken.png"
+
+
+def energy(kind, **sample):
+    return parts.load_control(kind)(KEY, Sample(images=jnp.zeros((1, 64, 64, 3)), z=jnp.zeros((1, 1)), **sample))
+
+
+def test_identity_distances_of_known_embeddings():
+    first = np.eye(4)
+    second = np.roll(first, 1, axis=0) / 2 + first * np.sqrt(3) / 2  # 30 degrees from itself
+    found = conditions.identity_distances(first, second)
+    assert np.isclose(found["same"], 2 * np.sin(np.radians(15)))
+    assert found["closer"] == 1
+    np.testing.assert_allclose(found["margin"], found["different"] - found["same"])
+    strangers = conditions.identity_distances(first, np.roll(second, 2, axis=0))
+    np.testing.assert_allclose(strangers["same"], np.sqrt(2))
+
+
+def test_pose_error_goes_around_the_circle():
+    found = conditions.pose_error([179.0, 10.0], [-179.0, 13.0])
+    assert np.isclose(found["error"], 2.5)
+    assert np.isclose(found["bias"], -2.5)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished smoke run of the face pose config."""
+    workdir = tmp_path_factory.mktemp("face_pose")
+    small = ("--config.evaluation.num_samples=16", "--config.evaluation.num_shown=2")
+    done = call("--config=configs/face_pose.py:smoke", *small, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_report_of_a_conditional_run(finished):
+    (stage,) = json.loads((finished / "report.json").read_text())["stages"]
+    assert stage["exactness"] is None
+    found = stage["conditions"]
+    assert found["names"] == ["nod", "turn"]
+    np.testing.assert_allclose(found["ranges"], [[-20, 20], [-20, 20]], atol=1e-4)
+    assert [row["angle"] for row in found["pose"]] == ["nod", "turn"]
+    assert [row["network"] for row in found["identity"]] == ["faceres"]
+    assert len(stage["headline"]) == 3
+    page = (finished / "report.html").read_text()
+    for text in ("Pose error in degrees", "Two faces", "There is no certificate", "turn -20 to 20 degrees from left"):
+        assert text in page
+    picture = np.asarray(Image.open(finished / "pose" / "samples.png"))
+    assert picture.shape == (3 * 65 + 1 + 16, 2 * (3 * 65 + 1) + 24, 3)
+
+
+def test_sampling_a_conditional_run(finished):
+    """Without a condition a block of nine poses a face, with one a face in that pose, the same face."""
+    done = call("--mode=sample", f"--workdir={finished}", "--num_samples=2")
+    assert done.returncode == 0, done.stderr
+    blocks = [np.asarray(Image.open(finished / "samples" / f"00000{i}.png")) for i in (0, 1)]
+    assert blocks[0].shape == (212, 212, 3)
+    done = call("--mode=sample", f"--workdir={finished}", "--num_samples=2", "--condition=0,20")
+    assert done.returncode == 0, done.stderr
+    single = np.asarray(Image.open(finished / "samples" / "000001.png"))[2:-2, 2:-2]
+    right = blocks[1][8:-8, 8:-8][66:130, 131:195].astype(int)
+    assert np.abs(single.astype(int) - right).max() <= 1
+    for condition, match in (("5", "2 angles .nod, turn."), ("a,b", "expected degrees")):
+        done = call("--mode=sample", f"--workdir={finished}", f"--condition={condition}")
+        assert done.returncode == 2
+        assert match in done.stderr
