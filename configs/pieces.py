@@ -60,6 +60,27 @@ def paper_stage(summary: str, controls: dict, **training) -> dict:
     return config
 
 
+def text_experiment(
+    text: str, weight: float, generator: dict, description: str, *, pictures: dict | None = None, **recipe
+) -> ConfigDict:
+    """One text control of a converted official generator by CLIP ViT-B/32, by the paper's recipe."""
+    config = base(text, description)
+    config.generator = generator
+    controls = {"text": {"kind": "clip", "network": "clip_vit_b32", "text": text, "weight": weight}}
+    config.stages.text = paper_stage(f"{weight:g} times the CLIP energy of “{text}”.", controls, **recipe)
+    config.order = ("text",)
+    config.evaluation.update({"pictures": pictures or {}, "num_samples": 64, "judges": {}})
+    return config
+
+
+def shrink_text(config: ConfigDict) -> ConfigDict:
+    """The `_smoke` variant of a text experiment: two steps of a full-size generator, to see that everything runs."""
+    config.stages.text.training.update({"num_steps": 2, "batch_size": 1, "accumulation": 1, "save_every": 1})
+    config.stages.text.controls.text.num_augmentations = 2
+    config.evaluation.update({"num_samples": 2, "num_shown": 2, "columns": 2})
+    return config
+
+
 def toy(title: str, problem: str) -> ConfigDict:
     """A run on a toy generator whose exact answer is known; its report shows the density instead of pictures."""
     config = base(title, "A toy problem with a known answer.")

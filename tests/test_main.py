@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import main
-from configs import stylegan2_text
+from configs import biggan_text, nvae_text, stylegan2_text
 from promptgen_jax import catalogue
 from promptgen_jax import run as runs
 
@@ -88,7 +88,8 @@ def test_samples_without_any_control_weights(finished, tmp_path):
     assert pictures[0] == pictures[1]
 
 
-SHIPPED = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("pieces", "stylegan2_text"))
+TEXT = {"biggan_text": biggan_text, "nvae_text": nvae_text, "stylegan2_text": stylegan2_text}
+SHIPPED = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("pieces", *TEXT))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -101,11 +102,11 @@ def test_configs_build(name, arg):
         assert [control.name for control in controls] == list(config["stages"][stage]["controls"])
 
 
-@pytest.mark.parametrize("name", stylegan2_text.EXPERIMENTS)
-def test_missing_checkpoints_say_where_to_get_them(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("file", "name"), [(file, name) for file in TEXT for name in TEXT[file].EXPERIMENTS])
+def test_missing_checkpoints_say_where_to_get_them(file, name, tmp_path, monkeypatch):
     """The paper's text experiments are complete but for the weights; generator first, then CLIP."""
     monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path / "none"))
-    config = stylegan2_text.get_config(name).to_dict()
+    config = TEXT[file].get_config(name).to_dict()
     checkpoint = catalogue.CHECKPOINTS[config["generator"]["name"]]
     for load in (
         lambda: runs.train_and_evaluate(config, tmp_path / "run"),
