@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from promptgen_jax.ops.depthwise import depthwise_conv3x3, max_pool
+from promptgen_jax.ops.depthwise import depthwise_conv, max_pool
 
 # (pixels, channels, stride) of the depthwise convolutions of faceapi.Expression and faceapi.AgeGender
 CONVOLUTIONS = (
@@ -76,8 +76,8 @@ def main():
         kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, channels))
         report(
             f"conv {pixels}x{pixels}x{channels} stride {stride}",
-            lambda x, k, stride=stride: depthwise_conv3x3(x, k, stride=stride, shifted=False),
-            lambda x, k, stride=stride: depthwise_conv3x3(x, k, stride=stride, shifted=True),
+            lambda x, k, stride=stride: depthwise_conv(x, k, stride=stride, shifted=False),
+            lambda x, k, stride=stride: depthwise_conv(x, k, stride=stride, shifted=True),
             (images, kernel),
             options.repeats,
         )

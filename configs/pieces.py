@@ -71,6 +71,19 @@ def paper_stage(summary: str, controls: dict, **options) -> dict:
     return config
 
 
+def text_experiment(
+    text: str, weight: float, generator: dict, description: str, *, pictures: dict | None = None, **recipe
+) -> ConfigDict:
+    """One text control of a converted official generator by CLIP ViT-B/32, by the paper's recipe."""
+    config = base(text, description)
+    config.generator = generator
+    controls = {"text": clip(text, weight=weight)}
+    config.stages.text = paper_stage(f"{weight:g} times the CLIP energy of “{text}”.", controls, **recipe)
+    config.order = ("text",)
+    config.evaluation.update({"pictures": pictures or {}, "num_samples": 64, "judges": {}})
+    return config
+
+
 def toy(title: str, problem: str) -> ConfigDict:
     """A run on a toy generator whose exact answer is known; its report shows the density instead of pictures."""
     config = base(title, "A toy problem with a known answer.")

@@ -36,7 +36,4 @@ def get_config(arg: str = ""):
     config.order = ("pose",)
     pictures = {"truncation_psi": 0.7}
     config.evaluation.update({"pictures": pictures, "num_samples": 1024, "num_shown": 7, "judges": {}})
-    if arg == "smoke":
-        config.stages.pose.training.update({"num_steps": 2, "batch_size": 1, "save_every": 1})
-        config.evaluation.update({"num_samples": 2, "num_shown": 1})
-    return config
+    return pieces.two_steps(config) if arg == "smoke" else config

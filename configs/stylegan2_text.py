@@ -34,11 +34,8 @@ EXPERIMENTS = {
 def get_config(arg: str = "baby"):
     name = (arg or "baby").removesuffix("_smoke")
     checks.check_known("configs/stylegan2_text.py", name, EXPERIMENTS)
-    text, weights, weight, batch = EXPERIMENTS[name]
-    config = pieces.base(text, f"StyleGAN2 ({weights}) under the CLIP energy of “{text}” (Eq. 3).")
-    config.generator = {"name": f"stylegan2_{weights}", "truncation_psi": 1.0, "noise": "random"}
-    controls = {"text": pieces.clip(text, weight=weight)}
-    config.stages.text = pieces.paper_stage(f"{weight:g} times the CLIP energy of “{text}”.", controls, **batch)
-    config.order = ("text",)
-    config.evaluation.update({"pictures": {"truncation_psi": 0.7}, "num_samples": 64, "judges": {}})
+    text, weights, weight, recipe = EXPERIMENTS[name]
+    generator = {"name": f"stylegan2_{weights}", "truncation_psi": 1.0, "noise": "random"}
+    about = f"StyleGAN2 ({weights}) under the CLIP energy of “{text}” (Eq. 3)."
+    config = pieces.text_experiment(text, weight, generator, about, pictures={"truncation_psi": 0.7}, **recipe)
     return pieces.two_steps(config) if arg.endswith("_smoke") else config

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from convert import nvidia_pickle, reading
+from convert import family, nvidia_pickle, reading
 
 MAPPING_RATE = 0.01  # learning rate multiplier of the mapping network, for weights and biases
 FILTER = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
@@ -187,6 +187,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     """
     content = reading.read_checkpoint(source)
     content = content if isinstance(content, dict) else {}
+    family.check_family(source, content, "StyleGAN2")
     if "G_ema" in content:
         layout, clamp = NVIDIA, _check_nvidia(source, content["G_ema"])
         tensors = {name: np.asarray(value, np.float32) for name, value in content["G_ema"].tensors().items()}

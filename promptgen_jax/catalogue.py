@@ -13,6 +13,8 @@ CELEBA = "not stated by the publisher; learnt from CelebA, which is for non-comm
 ARCFACE = "code MIT; no terms are stated for the weights, learnt from MS-Celeb-1M: treat as research only"
 DECA = "Max Planck licence: non-commercial research only, no redistribution; see github.com/YadiraF/DECA"
 FLAME = "Max Planck licence: registration, no redistribution; see flame.is.tue.mpg.de"
+BIGGAN = "not stated by the publisher; converted from DeepMind's BigGAN-deep, learnt from ImageNet"
+NVAE = "NVIDIA Source Code License for NVAE: research or evaluation only, also for what is derived from it"
 FAIRFACE = "data and repository CC BY 4.0; no separate terms are stated for the weights"
 
 
@@ -44,6 +46,17 @@ def _stylegan2(file: str, key: str, image_size: int, license: str = NVIDIA) -> C
     return Checkpoint(file, f"https://www.dropbox.com/s/{key}/{file}", "stylegan2_to_flax.py", license, image_size)
 
 
+def _biggan(size: int) -> Checkpoint:
+    file = f"biggan-deep-{size}-pytorch_model.bin"
+    url = f"https://s3.amazonaws.com/models.huggingface.co/biggan/{file}"
+    return Checkpoint(file, url, "biggan_to_flax.py", BIGGAN, size)
+
+
+def _nvae(size: int) -> Checkpoint:
+    url = "https://drive.google.com/drive/folders/1KVpw12AzdVjvbfEYM_6_3sxTy93wWkbe"
+    return Checkpoint("checkpoint.pt", url, "nvae_to_flax.py", NVAE, size)
+
+
 def _clip(file: str, sha256: str) -> Checkpoint:
     url = f"https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
     return Checkpoint(file, url, "clip_to_flax.py", OPENAI, 224, kind="clip")
@@ -60,6 +73,8 @@ def _celeba(attribute: str) -> Checkpoint:
 
 
 # StyleGAN2: "Pre-trained checkpoints" in the README of ChenWu98/Generative-Visual-Prompt, commit 6e3cff2
+# BigGAN-deep: PRETRAINED_MODEL_ARCHIVE_MAP of huggingface/pytorch-pretrained-BigGAN; the configuration is beside it
+# NVAE: "Checkpoints" in the README of NVlabs/NVAE; one folder per data set, in each a checkpoint.pt
 # Face networks: "Pre-trained off-the-shelf models" there
 # CLIP: clip/clip.py of openai/CLIP; the links hold the sha256 of the files
 CHECKPOINTS = {
@@ -71,6 +86,9 @@ CHECKPOINTS = {
     "stylegan2_landscape": _stylegan2(
         "landscape.pt", "hli2x42ekdaz2br", 256, "not stated by the publisher; origin not known"
     ),
+    **{f"biggan_deep_{size}": _biggan(size) for size in (128, 256, 512)},
+    "nvae_celeba64": _nvae(64),
+    "nvae_ffhq256": _nvae(256),
     "clip_vit_b32": _clip("ViT-B-32.pt", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),
     "clip_vit_b16": _clip("ViT-B-16.pt", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"),
     "clip_vit_l14": _clip("ViT-L-14.pt", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),

@@ -63,6 +63,16 @@ class Flow:
         self._check("flow.forward_and_log_det", eps, cond)
         return self.bijector(params, cond).forward_and_log_det(eps)
 
+    def forward_and_log_dets(
+        self, params: PyTree, eps: Array, cond: Array | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """As `forward_and_log_det`, with the log_det (B,) of the flow of every block; they add up to the whole one."""
+        if len(self.prior.blocks) == 1:
+            z, log_det = self.forward_and_log_det(params, eps, cond)
+            return z, (log_det,)
+        self._check("flow.forward_and_log_dets", eps, cond)
+        return self.bijector(params, cond).forward_and_log_dets(eps)
+
     def inverse_and_log_det(self, params: PyTree, z: Array, cond: Array | None = None) -> tuple[Array, Array]:
         """Latents (B, D) to the noise (B, D) behind them and log abs det of deps/dz (B,), nats.
 

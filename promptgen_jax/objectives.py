@@ -5,7 +5,7 @@ The loss is a variational free energy in nats: Eq. 10 of arXiv 2209.06970 minus 
     loss = E_q[log q(z) - log p_z(z) + E_C(G(z))] = KL(q || p(z|C)) - log Z,
 
 so its smallest possible value is -log Z. Metrics: `loss`, `energy/<name>` (unweighted), `prior` = -log p_z(z),
-`log_det`, `kl_prior` = KL(q || p_z).
+`log_det`, `kl_prior` = KL(q || p_z); with several blocks also the `log_det/<block>` of each flow (Eq. 11).
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class ReverseKL:
         key_eps, key_ebm = jax.random.split(key)
         eps = _draw(self, key_eps, ebm.generator.prior, max(self.kl_batch_size, self.batch_size))
         cond = ebm.draw_cond(jax.random.fold_in(key_eps, 1), eps.shape[0])
-        z, log_det = flow.forward_and_log_det(params, eps, cond)
+        z, log_dets = flow.forward_and_log_dets(params, eps, cond)
         prior = ebm.generator.prior
-        kl_prior = prior.log_prob(eps) - log_det - prior.log_prob(z)
+        kl_prior = prior.log_prob(eps) - sum(log_dets) - prior.log_prob(z)
         small, cond = _shard(self, z[: self.batch_size]), None if cond is None else cond[: self.batch_size]
         reference_z = _reference(params, ebm, flow, eps[: self.batch_size], cond)
         energies = ebm.energies(key_ebm, small, cond, reference_z)
-        return _summary(ebm, energies, kl_prior, z, log_det)
+        return _summary(ebm, energies, kl_prior, z, log_dets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +68,10 @@ class ScoreFunction:
         prior = ebm.generator.prior
         eps = _draw(self, key_eps, prior, self.batch_size)
         cond = ebm.draw_cond(jax.random.fold_in(key_eps, 1), self.batch_size)
-        z, log_det = jax.lax.stop_gradient(flow.forward_and_log_det(params, eps, cond))
+        z, log_dets = jax.lax.stop_gradient(flow.forward_and_log_dets(params, eps, cond))
         energies = ebm.energies(key_ebm, z, cond)
-        kl_prior = prior.log_prob(eps) - log_det - prior.log_prob(z)
-        loss, metrics = _summary(ebm, energies, kl_prior, z, log_det)
+        kl_prior = prior.log_prob(eps) - sum(log_dets) - prior.log_prob(z)
+        loss, metrics = _summary(ebm, energies, kl_prior, z, log_dets)
         free_energy = jax.lax.stop_gradient(kl_prior + ebm.total(energies))
         advantage = (free_energy - jnp.mean(free_energy)) * self.batch_size / (self.batch_size - 1)
         surrogate = jnp.mean(advantage * flow.log_prob(params, z, cond))
@@ -124,15 +124,17 @@ class ForwardKL:
 OBJECTIVES = {"reverse_kl": ReverseKL, "score_function": ScoreFunction, "forward_kl": ForwardKL}
 
 
-def _summary(ebm: LatentEBM, energies: dict, kl_prior: Array, z: Array, log_det: Array) -> tuple[Array, dict]:
+def _summary(ebm: LatentEBM, energies: dict, kl_prior: Array, z: Array, log_dets: tuple) -> tuple[Array, dict]:
     metrics = {f"energy/{name}": jnp.mean(value) for name, value in energies.items()}
     loss = jnp.mean(kl_prior) + jnp.mean(ebm.total(energies))
     metrics |= {
         "loss": loss,
         "prior": -jnp.mean(ebm.generator.prior.log_prob(z)),
-        "log_det": jnp.mean(log_det),
+        "log_det": jnp.mean(sum(log_dets)),
         "kl_prior": jnp.mean(kl_prior),
     }
+    if len(log_dets) > 1:
+        metrics |= {f"log_det/{index}": jnp.mean(log_det) for index, log_det in enumerate(log_dets)}
     return loss, metrics
 
 

@@ -27,8 +27,10 @@ def tiny(name):
 
 
 GENERATORS = {
+    "biggan": tiny("biggan"),
     "dcgan": tiny("dcgan"),
     "function": own_generator,
+    "nvae": tiny("nvae"),
     "stylegan2": tiny("stylegan2"),
     "synthetic": lambda: parts.load_generator("synthetic", problem="linear"),
 }

@@ -14,7 +14,15 @@ import pytest
 from PIL import Image
 
 import main
-from configs import stylegan2_pose, stylegan2_text
+from configs import (
+    biggan_text,
+    nvae_text,
+    stylegan2_class,
+    stylegan2_debias,
+    stylegan2_makeup,
+    stylegan2_pose,
+    stylegan2_text,
+)
 from promptgen_jax import catalogue
 from promptgen_jax import run as runs
 
@@ -89,8 +97,11 @@ def test_samples_without_any_control_weights(finished, tmp_path):
     assert pictures[0] == pictures[1]
 
 
-OFFICIAL = ("stylegan2_text", "stylegan2_pose")  # on checkpoints that are not shipped
-SHIPPED = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("pieces", *OFFICIAL))
+# on checkpoints that are not shipped
+TABLES = {"biggan_text": biggan_text, "nvae_text": nvae_text, "stylegan2_text": stylegan2_text}
+TABLES |= {"stylegan2_class": stylegan2_class, "stylegan2_debias": stylegan2_debias}
+SINGLE = {"stylegan2_pose": stylegan2_pose, "stylegan2_makeup": stylegan2_makeup}
+SHIPPED = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("pieces", *TABLES, *SINGLE))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -103,8 +114,12 @@ def test_configs_build(name, arg):
         assert [control.name for control in controls] == list(config["stages"][stage]["controls"])
 
 
-PAPER = {name: functools.partial(stylegan2_text.get_config, name) for name in stylegan2_text.EXPERIMENTS}
-PAPER["pose"] = stylegan2_pose.get_config
+PAPER = {
+    f"{file}:{name}": functools.partial(module.get_config, name)
+    for file, module in TABLES.items()
+    for name in module.EXPERIMENTS
+}
+PAPER |= {file: module.get_config for file, module in SINGLE.items()}
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -112,11 +127,11 @@ def test_missing_checkpoints_say_where_to_get_them(name, tmp_path, monkeypatch):
     """The paper's experiments are complete but for the weights; generator first, then each control."""
     monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path / "none"))
     config = PAPER[name]().to_dict()
-    (stage,) = config["stages"].values()
     loads = [(config["generator"]["name"], lambda: runs.train_and_evaluate(config, tmp_path / "run"))]
-    for control, options in stage["controls"].items():
-        alone = stage | {"controls": {control: options}}
-        loads.append((options["network"], functools.partial(runs.build_controls, alone)))
+    for stage in config["stages"].values():
+        for control, options in stage["controls"].items():
+            alone = stage | {"controls": {control: options}}
+            loads.append((options["network"], functools.partial(runs.build_controls, alone)))
     for missing, load in loads:
         checkpoint = catalogue.CHECKPOINTS[missing]
         with pytest.raises(FileNotFoundError) as error:

@@ -48,11 +48,11 @@ def assert_same_values_and_gradients(ours, reference, arguments, atol):
         np.testing.assert_allclose(got, expected, atol=atol)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (5, 1)])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 10), (2, 1)])
-def test_depthwise_matches_lax(height, width, stride):
+def test_depthwise_matches_lax(height, width, size, stride):
     images = jax.random.normal(jax.random.key(0), (2, height, width, 4))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 4))
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 1, 4))
 
     def reference(images, kernel):
         return lax.conv_general_dilated(
@@ -64,7 +64,7 @@ def test_depthwise_matches_lax(height, width, stride):
             feature_group_count=4,
         )
 
-    ours = functools.partial(depthwise.depthwise_conv3x3, stride=stride, shifted=True)
+    ours = functools.partial(depthwise.depthwise_conv, stride=stride, shifted=True)
     # sums of up to 160 products of order 1
     assert_same_values_and_gradients(ours, reference, (images, kernel), atol=2e-5)
 
@@ -75,7 +75,7 @@ def test_depthwise_second_derivative():
 
     def curvature(shifted):
         def total(images):
-            return jnp.sum(depthwise.depthwise_conv3x3(images, kernel, stride=2, shifted=shifted) ** 3)
+            return jnp.sum(depthwise.depthwise_conv(images, kernel, stride=2, shifted=shifted) ** 3)
 
         return jax.jit(jax.grad(lambda images: jnp.sum(jax.grad(total)(images) ** 2)))(images)
 
@@ -83,11 +83,11 @@ def test_depthwise_second_derivative():
 
 
 @pytest.mark.parametrize(
-    ("shape", "stride"), [((3, 3, 4, 1), 1), ((3, 3, 1, 5), 1), ((5, 5, 1, 4), 1), ((3, 3, 1, 4), 3)]
+    ("shape", "stride"), [((3, 3, 4, 1), 1), ((3, 3, 1, 5), 1), ((5, 5, 1, 4), 2), ((7, 7, 1, 4), 1), ((3, 3, 1, 4), 3)]
 )
 def test_depthwise_refuses(shape, stride):
     with pytest.raises(ValueError, match="expected"):
-        depthwise.depthwise_conv3x3(jnp.zeros((1, 8, 8, 4)), jnp.zeros(shape), stride=stride)
+        depthwise.depthwise_conv(jnp.zeros((1, 8, 8, 4)), jnp.zeros(shape), stride=stride)
 
 
 @pytest.mark.parametrize("window", [2, 3])

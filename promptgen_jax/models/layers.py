@@ -8,7 +8,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
-from promptgen_jax.ops.depthwise import depthwise_conv3x3
+from promptgen_jax.ops.depthwise import depthwise_conv
 
 
 class DepthwiseConv(nn.Module):
@@ -20,7 +20,7 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x):
         """Maps (B, H, W, C) to (B, ceil(H / stride), ceil(W / stride), C)."""
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, 1, x.shape[-1]))
-        return depthwise_conv3x3(x, kernel, stride=self.stride)
+        return depthwise_conv(x, kernel, stride=self.stride)
 
 
 class SeparableConv(nn.Module):

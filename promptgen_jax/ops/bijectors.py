@@ -143,15 +143,21 @@ class SideBySide(distrax.Bijector):
         pieces = jnp.split(x, self._edges, axis=-1)
         done = [getattr(b, method)(piece) for b, piece in zip(self._bijectors, pieces, strict=True)]
         values, log_dets = zip(*done, strict=True)
-        return jnp.concatenate(values, axis=-1), sum(log_dets)
+        return jnp.concatenate(values, axis=-1), log_dets
+
+    def forward_and_log_dets(self, x):
+        """Noise (..., D) to latent (..., D) and the log_dets (...,) of the pieces, a tuple."""
+        return self._apply(x, "forward_and_log_det")
 
     def forward_and_log_det(self, x):
         """Noise (..., D) to latent (..., D) and log_det (...,)."""
-        return self._apply(x, "forward_and_log_det")
+        y, log_dets = self.forward_and_log_dets(x)
+        return y, sum(log_dets)
 
     def inverse_and_log_det(self, y):
         """Latent (..., D) to noise (..., D) and the log_det (...,) of that map."""
-        return self._apply(y, "inverse_and_log_det")
+        x, log_dets = self._apply(y, "inverse_and_log_det")
+        return x, sum(log_dets)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

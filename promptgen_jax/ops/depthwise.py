@@ -1,7 +1,7 @@
-"""Depthwise 3x3 convolution and max-pooling with TensorFlow's SAME padding, fast on CPUs too.
+"""Depthwise convolution and max-pooling with TensorFlow's SAME padding, fast on CPUs too.
 
-XLA's own depthwise convolution and the gradient of its window reductions are slow on CPUs; nine shifted
-multiply-adds, which fuse into one loop, are many times faster. `benchmarks/depthwise.py` measures both.
+XLA's own depthwise convolution and the gradient of its window reductions are slow on CPUs; shifted
+multiply-adds, nine or 25, which fuse into one loop, are many times faster. `benchmarks/depthwise.py` measures both.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def depthwise_conv3x3(
-    images: jax.Array, kernel: jax.Array, *, stride: int = 1, shifted: bool | None = None
-) -> jax.Array:
-    """Convolves every channel with its own 3x3 kernel, SAME padding by TensorFlow's rule.
+def depthwise_conv(images: jax.Array, kernel: jax.Array, *, stride: int = 1, shifted: bool | None = None) -> jax.Array:
+    """Convolves every channel with its own kernel, SAME padding by TensorFlow's rule.
 
     Args:
       images: (B, H, W, C).
-      kernel: (3, 3, 1, C).
-      stride: 1 or 2.
+      kernel: (3, 3, 1, C) or (5, 5, 1, C).
+      stride: 1, or 2 for 3x3 kernels.
       shifted: True for the shifted multiply-adds, which have no forward-mode derivative; False for XLA's convolution;
         None takes the former when the default backend is a CPU.
 
@@ -32,10 +30,11 @@ def depthwise_conv3x3(
     Raises:
       ValueError: another kernel shape or stride.
     """
-    if kernel.shape != (3, 3, 1, images.shape[-1]) or stride not in (1, 2):
+    channels = images.shape[-1]
+    if (kernel.shape, stride) not in (((3, 3, 1, channels), 1), ((3, 3, 1, channels), 2), ((5, 5, 1, channels), 1)):
         raise ValueError(
-            f"depthwise_conv3x3: kernel is {kernel.shape} with stride {stride}; expected "
-            f"(3, 3, 1, {images.shape[-1]}) with stride 1 or 2. Store kernels as HWIO."
+            f"depthwise_conv: kernel is {kernel.shape} with stride {stride}; expected (3, 3, 1, {channels}) with "
+            f"stride 1 or 2, or (5, 5, 1, {channels}) with stride 1. Store kernels as HWIO."
         )
     if shifted is None:
         shifted = jax.default_backend() == "cpu"
@@ -68,7 +67,7 @@ def _native(images, kernel, stride):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _shifted(images, kernel, stride):
-    taps = _taps(images, stride)
+    taps = _taps(images, stride, len(kernel))
     return sum(tap * kernel[i, j, 0] for (i, j), tap in taps)
 
 
@@ -82,21 +81,21 @@ def _shifted_backward(stride, residuals, cotangent):
         image_cotangent = _shifted(cotangent, kernel[::-1, ::-1], 1)
     else:
         image_cotangent = _transposed_stride2(cotangent, kernel[:, :, 0], images.shape)
-    sums = [jnp.sum(tap * cotangent, axis=(0, 1, 2)) for _, tap in _taps(images, stride)]
+    sums = [jnp.sum(tap * cotangent, axis=(0, 1, 2)) for _, tap in _taps(images, stride, len(kernel))]
     return image_cotangent, jnp.stack(sums).reshape(kernel.shape)
 
 
 _shifted.defvjp(_shifted_forward, _shifted_backward)
 
 
-def _taps(images, stride):
-    """The nine ((row, column), shifted images) that a 3x3 kernel multiplies."""
-    low_h, high_h, num_h = _same_padding(images.shape[1], 3, stride)
-    low_w, high_w, num_w = _same_padding(images.shape[2], 3, stride)
+def _taps(images, stride, size):
+    """All ((row, column), shifted images) that a kernel of size x size multiplies."""
+    low_h, high_h, num_h = _same_padding(images.shape[1], size, stride)
+    low_w, high_w, num_w = _same_padding(images.shape[2], size, stride)
     padded = _pad_axis(_pad_axis(images, 1, low_h, high_h, 0), 2, low_w, high_w, 0)
     return [
         ((i, j), _every(_every(padded, 1, i, num_h, stride), 2, j, num_w, stride))
-        for i, j in itertools.product(range(3), repeat=2)
+        for i, j in itertools.product(range(size), repeat=2)
     ]
 
 

@@ -35,6 +35,16 @@ def bilinear_matrix(num_in: int, num_out: int) -> np.ndarray:
     return _place(num_in, lower, (1 - fraction, fraction))
 
 
+def aligned_matrix(num_in: int, num_out: int) -> np.ndarray:
+    """(num_out, num_in) linear interpolation between pixel centres, the outermost of which are kept; num_out > 1.
+
+    Source: torch.nn.functional.interpolate with align_corners=True.
+    """
+    position = np.arange(num_out) * (num_in - 1) / (num_out - 1)
+    lower = np.floor(position).astype(np.int64)
+    return _place(num_in, lower, (1 - (position - lower), position - lower))
+
+
 def average_matrix(num_in: int, num_out: int) -> np.ndarray:
     """(num_out, num_in) weights of PyTorch's adaptive average pooling along one axis.
 
@@ -86,6 +96,11 @@ def resize_bilinear(images: jax.Array, size: int) -> jax.Array:
     What torchvision's Resize does to tensors up to version 0.16, and later with antialias=False.
     """
     return _resize(images, size, bilinear_matrix)
+
+
+def resize_aligned(images: jax.Array, size: int) -> jax.Array:
+    """Bilinear resize of (B, H, W, C) whose corner pixels stay in the corners, as PyTorch's `align_corners`."""
+    return _resize(images, size, aligned_matrix)
 
 
 def resize_average(images: jax.Array, size: int) -> jax.Array:

@@ -1,0 +1,49 @@
+"""Tells official files apart by the names in them, so that a file for another converter is refused by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Family(NamedTuple):
+    """How to know a file: `pattern` matches the start of some name in it, nested names joined by dots."""
+
+    pattern: str
+    converter: str
+
+
+FAMILIES = {
+    "StyleGAN2": Family(r"g_ema\.|G_ema", "stylegan2_to_flax.py"),
+    "BigGAN-deep": Family(r"generator\.gen_z\.", "biggan_to_flax.py"),
+    "NVAE": Family(r"(state_dict\.)?dec_tower\.", "nvae_to_flax.py"),
+    "CLIP": Family(r"visual\.transformer\.|text_model\.", "clip_to_flax.py"),
+}
+
+
+def check_family(where: str | Path, content: dict, family: str) -> None:
+    """Raises ValueError if what was read from a file is known to be of another family.
+
+    A file of no known family passes: the recipe then says which tensors are missing.
+
+    Args:
+      where: the file, for messages.
+      content: tensors or other values by name, nested dicts included.
+      family: a key of `FAMILIES`.
+    """
+    names = list(_names(content))
+    found = [name for name, each in FAMILIES.items() if any(re.match(each.pattern, entry) for entry in names)]
+    if found and family not in found:
+        raise ValueError(
+            f"{where}: this looks like a {found[0]} file, not {family}. Run convert/{FAMILIES[found[0]].converter}, or "
+            "pass the other file."
+        )
+
+
+def _names(content: dict, prefix: str = "") -> Iterator[str]:
+    for name, value in content.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _names(value, f"{prefix}{name}.")
