@@ -173,7 +173,9 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earl
     print(f"{name}: evaluating on {options['num_samples']} samples", flush=True)
     key = jax.random.key(config["seed"] + 1)
     stage = {"name": name, "folder": name, "summary": config["stages"][name]["summary"]}
-    stage |= evaluate(prompt, ebm, earlier, options["judges"], key, num_samples=options["num_samples"])
+    trained = config["stages"][name]["training"] is not None
+    size = options["num_samples"]
+    stage |= evaluate(prompt, ebm, earlier, options["judges"], key, num_samples=size, trained=trained)
     stage |= {
         "images": _pictures(name, ebm, prompt, key, options, folder),
         "licenses": _licenses(ebm, options["judges"]),

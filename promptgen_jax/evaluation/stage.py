@@ -25,7 +25,15 @@ NO_CERTIFICATE = (
 
 
 def evaluate(
-    prompt: Prompt, ebm: LatentEBM, earlier: tuple, judges: dict, key, *, num_samples: int, batch_size: int = 64
+    prompt: Prompt,
+    ebm: LatentEBM,
+    earlier: tuple,
+    judges: dict,
+    key,
+    *,
+    num_samples: int,
+    trained: bool = True,
+    batch_size: int = 64,
 ) -> dict:
     """Evaluates a prompt on fresh noise, a conditional one on conditions drawn from those trained on.
 
@@ -36,6 +44,7 @@ def evaluate(
       judges: attributes by name of a network, shown beside those of the controls; () for a network without classes.
       key: frozen draws.
       num_samples: of the prior and of the prompt.
+      trained: False for a prompt that is the identity still: the headline then tells the reweighted shares.
       batch_size: images at a time.
 
     Returns:
@@ -66,7 +75,7 @@ def evaluate(
         embedders = {c.network.name: c.network for c in ebm.controls if hasattr(c, "embed")}
         options = {"num_samples": num_samples, "batch_size": batch_size}
         result["conditions"] = evaluate_conditions(prompt, ebm, embedders | networks, key, **options)
-    return {"headline": _headline(result, controls)} | result
+    return {"headline": _headline(result, controls, "after" if trained else "weighted")} | result
 
 
 def _judges(controls: tuple, judges: dict) -> tuple[dict, dict]:
@@ -196,7 +205,7 @@ def _diversity(seen: dict) -> list[dict]:
     return list(rows.values())
 
 
-def _headline(result: dict, controls: tuple) -> list[dict]:
+def _headline(result: dict, controls: tuple, when: str) -> list[dict]:
     """What was asked, now and in earlier stages, by every judge that knows it: the control's and the others'.
 
     Where no control names a label or an angle, as a text does not, what moved most by each judge.
@@ -208,7 +217,7 @@ def _headline(result: dict, controls: tuple) -> list[dict]:
             label: {
                 "label": f"share of {label} ({row['judge']}, {row['role']})",
                 "before": 100 * row["before"][label]["hard"],
-                "after": 100 * row["after"][label]["hard"],
+                "after": 100 * row[when][label]["hard"],
                 "unit": "%",
             }
             for label in row["labels"]
