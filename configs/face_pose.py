@@ -3,6 +3,11 @@
 python main.py --config=configs/face_pose.py --workdir=runs/face_pose
 python main.py --mode=sample --workdir=runs/face_pose --num_samples=8                    # each face in nine poses
 python main.py --mode=sample --workdir=runs/face_pose --num_samples=8 --condition=0,15   # all nod 0, turn 15 degrees
+
+Measured with 512 samples on one shared CPU core, 593 s of training: mean error of the turn 16.7 to 4.6 degrees and of
+the nod 12.0 to 4.4 over +-20 degrees, as facemesh, the control's own network, sees them. Angles fall short a little: 15
+asked are 12 seen. Identity distance by faceres 0.69 for one face in two poses, 1.05 for two faces, a margin of 0.36
+(0.34 to 0.38); 98.8 % of faces are nearer to themselves. faceres is the control's network as well.
 """
 
 from configs import pieces
@@ -27,6 +32,7 @@ def get_config(arg: str = ""):
         learning_rate=3e-3,
     )
     config.stages.pose.flow.cond_scale = 5.0
-    config.evaluation.update({"num_samples": 1024, "num_shown": 9, "judges": {"faceres": ()}})
+    config.evaluation.update({"num_samples": 1024, "num_shown": 9})
+    config.evaluation.judges = {"faceres": ()}
     config.order = ("pose",)
     return pieces.shrink(config) if arg == "smoke" else config

@@ -35,5 +35,6 @@ def get_config(arg: str = ""):
     )
     config.order = ("pose",)
     pictures = {"truncation_psi": 0.7}
-    config.evaluation.update({"pictures": pictures, "num_samples": 1024, "num_shown": 7, "judges": {}})
+    config.evaluation.update({"pictures": pictures, "num_samples": 1024, "num_shown": 7})
+    config.evaluation.judges = {}
     return pieces.two_steps(config) if arg == "smoke" else config

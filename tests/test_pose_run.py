@@ -1,16 +1,19 @@
-"""Head pose by condition on the shipped models: controls, evaluation, and a whole run from the command line."""
+"""Head pose by condition on the shipped models: controls, evaluation, and a whole run."""
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from test_main import call
 from test_ports import rotated_landmarks
 
+import main
+from configs import face_pose
 from promptgen_jax import images, parts
+from promptgen_jax import run as runs
 from promptgen_jax.evaluation import conditions
 from promptgen_jax.models import facemesh
 from promptgen_jax.ops import rotations
@@ -127,9 +130,9 @@ def test_pose_error_goes_around_the_circle():
 def finished(tmp_path_factory):
     """A finished smoke run of the face pose config."""
     workdir = tmp_path_factory.mktemp("face_pose")
-    small = ("--config.evaluation.num_samples=16", "--config.evaluation.num_shown=2")
-    done = call("--config=configs/face_pose.py:smoke", *small, f"--workdir={workdir}")
-    assert done.returncode == 0, done.stderr
+    config = face_pose.get_config("smoke").to_dict()
+    config["evaluation"] |= {"num_samples": 16, "num_shown": 2, "judges": {}}
+    runs.train_and_evaluate(config, workdir)
     return workdir
 
 
@@ -150,17 +153,19 @@ def test_report_of_a_conditional_run(finished):
 
 
 def test_sampling_a_conditional_run(finished):
-    """Without a condition a block of nine poses a face, with one a face in that pose, the same face."""
-    done = call("--mode=sample", f"--workdir={finished}", "--num_samples=2")
-    assert done.returncode == 0, done.stderr
-    blocks = [np.asarray(Image.open(finished / "samples" / f"00000{i}.png")) for i in (0, 1)]
-    assert blocks[0].shape == (212, 212, 3)
-    done = call("--mode=sample", f"--workdir={finished}", "--num_samples=2", "--condition=0,20")
-    assert done.returncode == 0, done.stderr
-    single = np.asarray(Image.open(finished / "samples" / "000001.png"))[2:-2, 2:-2]
-    right = blocks[1][8:-8, 8:-8][66:130, 131:195].astype(int)
+    """Without a condition a block of nine poses a face; with one, the same face in that pose."""
+    folder = runs.sample(finished, num_samples=2, seed=0)
+    block = np.asarray(Image.open(folder / "000001.png"))
+    assert block.shape == (212, 212, 3)
+    runs.sample(finished, num_samples=2, seed=0, condition=(0.0, 20.0))
+    single = np.asarray(Image.open(folder / "000001.png"))[2:-2, 2:-2]
+    right = block[8:-8, 8:-8][66:130, 131:195].astype(int)
     assert np.abs(single.astype(int) - right).max() <= 1
-    for condition, match in (("5", "2 angles .nod, turn."), ("a,b", "expected degrees")):
-        done = call("--mode=sample", f"--workdir={finished}", f"--condition={condition}")
-        assert done.returncode == 2
-        assert match in done.stderr
+
+
+@pytest.mark.parametrize(("condition", "match"), [("5", "2 angles (nod, turn)"), ("a,b", "expected degrees")])
+def test_wrong_conditions_of_sampling(finished, condition, match, capsys, monkeypatch):
+    arguments = ["--mode=sample", f"--workdir={finished}", f"--condition={condition}"]
+    monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
+    assert main.main(arguments) == 2
+    assert match in capsys.readouterr().err

@@ -36,6 +36,7 @@ def evaluate_conditions(
     key_eps, key_image, *keys = jax.random.split(key, 4)
     eps = prompt.prior.sample(key_eps, num_samples)
     asked, other = (ebm.cond_prior.sample(each, num_samples) for each in keys)
+    own = {control.network.name for control in ebm.controls if hasattr(control, "embed")}
     readers = {control.name: control for control in ebm.controls if hasattr(control, "pose")}
     shape = jax.eval_shape(prompt.generator, key, eps[:1])
     embedders = {name: net for name, net in networks.items() if "embedding" in jax.eval_shape(net, shape)}
@@ -63,7 +64,7 @@ def evaluate_conditions(
     ranges = np.degrees([np.asarray(ebm.cond_prior.low), np.asarray(ebm.cond_prior.high)]).T
     return {
         "names": list(names),
-        "ranges": ranges.tolist(),
+        "ranges": ranges.round(4).tolist(),
         "num_samples": num_samples,
         "pose": [
             {"control": control, "angle": name}
@@ -72,7 +73,10 @@ def evaluate_conditions(
             for control in readers
             for i, name in enumerate(names)
         ],
-        "identity": [{"network": name} | identity_distances(*pair) for name, pair in seen["embeddings"].items()],
+        "identity": [
+            {"network": name, "role": "control" if name in own else "independent judge"} | identity_distances(*pair)
+            for name, pair in seen["embeddings"].items()
+        ],
     }
 
 
@@ -103,12 +107,12 @@ def identity_distances(first, second) -> dict:
 
 def _reached(seen: np.ndarray, asked: np.ndarray, ends: np.ndarray) -> list[dict]:
     """Mean and spread of what is seen, by bins of what was asked."""
-    edges = np.linspace(*ends, BINS + 1)
+    edges = np.linspace(*ends, BINS + 1).tolist()
     if ends[0] == ends[1]:
-        edges = ends
+        edges = ends.tolist()
     index = np.clip(np.searchsorted(edges, asked, side="right") - 1, 0, len(edges) - 2)
     return [
-        {"low": float(edges[k]), "high": float(edges[k + 1]), "asked": float(asked[index == k].mean())}
+        {"low": round(edges[k], 4), "high": round(edges[k + 1], 4), "asked": float(asked[index == k].mean())}
         | {"mean": float(seen[index == k].mean()), "std": float(seen[index == k].std())}
         for k in range(len(edges) - 1)
         if np.any(index == k)

@@ -65,11 +65,11 @@ def _identity(rows: list[dict] | None) -> Html | None:
         return None
     text = (
         "Distance of face embeddings, √(2 (1 − cosine)): between one face under two conditions, which should be small, "
-        "and between two faces."
+        "and between two faces. The network of the control was optimised, so it is expected to be pleased."
     )
     cells = [
         [
-            element("code", row["network"]),
+            [element("code", row["network"]), element("span", row["role"], class_=_style(row["role"]))],
             *([_with_interval(row, key)] for key in ("same", "different", "margin")),
             percent(row["closer"]),
         ]
@@ -77,6 +77,10 @@ def _identity(rows: list[dict] | None) -> Html | None:
     ]
     header = ["Embedding", "Same face", "Two faces", "Margin", "Nearer to itself"]
     return element("section", element("h4", "Identity"), element("p", text), table(header, cells), class_="judge")
+
+
+def _style(role: str) -> str:
+    return "role own" if role == "control" else "role"
 
 
 def _with_interval(row: dict, key: str) -> list:
