@@ -120,8 +120,9 @@ def test_beta_is_fitted_without_training(tmp_path):
     (stage,) = run(stylegan2_debias.get_config("beta_ffhq_smoke"), tmp_path / "run", 512)
     assert [row["attribute"] for row in stage["shares"]] == ["race", "gender", "age"]
     for row in stage["shares"]:
-        assert row["kl"]["weighted"]["soft"] < 0.3 * row["kl"]["before"]["soft"]
-        assert row["before"] == row["after"]
+        assert row["kl"]["weighted"]["soft"] < 0.5 * row["kl"]["before"]["soft"]
+        shares = [[row[when][label]["soft"] for label in row["labels"]] for when in ("before", "after")]
+        np.testing.assert_allclose(*shares, atol=1e-5)
     assert not (tmp_path / "run" / "debias" / "metrics.jsonl").exists()
 
 
