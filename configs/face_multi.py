@@ -1,6 +1,9 @@
 """Several controls at once: smiling and looking to one side, trained together by one flow.
 
 python main.py --config=configs/face_multi.py --workdir=runs/face_multi
+
+Measured on one CPU core shared with other work (5 minutes of training), 2,048 samples: happy 20.7 % to 88.8 %, by the
+independent judge 18.2 % to 75.7 %; mean yaw 0.9 to -16.9 degrees. Loss 6.81 nats, its importance-sampled optimum 4.02.
 """
 
 from configs import pieces
