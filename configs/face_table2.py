@@ -43,5 +43,6 @@ def get_config(arg: str = ""):
         config.stages[name] = pieces.stage(summary, controls, on="generator", num_steps=150, learning_rate=2e-3)
     config.order = tuple(stages)
     config.mixtures = {title: {"stages": tuple(cells), "judges": JUDGES[title]} for title, cells in CELLS.items()}
-    config.evaluation.update({"num_samples": 1024, "judges": {}})
+    config.evaluation.update({"num_samples": 1024})
+    config.evaluation.judges = {}
     return pieces.shrink(config) if arg == "smoke" else config

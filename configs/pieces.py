@@ -80,7 +80,8 @@ def text_experiment(
     controls = {"text": clip(text, weight=weight)}
     config.stages.text = paper_stage(f"{weight:g} times the CLIP energy of “{text}”.", controls, **recipe)
     config.order = ("text",)
-    config.evaluation.update({"pictures": pictures or {}, "num_samples": 64, "judges": {}})
+    config.evaluation.update({"pictures": pictures or {}, "num_samples": 64})
+    config.evaluation.judges = {}
     return config
 
 

@@ -61,7 +61,8 @@ def get_config(arg: str = "female"):
     checks.check_known("configs/stylegan2_class.py", name, (*EXPERIMENTS, "table2"))
     config = pieces.base(name.replace("_", " "), "StyleGAN2 (ffhq) under CelebA attribute classifiers (section 4.2).")
     config.generator = {"name": "stylegan2_ffhq", "truncation_psi": 1.0, "noise": "random"}
-    config.evaluation.update({"pictures": {"truncation_psi": 0.7}, "num_samples": 1024, "judges": {}})
+    config.evaluation.update({"pictures": {"truncation_psi": 0.7}, "num_samples": 1024})
+    config.evaluation.judges = {}
     config.order = tuple(EXPERIMENTS) if name == "table2" else (name,)
     config.stages = {one: stage(one) for one in config.order}
     if name == "table2":

@@ -35,7 +35,8 @@ def get_config(arg: str = "race_1_ffhq"):
         "sees presentation in a picture by the classes of its annotators, not what people are.",
     )
     config.generator = {"name": f"stylegan2_{data}", "truncation_psi": 1.0, "noise": "random"}
-    config.evaluation.update({"pictures": {"truncation_psi": 0.7}, "num_samples": 4096, "judges": {}})
+    config.evaluation.update({"pictures": {"truncation_psi": 0.7}, "num_samples": 4096})
+    config.evaluation.judges = {}
     if name in BETAS:
         controls = {attribute: pieces.moment("fairface", attribute) for attribute in ATTRIBUTES}
         config.stages.debias = pieces.measured("Equal shares of race, gender and age, by reweighting.", controls)

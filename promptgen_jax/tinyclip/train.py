@@ -24,7 +24,6 @@ from promptgen_jax.tinyclip import captions, data, measures
 from promptgen_jax.tinyclip.captions import UNKNOWN
 
 COMMAND = "python -m promptgen_jax.tinyclip.train"
-POLICY = "translation,resize,cutout"  # no colour: captions tell bright from dark pictures
 MODEL = {
     "embed_dim": 128,
     "image_size": 64,
@@ -38,7 +37,7 @@ MODEL = {
     "text_layers": 2,
     "text_heads": 2,
 }
-PLAIN = 0.5  # share of the images that are not augmented: the generator's faces are aligned, which is quicker to learn
+COLOURED = 0.5  # share of the images that get other colours
 PHRASES_PER_SET = 64
 STATED = 0.8  # probability that a caption states a label that is sure
 LARGEST_LOGIT_SCALE = np.log(100.0)  # as CLIP
@@ -86,23 +85,39 @@ def draw_shares(labels: np.ndarray) -> np.ndarray:
     return (rarity / rarity.sum()).astype(np.float32)
 
 
+def augmented(key: jax.Array, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A view of each image (B, S, S, 3), and the labels (B, 4) that it has.
+
+    Half are mirrored, which exchanges left and right. Some have other colours: such a view says nothing of the light
+    any more, so light is unknown there, and nothing else can be told by how light a face is. Views are not moved or cut
+    out: the generator's faces are aligned, and what tells expressions apart is small.
+    """
+    mirror_key, colour_key, draw_key = jax.random.split(key, 3)
+    mirrored = jax.random.bernoulli(mirror_key, 0.5, (len(images),))
+    coloured = jax.random.bernoulli(colour_key, COLOURED, (len(images),))
+    images = jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+    draws = augment.draw(draw_key, num_images=len(images), num_views=1, image_size=images.shape[1], policy="color")
+    images = jnp.where(coloured[:, None, None, None], augment.augmented_views(draws, images, size=None)[:, 0], images)
+    names = list(captions.ATTRIBUTES)
+    direction, light = labels[:, names.index("direction")], labels[:, names.index("light")]
+    exchanged = jnp.where(direction == UNKNOWN, UNKNOWN, len(captions.ATTRIBUTES["direction"]) - 1 - direction)
+    labels = labels.at[:, names.index("direction")].set(jnp.where(mirrored, exchanged, direction))
+    return images, labels.at[:, names.index("light")].set(jnp.where(coloured, UNKNOWN, light))
+
+
 def make_step(model: clip.CLIP, optimizer: optax.GradientTransformation, batch_size: int):
     """A jitted `step((params, state), key, images, labels, shares, table) -> ((params, state), loss)`.
 
-    It draws a batch of the images (N, 64, 64, 3) uint8 by their shares (N,), a view of each or itself, what its
-    caption states, and one of the phrases in `table` for that.
+    It draws a batch of the images (N, 64, 64, 3) uint8 by their shares (N,), a view of each, what its caption states,
+    and one of the phrases in `table` for that.
     """
 
     def loss(params, key, images, labels, table):
-        plain_key, view_key, state_key, phrase_key = jax.random.split(key, 4)
-        images = data.as_float(images)
+        view_key, state_key, phrase_key = jax.random.split(key, 3)
+        views, labels = augmented(view_key, data.as_float(images), labels)
         stated = jnp.where(jax.random.bernoulli(state_key, STATED, labels.shape), labels, UNKNOWN)
         phrase = jax.random.randint(phrase_key, (batch_size,), 0, table.shape[1])
-        views = augment.augmented_views(view_key, images, num_views=1, policy=POLICY, size=None)[:, 0]
-        plain = jax.random.bernoulli(plain_key, PLAIN, (batch_size, 1, 1, 1))
-        logits = model.apply(
-            {"params": params}, (jnp.where(plain, images, views), table[captions.set_index(stated), phrase])
-        )
+        logits = model.apply({"params": params}, (views, table[captions.set_index(stated), phrase]))
         return contrastive_loss(logits, labels, stated)
 
     @jax.jit
@@ -211,7 +226,6 @@ def _config(name, results, steps, num_images, batch_size, learning_rate, seed) -
         "source": f"{num_images} images of {data.GENERATOR}, captions from readings of {', '.join(data.NETWORKS)}",
         "converter": f"{COMMAND} --steps {steps} --num_images {num_images} --batch_size {batch_size} "
         f"--learning_rate {learning_rate:g} --seed {seed}",
-        "policy": POLICY,
         "held_out": results,
     }
 
