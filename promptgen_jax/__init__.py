@@ -9,9 +9,10 @@ from promptgen_jax.network import load_network
 from promptgen_jax.parts import load_control, load_generator
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.training import fit, fit_moments
-from promptgen_jax.types import Prior, Sample
+from promptgen_jax.types import Conditions, Prior, Sample
 
 __all__ = [
+    "Conditions",
     "FunctionControl",
     "FunctionGenerator",
     "LatentEBM",
