@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from convert.nvidia_pickle import Module
+
 
 class Family(NamedTuple):
     """How to know a file: `pattern` matches the start of some name in it, nested names joined by dots."""
@@ -16,9 +18,11 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "StyleGAN2": Family(r"g_ema\.|G_ema", "stylegan2_to_flax.py"),
+    "StyleGAN2": Family(r"g_ema\.|G_ema\.synthesis\.b4\.", "stylegan2_to_flax.py"),
+    "StyleNeRF": Family(r"G_ema\.synthesis\.fg_nerf\.", "stylenerf_to_flax.py"),
     "BigGAN-deep": Family(r"generator\.gen_z\.", "biggan_to_flax.py"),
     "NVAE": Family(r"(state_dict\.)?dec_tower\.", "nvae_to_flax.py"),
+    "DiffAE": Family(r"(state_dict\.)?ema_model\.", "diffae_to_flax.py"),
     "CLIP": Family(r"visual\.transformer\.|text_model\.", "clip_to_flax.py"),
 }
 
@@ -45,5 +49,6 @@ def check_family(where: str | Path, content: dict, family: str) -> None:
 def _names(content: dict, prefix: str = "") -> Iterator[str]:
     for name, value in content.items():
         yield f"{prefix}{name}"
+        value = value.tensors() if isinstance(value, Module) else value
         if isinstance(value, dict):
             yield from _names(value, f"{prefix}{name}.")

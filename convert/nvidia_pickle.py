@@ -1,18 +1,18 @@
 """NVIDIA's `.pkl` networks (stylegan2-ada-pytorch and its successors) read as data, without running what they embed.
 
 Every module in such a file carries the source text of its class, which NVIDIA's own loader executes. Here a module
-becomes a `Module`, a name and its attributes; the text is dropped unread. The unpickler knows nine names, all of which
-make tensors, numbers or containers, and refuses every other.
+becomes a `Module`, a name and its attributes; the text is dropped unread. The unpickler knows a few names, all of which
+make tensors, numbers, containers or settings, and refuses every other.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import pickle
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,10 @@ STORAGES = {
     "ByteStorage": "|u1",
     "BoolStorage": "|b1",
 }
+SETTINGS = (
+    *("dictconfig.DictConfig", "listconfig.ListConfig", "nodes.AnyNode"),
+    *("base.ContainerMetadata", "base.Metadata"),
+)
 LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 DAMAGE = (
     *(pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError),
@@ -32,11 +36,16 @@ DAMAGE = (
 )
 
 
-class Module(NamedTuple):
+@dataclasses.dataclass
+class Module:
     """A network module: the name of its class, and its attributes."""
 
     class_name: str
     state: dict
+
+    def __setstate__(self, state):
+        """PyTorch's own containers come without a name of their class."""
+        self.class_name, self.state = type(self).__name__, dict(state)
 
     def child(self, *names: str) -> Module:
         """A module inside this one. Raises ValueError naming what is there, if it is not."""
@@ -59,6 +68,32 @@ class Module(NamedTuple):
             if module is not None:
                 found |= module.tensors(f"{prefix}{name}.")
         return found
+
+
+class Sequential(Module):
+    """PyTorch's list of modules, as it is pickled."""
+
+
+class ModuleList(Module):
+    """PyTorch's other list of modules."""
+
+
+class Setting:
+    """A node of the settings that StyleNeRF keeps, of omegaconf: it holds others, a value, or facts about itself."""
+
+    content = None
+
+    def __setstate__(self, state):
+        """Keeps what a node holds, and drops the rest."""
+        self.content = state.get("_content", state.get("_val"))
+
+
+def plain(settings):
+    """Settings as dicts, lists and values."""
+    content = settings.content if isinstance(settings, Setting) else settings
+    if isinstance(content, dict):
+        return {name: plain(value) for name, value in content.items()}
+    return [plain(value) for value in content] if isinstance(content, (list, tuple)) else content
 
 
 def read(path: str | Path) -> dict:
@@ -109,10 +144,19 @@ class _Unpickler(pickle.Unpickler):
             "numpy.core.multiarray.scalar": self._scalar,
             "numpy._core.multiarray.scalar": self._scalar,
             "numpy.dtype": self._dtype,
+            "torch.nn.modules.container.Sequential": Sequential,
+            "torch.nn.modules.container.ModuleList": ModuleList,
+            "collections.defaultdict": self._default,
+            "typing.Any": object,
+            **{f"builtins.{kind.__name__}": kind for kind in (int, list, dict)},
+            **{f"omegaconf.{kind}": Setting for kind in SETTINGS},
         }
         if f"{module}.{name}" not in known:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no part of a network")
         return known[f"{module}.{name}"]
+
+    def _default(self, *_):
+        return {}
 
     def _module(self, content):
         return Module(str(content["class_name"]), dict(content["state"]))

@@ -124,10 +124,14 @@ def read_checkpoint(path: str | Path) -> dict:
     )
 
 
-def read_torch(path: str | Path) -> dict:
+def read_torch(path: str | Path, harmless: Iterable = ()) -> dict:
     """A `torch.save` archive, read with `weights_only=True`: tensors and containers, never code.
 
     What training scripts save beside the tensors may be there: settings, an `argparse.Namespace`, and NumPy numbers.
+
+    Args:
+      path: the archive.
+      harmless: (class, name) of further classes that may be named in it, with what stands in for them.
 
     Raises:
       FileNotFoundError: no such file.
@@ -137,7 +141,7 @@ def read_torch(path: str | Path) -> dict:
 
     path = _existing(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace, *NUMPY_NUMBERS]):
+        with torch.serialization.safe_globals([argparse.Namespace, *NUMPY_NUMBERS, *harmless]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (
         RuntimeError,

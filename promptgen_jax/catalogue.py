@@ -15,6 +15,8 @@ DECA = "Max Planck licence: non-commercial research only, no redistribution; see
 FLAME = "Max Planck licence: registration, no redistribution; see flame.is.tue.mpg.de"
 BIGGAN = "not stated by the publisher; converted from DeepMind's BigGAN-deep, learnt from ImageNet"
 NVAE = "NVIDIA Source Code License for NVAE: research or evaluation only, also for what is derived from it"
+DIFFAE = "code MIT; no terms are stated for the weights, learnt from FFHQ, which is for non-commercial use"
+STYLENERF = "CC BY-NC 4.0, parts of the code under NVIDIA's licence: non-commercial only"
 FAIRFACE = "data and repository CC BY 4.0; no separate terms are stated for the weights"
 
 
@@ -57,6 +59,11 @@ def _nvae(size: int) -> Checkpoint:
     return Checkpoint("checkpoint.pt", url, "nvae_to_flax.py", NVAE, size)
 
 
+def _diffae(size: int, key: str) -> Checkpoint:
+    file = f"diffae_ffhq{size}.ckpt"
+    return Checkpoint(file, f"https://www.dropbox.com/s/{key}/{file}", "diffae_to_flax.py", DIFFAE, size)
+
+
 def _clip(file: str, sha256: str) -> Checkpoint:
     url = f"https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
     return Checkpoint(file, url, "clip_to_flax.py", OPENAI, 224, kind="clip")
@@ -72,7 +79,9 @@ def _celeba(attribute: str) -> Checkpoint:
     return _face("yzc8ydaa4ggj1zs", file, "celeba_to_flax.py", CELEBA, archive="celeba.zip")
 
 
-# StyleGAN2: "Pre-trained checkpoints" in the README of ChenWu98/Generative-Visual-Prompt, commit 6e3cff2
+# StyleGAN2, DiffAE, StyleNeRF: "Pre-trained checkpoints" in the README of ChenWu98/Generative-Visual-Prompt, 6e3cff2
+# The statistics of DiffAE's latents are there too, w5y89y57r9nd1jt/diffae_ffhq256_latent.pkl and, for 128 pixels,
+# v1dvsj6oklpz652/diffae_ffhq128_latent.pkl
 # BigGAN-deep: PRETRAINED_MODEL_ARCHIVE_MAP of huggingface/pytorch-pretrained-BigGAN; the configuration is beside it
 # NVAE: "Checkpoints" in the README of NVlabs/NVAE; one folder per data set, in each a checkpoint.pt
 # Face networks: "Pre-trained off-the-shelf models" there
@@ -89,6 +98,15 @@ CHECKPOINTS = {
     **{f"biggan_deep_{size}": _biggan(size) for size in (128, 256, 512)},
     "nvae_celeba64": _nvae(64),
     "nvae_ffhq256": _nvae(256),
+    "diffae_ffhq128": _diffae(128, "rsbpxaswnfzsyl1"),
+    "diffae_ffhq256": _diffae(256, "ej0jj8g7crvtb5e"),
+    "stylenerf_ffhq1024": Checkpoint(
+        "StyleNeRF_ffhq_1024.pkl",
+        "https://www.dropbox.com/s/n80cr7isveh5yfu/StyleNeRF_ffhq_1024.pkl",
+        "stylenerf_to_flax.py",
+        STYLENERF,
+        1024,
+    ),
     "clip_vit_b32": _clip("ViT-B-32.pt", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),
     "clip_vit_b16": _clip("ViT-B-16.pt", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"),
     "clip_vit_l14": _clip("ViT-L-14.pt", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),

@@ -29,9 +29,11 @@ def tiny(name):
 GENERATORS = {
     "biggan": tiny("biggan"),
     "dcgan": tiny("dcgan"),
+    "diffae": tiny("diffae"),
     "function": own_generator,
     "nvae": tiny("nvae"),
     "stylegan2": tiny("stylegan2"),
+    "stylenerf": tiny("stylenerf"),
     "synthetic": lambda: parts.load_generator("synthetic", problem="linear"),
 }
 CONTROLS = {

@@ -16,12 +16,14 @@ from PIL import Image
 import main
 from configs import (
     biggan_text,
+    diffae_text,
     nvae_text,
     stylegan2_class,
     stylegan2_debias,
     stylegan2_makeup,
     stylegan2_pose,
     stylegan2_text,
+    stylenerf_text,
 )
 from promptgen_jax import catalogue
 from promptgen_jax import run as runs
@@ -99,6 +101,7 @@ def test_samples_without_any_control_weights(finished, tmp_path):
 
 # on checkpoints that are not shipped
 TABLES = {"biggan_text": biggan_text, "nvae_text": nvae_text, "stylegan2_text": stylegan2_text}
+TABLES |= {"diffae_text": diffae_text, "stylenerf_text": stylenerf_text}
 TABLES |= {"stylegan2_class": stylegan2_class, "stylegan2_debias": stylegan2_debias}
 SINGLE = {"stylegan2_pose": stylegan2_pose, "stylegan2_makeup": stylegan2_makeup}
 SHIPPED = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("pieces", *TABLES, *SINGLE))

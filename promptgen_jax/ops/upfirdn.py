@@ -28,6 +28,15 @@ def upsample(images: jax.Array) -> jax.Array:
     return images
 
 
+def blur(images: jax.Array) -> jax.Array:
+    """[1, 3, 3, 1] / 8 along both axes of (B, H, W, C); of the two taps in the middle the latter is at the pixel."""
+    for axis in (1, 2):
+        first, second, third, fourth = (each / 2 for each in _shifts(images, axis, 2, 4))
+        images = (first + fourth + 3 * (second + third)) / 4
+        images = lax.slice_in_dim(images, 0, images.shape[axis] - 1, axis=axis)
+    return images
+
+
 def upsample_conv(images: jax.Array, kernel: jax.Array) -> jax.Array:
     """Transposed 3x3 convolution of stride 2, then the filter: (B, H, W, I) to (B, 2H, 2W, O).
 

@@ -1,0 +1,130 @@
+"""StyleNeRF as a generator: standard normal latents, seen by a camera, to pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from promptgen_jax import checks, network
+from promptgen_jax import weights as weight_folders
+from promptgen_jax.models import stylenerf
+from promptgen_jax.types import Array, Prior
+
+
+@struct.dataclass
+class StyleNeRF:
+    """A frozen StyleNeRF: `x = G(z)`, z standard normal; camera and background are no part of z.
+
+    PromptGen trains at psi 1 and makes pictures at 0.7: `generator.replace(truncation_psi=0.7)`.
+
+    Attributes:
+      weights: parameters and buffers of `module`.
+      prior: N(0, I) on R^D.
+      truncation_psi: from 0, the mean latent for every z, to 1, no truncation.
+      camera: "random", drawn from the key for every sample; or two angles in radians, around the vertical axis and
+        from it, (0, pi / 2) from the front.
+      block_gradient: no gradient through the volume rendering, as in the official code.
+    """
+
+    weights: Any
+    prior: Prior
+    module: nn.Module = struct.field(pytree_node=False)
+    name: str = struct.field(pytree_node=False)
+    checksum: str = struct.field(pytree_node=False)
+    image_size: int = struct.field(pytree_node=False)
+    truncation_psi: float = struct.field(pytree_node=False, default=1.0)
+    camera: str | tuple[float, float] = struct.field(pytree_node=False, default="random")
+    block_gradient: bool = struct.field(pytree_node=False, default=False)
+    license: str = struct.field(pytree_node=False, default="")
+
+    def __post_init__(self):
+        """Checks the options, also those of `replace`."""
+        if isinstance(self.camera, list):  # as configurations are read from files
+            object.__setattr__(self, "camera", tuple(self.camera))
+        psi, camera = self.truncation_psi, self.camera
+        if isinstance(psi, bool) or not isinstance(psi, (int, float)) or not 0 <= psi <= 1:
+            raise ValueError(f"{self.name}: truncation_psi is {psi!r}; expected a number from 0 to 1.")
+        angles = isinstance(camera, tuple) and len(camera) == 2 and all(isinstance(a, (int, float)) for a in camera)
+        if camera != "random" and not (angles and np.all(np.isfinite(camera)) and 0 < camera[1] < np.pi):
+            raise ValueError(
+                f"{self.name}: camera is {camera!r}; expected 'random' or two angles in radians, the second between 0 "
+                "and pi, e.g. (0.0, 1.57)."
+            )
+        if not isinstance(self.block_gradient, bool):
+            raise ValueError(f"{self.name}: block_gradient is {self.block_gradient!r}; expected True or False.")
+
+    def __call__(self, key: Array, z: Array) -> Array:
+        """Images (B, S, S, 3), nominally in [0, 1], of latents (B, D).
+
+        Args:
+          key: draws the background of every sample, and its camera if that is random.
+          z: (B, D) latents.
+
+        Raises:
+          ValueError, TypeError: latents of another shape or dtype, or not finite.
+        """
+        checks.check_latents(self.name, z, self.prior.dim)
+        key_camera, key_code = jax.random.split(key)
+        if self.camera == "random":
+            mean, std = jnp.asarray(self.module.camera_mean), jnp.asarray(self.module.camera_std)
+            angles = mean + std * jax.random.normal(key_camera, (len(z), 2))
+        else:
+            angles = jnp.tile(jnp.asarray(self.camera), (len(z), 1))
+        code = jax.random.normal(key_code, (len(z), self.module.background_dim))
+        options = {"truncation_psi": self.truncation_psi, "block_gradient": self.block_gradient}
+        return self.module.apply(self.weights, z, angles, code, **options)
+
+
+def build(
+    *,
+    weights: str = "stylenerf_ffhq1024",
+    truncation_psi: float = 1.0,
+    camera: str | tuple[float, float] = "random",
+    block_gradient: bool = False,
+) -> StyleNeRF:
+    """Loads a converted StyleNeRF.
+
+    Args:
+      weights: name under ported_weights, or a folder. Names of `catalogue.CHECKPOINTS` that are missing are answered
+        with where to get them.
+      truncation_psi: from 0 to 1.
+      camera: "random", or two angles in radians.
+      block_gradient: as in the official code.
+
+    Raises:
+      FileNotFoundError, ValueError: as `network.load_params`; a wrong option.
+    """
+    config = weight_folders.read_config(weights)
+    if config.get("adapter") != "stylenerf":
+        raise ValueError(f"{weights}: holds no StyleNeRF (adapter {config.get('adapter')!r}). Choose another folder.")
+    latent_dim = config["latent_dim"]
+    example = jax.ShapeDtypeStruct((1, latent_dim), jnp.float32)
+    module, tree, config = network.load_params(weights, kind="generator", example=example)
+    return StyleNeRF(
+        weights=tree,
+        prior=Prior.standard(latent_dim),
+        module=module,
+        name=config["name"],
+        checksum=config["sha256"],
+        image_size=config["image_size"],
+        truncation_psi=truncation_psi,
+        camera=camera,
+        block_gradient=block_gradient,
+        license=config["license"],
+    )
+
+
+def tiny() -> StyleNeRF:
+    """A small one with random weights, for tests: 6 latents to 8 x 8 pixels."""
+    sizes = {"foreground": (8, 2), "background": (4, 1), "background_dim": 2, "feature_dim": 8, "num_frequencies": 3}
+    module = stylenerf.StyleNeRF(channels=(8,), style_dim=8, mapping_layers=2, volume_size=4, num_samples=4, **sizes)
+    prior = Prior.standard(6)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, prior.dim)))
+    rng = np.random.default_rng(0)
+    tree = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), jnp.float32), shapes)
+    return StyleNeRF(weights=tree, prior=prior, module=module, name="tiny_stylenerf", checksum="", image_size=8)
