@@ -26,15 +26,11 @@ def get_config(arg: str = ""):
         "trained by this project on the generator's own faces: it knows expression, gender presentation, direction and "
         "light, and nothing else. Left and right are the viewer's.",
     )
-    control = {
-        "kind": "clip",
-        "network": "tinyclip_faces",
-        "text": TEXT,
-        "weight": 200.0,
-        "num_augmentations": 4,
-        "policy": "translation,resize,cutout",  # as it was trained: with colour, bright and dark mean nothing
-    }
-    config.stages.text = pieces.stage("The CLIP energy of a text.", {"text": control})
+    # plain views: moved or cut out they hide what tells expressions apart, and with other colours dark means nothing
+    control = pieces.clip(TEXT, weight=30.0, network="tinyclip_faces", num_augmentations=1, policy="")
+    config.stages.text = pieces.stage(
+        "The CLIP energy of a text.", {"text": control}, num_steps=300, learning_rate=2e-3
+    )
     config.evaluation.judges = {
         "faceapi_expression": ("expression",),
         "emotion": ("emotion",),

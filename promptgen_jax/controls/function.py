@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 from flax import struct
 
 from promptgen_jax.types import Array, Sample
@@ -11,12 +12,17 @@ from promptgen_jax.types import Array, Sample
 
 @struct.dataclass
 class FunctionControl:
-    """E(x) = function(images), (B, H, W, 3) to (B,) nats."""
+    """E(x) = function(images), (B, H, W, 3) to (B,) nats; weights as in `FunctionGenerator`."""
 
-    function: Callable = struct.field(pytree_node=False)
+    function: Callable
     name: str = struct.field(pytree_node=False, default="function")
     weight: float = 1.0
     needs_reference: bool = struct.field(pytree_node=False, default=False)
+
+    def __post_init__(self):
+        """Makes a plain function a pytree without leaves."""
+        if not isinstance(self.function, jax.tree_util.Partial):
+            object.__setattr__(self, "function", jax.tree_util.Partial(self.function))
 
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,). `key` is not used."""

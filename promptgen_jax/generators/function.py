@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 from flax import struct
 
 from promptgen_jax import checks
@@ -12,13 +13,22 @@ from promptgen_jax.types import Array, Prior
 
 @struct.dataclass
 class FunctionGenerator:
-    """`x = function(z)`, (B, D) latents to (B, H, W, 3) images in [0, 1]."""
+    """`x = function(z)`, (B, D) latents to (B, H, W, 3) images in [0, 1].
+
+    Weights that are given apart, `jax.tree_util.Partial(function, weights)`, stay arguments of compiled code; those
+    that the function closes over become constants of it.
+    """
 
     prior: Prior
-    function: Callable = struct.field(pytree_node=False)
+    function: Callable
     image_size: int = struct.field(pytree_node=False, default=0)
     name: str = struct.field(pytree_node=False, default="function")
     checksum: str = struct.field(pytree_node=False, default="")
+
+    def __post_init__(self):
+        """Makes a plain function a pytree without leaves."""
+        if not isinstance(self.function, jax.tree_util.Partial):
+            object.__setattr__(self, "function", jax.tree_util.Partial(self.function))
 
     def __call__(self, key: Array, z: Array) -> Array:
         """Images of latents; `key` is not used."""
