@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from promptgen_jax import checks, weights
 
+LIGHT = np.array([0.3, 0.4, 0.866])  # towards it, seen from a mesh
 PAPER, INK = 255, (25, 25, 30)  # background of grids and sheets; colour of labels
 
 
@@ -117,6 +118,38 @@ def before_after_sheet(
         blank = np.full((grid.shape[0], width - grid.shape[1], 3), PAPER, np.uint8)
         parts += [_text_band(str(label), width, text_size), np.concatenate([grid, blank], axis=1)]
     return np.concatenate(parts)
+
+
+def render_mesh(vertices, triangles, *, size: int = 128, padding: float = 0.05) -> np.ndarray:
+    """Shaded pictures of meshes from the front, orthographic, all at one scale; far triangles are painted first.
+
+    Args:
+      vertices: (B, V, 3), x to the right in the picture, y up, z towards the viewer.
+      triangles: (F, 3) vertices, counter-clockwise as seen from outside.
+      size: pixels a side.
+      padding: share of the side that stays free around the largest mesh.
+
+    Returns:
+      (B, size, size, 3) float32 in [0, 1].
+    """
+    vertices, triangles = np.asarray(vertices, np.float64), np.asarray(triangles)
+    middle = (vertices.min(axis=(0, 1)) + vertices.max(axis=(0, 1))) / 2
+    extent = np.abs(vertices[..., :2] - middle[:2]).max() * (1 + 2 * padding)
+    large = 2 * size  # drawn at twice the size, for smooth edges
+    pictures = []
+    for points in vertices:
+        corners = points[triangles]
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
+        shade = np.clip(normals @ LIGHT, 0, 1)
+        flat = ((corners[..., :2] - middle[:2]) * (1, -1) / extent + 1) / 2 * large
+        picture = Image.new("L", (large, large), PAPER)
+        draw = ImageDraw.Draw(picture)
+        for index in np.argsort(corners[..., 2].mean(axis=1)):
+            if normals[index, 2] > 0:
+                draw.polygon([tuple(corner) for corner in flat[index]], fill=int(60 + 170 * shade[index]))
+        pictures.append(np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS)))
+    return np.repeat(np.stack(pictures)[..., None], 3, axis=-1).astype(np.float32) / 255
 
 
 def block_sheet(blocks, *, columns: int, per_row: int, scale: int = 1) -> np.ndarray:

@@ -221,7 +221,7 @@ def _check_mixtures(config: dict) -> None:
 
 def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, folder: Path) -> list[dict]:
     """A sheet of the same noise before and after; of a 2-D toy problem, target density against samples."""
-    if ebm.generator.image_size > 1:
+    if ebm.generator.image_size > 1 or _is_mesh(ebm.generator):
         eps = prompt.prior.sample(key, options["num_shown"])
         prompt = _with_options(prompt, options["pictures"])
         if ebm.cond_prior:
@@ -229,7 +229,7 @@ def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, fol
             return [{"file": "samples.png", "caption": f"{CONDITION_CAPTION} {_axes(ebm.cond_prior)}"}]
         draw = jax.jit(lambda generator, eps: generator(key, eps))
         shown = [
-            (f"{when}: {name}", map_batches(lambda batch, g=generator: draw(g, batch), 16, eps))
+            (f"{when}: {name}", _viewed(generator, map_batches(lambda batch, g=generator: draw(g, batch), 16, eps)))
             for when, generator in (("before", prompt.generator), ("after", prompt))
         ]
         images.save_png(folder / "samples.png", images.before_after_sheet(shown, columns=options["columns"]))
@@ -246,6 +246,18 @@ def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, fol
     )
     caption = "Latent space: contours of the target, with samples of the prior and of the trained flow."
     return [{"file": "samples.png", "caption": caption}]
+
+
+def _is_mesh(generator) -> bool:
+    return hasattr(_innermost(generator), "triangles")
+
+
+def _viewed(generator, made: np.ndarray) -> np.ndarray:
+    """What a generator made, as pictures: meshes rendered, images as they are."""
+    if not _is_mesh(generator):
+        return made
+    triangles = _innermost(generator).triangles()
+    return images.render_mesh(made[:, : triangles.max() + 1, 0], triangles)
 
 
 def condition_sheet(prompt: Prompt, conditions: Conditions, key, eps) -> np.ndarray:
@@ -324,7 +336,7 @@ def sample(workdir: str | Path, *, num_samples: int, seed: int, condition: tuple
     config = read_config(workdir)
     generator = parts.load_generator(**config["generator"] | config["evaluation"]["pictures"])
     prompt = Prompt.load(workdir / config["order"][-1] / "prompt", generator=generator)
-    if prompt.image_size == 1:
+    if prompt.image_size == 1 and not _is_mesh(prompt):
         raise ValueError(f"sample: {workdir} holds a toy problem, whose samples are points. See its report.html.")
     key, conditions = jax.random.key(seed), build_conditions(config["stages"][config["order"][-1]])
     if len(condition) not in (0, prompt.flow.cond_dim):
@@ -337,7 +349,7 @@ def sample(workdir: str | Path, *, num_samples: int, seed: int, condition: tuple
         pictures = (condition_sheet(prompt, conditions, key, noise[i : i + 1]) for i in range(num_samples))
     else:
         radians = np.radians(np.array(condition, np.float32)) if condition else None
-        pictures = (picture[None] for picture in prompt.sample(key, num_samples, cond=radians))
+        pictures = (picture[None] for picture in _viewed(prompt, prompt.sample(key, num_samples, cond=radians)))
     for index, picture in enumerate(pictures):
         images.save_png(workdir / "samples" / f"{index:06d}.png", picture)
     return workdir / "samples"

@@ -30,6 +30,7 @@ GENERATORS = {
     "biggan": tiny("biggan"),
     "dcgan": tiny("dcgan"),
     "diffae": tiny("diffae"),
+    "flame": tiny("flame"),
     "function": own_generator,
     "nvae": tiny("nvae"),
     "stylegan2": tiny("stylegan2"),
@@ -41,6 +42,7 @@ CONTROLS = {
     "clip": dict(text="a face", num_augmentations=4, chunk=2),
     "function": dict(function=lambda images: jnp.mean(images, axis=(1, 2, 3))),
     "identity": dict(options={"input_size": 112}),
+    "lengths": dict(pairs=((0, 1), (2, 3)), lengths=(0.1, 0.2)),
     "moment": dict(network="faceapi_expression", attribute="expression"),
     "pose": dict(yaw=20.0),
     "rotation": dict(),
@@ -74,6 +76,9 @@ def faces():
 
 
 def images_for(kind):
+    if kind == "lengths":
+        meshes = GENERATORS["flame"]()
+        return meshes(KEY, meshes.prior.sample(KEY, BATCH))
     return jnp.linspace(0, 1, BATCH * 9).reshape(BATCH, 1, 3, 3) if kind == "synthetic" else faces()
 
 
@@ -118,7 +123,7 @@ class TestGenerator:
             return
         z = generator.prior.sample(KEY, BATCH)
         draw = jax.jit(lambda generator, z: generator(KEY, z))
-        other = jax.tree.unflatten(tree, [1.3 * leaf for leaf in leaves])
+        other = jax.tree.unflatten(tree, [(1.3 * leaf).astype(leaf.dtype) for leaf in leaves])
         assert np.abs(draw(generator, z) - draw(other, z)).max() > 1e-4
         assert draw._cache_size() == 1
 

@@ -104,7 +104,10 @@ TABLES = {"biggan_text": biggan_text, "nvae_text": nvae_text, "stylegan2_text": 
 TABLES |= {"diffae_text": diffae_text, "stylenerf_text": stylenerf_text}
 TABLES |= {"stylegan2_class": stylegan2_class, "stylegan2_debias": stylegan2_debias}
 SINGLE = {"stylegan2_pose": stylegan2_pose, "stylegan2_makeup": stylegan2_makeup}
-SHIPPED = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("pieces", *TABLES, *SINGLE))
+OWN_FILE = ("flame_wide_mouth",)
+SHIPPED = sorted(
+    p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("pieces", *TABLES, *SINGLE, *OWN_FILE)
+)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -65,7 +65,7 @@ def evaluate(
     ]
     result = {
         "shares": shares,
-        "statistics": _pose(ebm, seen),
+        "statistics": _pose(ebm, seen) + _energies(seen),
         "diversity": _diversity(seen) if ebm.generator.image_size > 1 else [],
         "exactness": None if ebm.needs_reference else certificate(log_weight["after"], log_weight["before"]),
         "conditions": None,
@@ -109,7 +109,8 @@ def _observe(prompt, ebm, networks, key, batch_size, eps, *cond) -> dict:
                 "judges": {name: network(images) for name, network in networks.items()},
             }
             if not ebm.needs_reference:
-                seen[when]["log_weight"] = log_ratio[when] - ebm.energy(batch_key, latents, *cond)
+                energies = ebm.energies(batch_key, latents, *cond)
+                seen[when] |= {"energies": energies, "log_weight": log_ratio[when] - ebm.total(energies)}
         return seen
 
     arrays = (np.arange(len(eps)), eps, *cond)
@@ -187,12 +188,26 @@ def _pose(ebm: LatentEBM, seen: dict) -> list[dict]:
             row = {"name": angle, "unit": "degrees"}
             if control is not None and float(control.active[index]):
                 row["target"] = float(control.target[index])
-            for when in ("before", "after"):
-                values = seen[when]["judges"][name]["pose"][:, index].astype(np.float64)
-                error = Z_95 * values.std() / np.sqrt(len(values))
-                mean = float(values.mean())
-                row[when] = {"mean": mean, "std": float(values.std()), "low": mean - error, "high": mean + error}
-            rows.append(row)
+            rows.append(row | _means({when: found["judges"][name]["pose"][:, index] for when, found in seen.items()}))
+    return rows
+
+
+def _energies(seen: dict) -> list[dict]:
+    """Of every control, unweighted, as Table 4 compares them."""
+    return [
+        {"name": f"energy of {name}", "unit": ""}
+        | _means({when: found["energies"][name] for when, found in seen.items()})
+        for name in seen["before"].get("energies", {})
+    ]
+
+
+def _means(values: dict) -> dict:
+    """Mean, standard deviation and 95 % interval of the mean by when."""
+    rows = {}
+    for when, found in values.items():
+        found = found.astype(np.float64)
+        mean, error = float(found.mean()), Z_95 * float(found.std()) / np.sqrt(len(found))
+        rows[when] = {"mean": mean, "std": float(found.std()), "low": mean - error, "high": mean + error}
     return rows
 
 
@@ -225,7 +240,7 @@ def _headline(result: dict, controls: tuple, when: str) -> list[dict]:
         asked += [line for label, line in lines.items() if label in aims or row["target"]]
         most_moved.append(max(lines.values(), key=_movement))
     angles = []
-    for row in result["statistics"]:
+    for row in (row for row in result["statistics"] if row["unit"] == "degrees"):
         label = f"mean {row['name']}" + (f", target {row['target']:g}" if "target" in row else "")
         before, after = row["before"]["mean"], row["after"]["mean"]
         angles.append({"label": label, "before": before, "after": after, "unit": "degrees"})
