@@ -78,4 +78,4 @@ def test_run_renders_meshes(ball, tmp_path, monkeypatch):
     assert {"name", "before", "after"} <= stage["statistics"][0].keys()
     assert np.ptp(np.asarray(Image.open(tmp_path / "run" / "mouth" / "samples.png").convert("L"))[40:]) > 100
     runs.sample(tmp_path / "run", num_samples=2, seed=0)
-    assert Image.open(tmp_path / "run" / "samples" / "000001.png").size[0] >= 128
+    assert np.asarray(Image.open(tmp_path / "run" / "samples" / "000001.png")).shape[1] >= 128
