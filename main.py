@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
     """Runs a mode; returns the exit code. Mistakes of the user print one sentence and return 2."""
     try:
         return run(argv)
-    except (ValueError, TypeError, KeyError, AttributeError, FileNotFoundError, PermissionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, FileNotFoundError, PermissionError) as error:
         if "--debug" in argv:
             raise
         message = error.args[0] if error.args else repr(error)
