@@ -25,5 +25,5 @@ def get_config(arg: str = "baby"):
     config = pieces.text_experiment(text, weight, GENERATOR, about, pictures=PICTURES, **recipe)
     if arg.endswith("_smoke"):
         config.evaluation.pictures = {"latent_steps": 5, "image_steps": 5}
-        return pieces.shrink_text(config)
+        return pieces.two_steps(config)
     return config

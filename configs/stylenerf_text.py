@@ -22,4 +22,4 @@ def get_config(arg: str = "baby"):
     about = f"StyleNeRF (FFHQ 1024) under the CLIP energy of “{text}” (Eq. 3)."
     recipe = {"batch_size": 2, "accumulation": 4}
     config = pieces.text_experiment(text, weight, GENERATOR, about, pictures={"truncation_psi": 0.7}, **recipe)
-    return pieces.shrink_text(config) if arg.endswith("_smoke") else config
+    return pieces.two_steps(config) if arg.endswith("_smoke") else config

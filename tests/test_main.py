@@ -147,6 +147,15 @@ def test_missing_checkpoints_say_where_to_get_them(name, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("file", "name"), [(file, name) for file in TABLES for name in TABLES[file].EXPERIMENTS])
+def test_smoke_variant_takes_two_small_steps(file, name):
+    full, smoke = (TABLES[file].get_config(name + end).to_dict() for end in ("", "_smoke"))
+    assert full["stages"].keys() == smoke["stages"].keys()
+    for stage in smoke["stages"].values():
+        assert (stage["training"]["num_steps"], stage["training"]["batch_size"]) == (2, 1)
+    assert smoke["evaluation"]["num_samples"] < full["evaluation"]["num_samples"]
+
+
 def test_toy_run_draws_its_density(tmp_path):
     done = call("--config=configs/synthetic_classifier.py:smoke", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
