@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promptgen_jax import checks, images, parts, report, training, weights
+from promptgen_jax import checks, images, parts, report, sharding, training, weights
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.evaluation.mixture import evaluate_mixtures
 from promptgen_jax.evaluation.stage import evaluate
@@ -35,7 +35,9 @@ VERSIONS = ("jax", "flax", "optax", "distrax", "orbax-checkpoint", "numpy")
 
 
 def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") -> Path:
-    """Trains every stage, evaluates it against the uncontrolled generator, and writes the report.
+    """Trains every stage, evaluates each against the generator below it, and writes the report.
+
+    Of several hosts, which share the workdir, all train and the first one evaluates and writes.
 
     Args:
       config: nested dict, see `configs/`.
@@ -54,12 +56,24 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
     below = {name: _stage_below(name, config) for name in config["order"]}
     _check_mixtures(config)
     workdir = open_workdir(workdir, config)
-    stages, made, earlier = [], {GENERATOR: generator}, {GENERATOR: ()}
+    made, targets = {GENERATOR: generator}, {}
     for name in config["order"]:
         inner = _with_options(made[below[name]], config["stages"][name].get("below") or {})
         ebm = LatentEBM(generator=inner, controls=controls[name], cond_prior=conditions[name])
-        ebm, made[name] = train_stage(name, config, ebm, workdir)
-        stages.append(evaluate_stage(name, config, ebm, made[name], earlier[below[name]], workdir))
+        targets[name], made[name] = train_stage(name, config, ebm, workdir)
+    if sharding.is_first_host():
+        _evaluate_all(config, workdir, command, targets, made, below, controls)
+    sharding.wait_for_hosts("report")
+    return workdir / "report.html"
+
+
+def _evaluate_all(
+    config: dict, workdir: Path, command: str, targets: dict, made: dict, below: dict, controls: dict
+) -> None:
+    """Measures every stage and writes report.json and report.html."""
+    stages, earlier = [], {GENERATOR: ()}
+    for name in config["order"]:
+        stages.append(evaluate_stage(name, config, targets[name], made[name], earlier[below[name]], workdir))
         earlier[name] = (*earlier[below[name]], *controls[name])
     if config.get("mixtures"):
         stages.append(mixtures_stage(config, made))
@@ -74,7 +88,7 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
         "stages": stages,
     }
     weights.write_json(workdir / "report.json", about)
-    return report.write_report(workdir)
+    report.write_report(workdir)
 
 
 def _stage_below(name: str, config: dict) -> str:
@@ -108,7 +122,9 @@ def open_workdir(workdir: str | Path, config: dict) -> Path:
             f"workdir {workdir}: holds a run of another config (differs in {', '.join(differing[:5])}). "
             "Choose another --workdir, or delete this one."
         )
-    weights.write_json(path, config)
+    if sharding.is_first_host():
+        weights.write_json(path, config)
+    sharding.wait_for_hosts("workdir")
     return workdir
 
 
@@ -154,17 +170,22 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
         return ebm, Prompt.load(folder / "prompt", generator=_innermost(generator)).replace(generator=generator)
     if stage["training"] is None:
         flow, params = init_flow(jax.random.key(0), generator.prior, architecture="coupling", num_layers=2)
-        prompt = Prompt(generator=generator, flow=flow, params=params, name=name)
-        prompt.save(folder / "prompt")
-        return ebm, prompt
+        return ebm, _saved(Prompt(generator=generator, flow=flow, params=params, name=name), folder, {})
     print(f"{name}: training ({', '.join(stage['controls'])})", flush=True)
     started = time.monotonic()
     prompt, _ = training.fit(
         ebm, workdir=folder, flow=stage["flow"], name=name, seed=config["seed"], **stage["training"]
     )
-    weights.write_json(folder / "timing.json", {"train_seconds": time.monotonic() - started})
-    prompt.save(folder / "prompt")
-    return ebm, prompt
+    return ebm, _saved(prompt, folder, {"train_seconds": time.monotonic() - started})
+
+
+def _saved(prompt: Prompt, folder: Path, timing: dict) -> Prompt:
+    """The prompt, once it is written beside the timing."""
+    if sharding.is_first_host():
+        weights.write_json(folder / "timing.json", timing)
+        prompt.save(folder / "prompt")
+    sharding.wait_for_hosts(f"prompt {folder.name}")
+    return prompt
 
 
 def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earlier: tuple, workdir: Path) -> dict:
@@ -181,7 +202,7 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earl
         "licenses": _licenses(ebm, options["judges"]),
     }
     timing = folder / "timing.json"
-    if timing.exists():
+    if trained and timing.exists():
         stage["timing"] = json.loads(timing.read_text()) | {"steps": config["stages"][name]["training"]["num_steps"]}
     weights.write_json(folder / "evaluation.json", stage)
     for line in stage["headline"]:

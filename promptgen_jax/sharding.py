@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
@@ -32,6 +33,22 @@ def replicate(tree, mesh: Mesh):
         return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
 
     return jax.tree.map(put, tree)
+
+
+def local(tree):
+    """Whole copies that this host has of replicated arrays, for work that it does alone; one host has them already."""
+    return tree if jax.process_count() == 1 else jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
+def is_first_host() -> bool:
+    """Whether this is the host that writes files: one of several does."""
+    return jax.process_index() == 0
+
+
+def wait_for_hosts(what: str) -> None:
+    """Returns when all hosts have come to the same place, called `what`; at once if there is one."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
 
 
 def start_hosts(coordinator: str, num_processes: int, process_id: int) -> None:

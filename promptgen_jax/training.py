@@ -225,7 +225,8 @@ def fit(
     step_options = {"objective": make_objective(config, mesh), "optimizer": optimizer, "config": config}
     step = functools.partial(jax.jit, donate_argnums=0)(functools.partial(train_step, **step_options))
     params_best, history = _run(state, step, ebm, trained_flow, config, mesh, workdir, quiet)
-    return Prompt(generator=ebm.generator, flow=trained_flow, params=params_best, name=name), history
+    prompt = Prompt(generator=ebm.generator, flow=trained_flow, params=params_best, name=name)
+    return sharding.local(prompt), history
 
 
 def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
@@ -259,7 +260,7 @@ def _run(state, step, ebm, flow, config: TrainConfig, mesh, workdir, quiet) -> t
 
 def _loop(state, step, ebm, flow, config, mesh, checkpoints, workdir, quiet):
     start = int(state["step"])
-    enabled = jax.process_index() == 0
+    enabled = sharding.is_first_host()
     logger = None
     if workdir is not None:
         logger = MetricLogger(

@@ -117,17 +117,22 @@ def run(config, workdir, num_samples):
 
 def test_beta_is_fitted_without_training(tmp_path):
     """The report reweights the generator's own samples to equal shares; a control of the fitted kind needs no flow."""
-    (stage,) = run(stylegan2_debias.get_config("beta_ffhq_smoke"), tmp_path / "run", 512)
+    (stage,) = run(stylegan2_debias.get_config("beta_ffhq_smoke"), tmp_path / "run", 1024)
     assert sorted(row["attribute"] for row in stage["shares"]) == ["age", "gender", "race"]
+    distance = {when: sum(row["kl"][when]["soft"] for row in stage["shares"]) for when in ("before", "weighted")}
+    assert distance["weighted"] < 0.3 * distance["before"]
     for row in stage["shares"]:
-        assert row["kl"]["weighted"]["soft"] < 0.5 * row["kl"]["before"]["soft"]
+        assert row["kl"]["weighted"]["soft"] < row["kl"]["before"]["soft"]
         shares = [[row[when][label]["soft"] for label in row["labels"]] for when in ("before", "after")]
         np.testing.assert_allclose(*shares, atol=1e-5)
     assert not (tmp_path / "run" / "debias" / "metrics.jsonl").exists()
 
 
+@pytest.mark.full
 def test_makeup_stands_on_the_text_at_psi_07(tmp_path):
-    text, gender = run(stylegan2_makeup.get_config("smoke"), tmp_path / "run", 256)
+    config = stylegan2_makeup.get_config("smoke")
+    config.stages.text.controls.text.text = "no makeup"  # the small CLIP reads 16 tokens
+    text, gender = run(config, tmp_path / "run", 256)
     assert [row["judge"] for row in text["shares"]] == ["fairface"]
     (row,) = [row for row in gender["shares"] if row["target"]]
     assert row["attribute"] == "gender"
@@ -135,6 +140,7 @@ def test_makeup_stands_on_the_text_at_psi_07(tmp_path):
     assert row["before"] != text["shares"][0]["after"]
 
 
+@pytest.mark.full
 def test_table_2(tmp_path):
     """Four cells of two attributes, each of a prompt of its own, against the generator."""
     config = stylegan2_class.get_config("table2_smoke")

@@ -66,16 +66,46 @@ def test_killed_at_a_random_step_then_run_again(tmp_path):
     assert lines[0] == lines[1]
 
 
-def test_two_processes_train_the_same_thing():
+def free_address():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_two_processes_train_the_same_thing():
+    address = free_address()
     outputs = [finish(process) for process in [start(JOIN + HEAD + LOSSES, address, rank) for rank in (0, 1)]]
     single = finish(start(HEAD + LOSSES))
     first, second, alone = (_losses(output) for output in (*outputs, single))
     assert first[0] == second[0] == 2 * alone[0]
     np.testing.assert_array_equal(first[1:], second[1:])
     np.testing.assert_allclose(first[1:], alone[1:], rtol=1e-5)
+
+
+def test_two_hosts_share_a_workdir(tmp_path):
+    """The command line on two hosts writes one run, as one host does; and both end well."""
+    arguments = ["main.py", "--config=configs/synthetic_linear.py:smoke"]
+    hosts = [f"--coordinator={free_address()}", "--num_processes=2"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+    def begin(workdir, *more):
+        command = [sys.executable, *arguments, f"--workdir={workdir}", *more]
+        return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+    both = [begin(tmp_path / "two", *hosts, f"--process_id={rank}") for rank in (0, 1)]
+    outputs = [finish(process) for process in both]
+    finish(begin(tmp_path / "one"))
+    assert outputs[0].strip().endswith("report.html")
+    trained = [pg.Prompt.load(tmp_path / name / "quadratic" / "prompt", generator=linear()) for name in ("one", "two")]
+    for one, two in zip(*(jax.tree.leaves(prompt.params) for prompt in trained), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+    metrics = [(tmp_path / name / "quadratic" / "metrics.jsonl").read_text().count("\n") for name in ("one", "two")]
+    assert metrics[0] == metrics[1]
+
+
+def linear():
+    return pg.load_generator("synthetic", problem="linear")
 
 
 def _losses(output):
