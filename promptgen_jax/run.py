@@ -182,6 +182,7 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
 def _saved(prompt: Prompt, folder: Path, timing: dict) -> Prompt:
     """The prompt, once it is written beside the timing."""
     if sharding.is_first_host():
+        folder.mkdir(parents=True, exist_ok=True)
         weights.write_json(folder / "timing.json", timing)
         prompt.save(folder / "prompt")
     sharding.wait_for_hosts(f"prompt {folder.name}")

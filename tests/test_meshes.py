@@ -39,7 +39,7 @@ def test_lengths_are_reached(ball):
     rest = measure(ball(jax.random.key(0), np.zeros((1, 150), np.float32)))[0]
     wanted = rest * np.array([1.05, 0.95])
     ebm = pg.LatentEBM(ball, (pg.load_control("lengths", lengths=wanted, **options),))
-    options = {"num_steps": 300, "batch_size": 64, "learning_rate": 3e-3}
+    options = {"num_steps": 150, "batch_size": 64, "learning_rate": 5e-3}
     prompt, _ = pg.fit(ebm, flow={"architecture": "coupling", "hidden_dim": 32}, quiet=True, **options)
     after = measure(prompt.sample(jax.random.key(1), 256))
     before = measure(ball(jax.random.key(1), ball.prior.sample(jax.random.key(2), 256)))
