@@ -4,6 +4,11 @@ python main.py --config=configs/face_table2.py --workdir=runs/face_table2
 
 Cells of gender presentation, of smiles, and of both: eight trainings on the bare generator, then as many samples of
 each cell, judged together by the controlling classifiers and by two others.
+
+Measured on one CPU core shared with other work, not timed alone; 1,024 samples,
+KL to uniform in nats of the generator and of equal numbers: gender 0.068 and 0.0046, smile 0.172 and 0.0021, both
+together 0.250 and 0.0056, by the controlling classifiers; by the two others 0.320 and 0.105, 0.271 and 0.030, 0.592 and
+0.176.
 """
 
 from configs import pieces
