@@ -126,17 +126,49 @@ def test_loss_of_captions_that_fit_many_images():
     np.testing.assert_allclose(train.contrastive_loss(logits, labels, stated), expected, rtol=1e-6)
 
 
-def test_training_from_a_seed(tmp_path):
-    """A few steps give a loadable folder; the same seed gives the same weights; notes in the folder are kept."""
+def test_training_writes_a_folder(tmp_path):
+    """A few steps give a loadable folder; notes in the folder are kept."""
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "SOURCE.md").write_text("kept")
-    results = [train.train(tmp_path / name, cache=tmp_path / "cache", **OPTIONS) for name in ("one", "two")]
-    assert results[0] == results[1]
-    assert set(results[0]["zero_shot"]) == set(captions.ATTRIBUTES)
-    written = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("one", "two")]
-    assert written[0]["sha256"] == written[1]["sha256"]
+    results = train.train(tmp_path / "one", **OPTIONS)
+    assert set(results["zero_shot"]) == set(captions.ATTRIBUTES)
     assert (tmp_path / "one" / "SOURCE.md").read_text() == "kept"
     assert load_clip(tmp_path / "one", ["a photo of a man"])[1].shape == (1, train.MODEL["embed_dim"])
+
+
+@pytest.mark.full
+def test_the_same_seed_trains_the_same_weights(tmp_path):
+    results = [train.train(tmp_path / name, cache=tmp_path / "cache", **OPTIONS) for name in ("one", "two")]
+    assert results[0] == results[1]
+    written = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("one", "two")]
+    assert written[0]["sha256"] == written[1]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("images_are", "labels_become"),
+    [("mirrored", "exchanged"), ("coloured", "unknown")],
+)
+def test_views_have_the_labels_that_they_show(images_are, labels_become):
+    """Left and right change places in a mirrored view; a recoloured one says nothing of the light."""
+    names = list(captions.ATTRIBUTES)
+    images = jnp.asarray(np.random.default_rng(0).random((64, 16, 16, 3)), jnp.float32)
+    labels = jnp.tile(jnp.array([[1, 1, 0, 1]]), (64, 1))
+    views, seen = train.augmented(jax.random.key(0), images, labels)
+    changed = {
+        "mirrored": [
+            not np.allclose(view, image) and np.allclose(view, image[:, ::-1], atol=1e-6)
+            for view, image in zip(views, images, strict=True)
+        ],
+        "coloured": [
+            not (np.allclose(view, image, atol=1e-6) or np.allclose(view, image[:, ::-1], atol=1e-6))
+            for view, image in zip(views, images, strict=True)
+        ],
+    }[images_are]
+    assert 5 < sum(changed) < 59
+    column = names.index({"mirrored": "direction", "coloured": "light"}[images_are])
+    expected = {"exchanged": 2, "unknown": UNKNOWN}[labels_become]
+    assert np.all(np.asarray(seen)[np.array(changed), column] == expected)
+    np.testing.assert_array_equal(seen[:, :2], labels[:, :2])
 
 
 @pytest.mark.parametrize(
