@@ -170,6 +170,7 @@ def test_toy_run_draws_its_density(tmp_path):
     assert "points" in done.stderr
 
 
+@pytest.mark.full
 def test_stages_stand_on_what_they_name(tmp_path):
     """Each objective of the de-bias bench starts from the bare generator, and its prompt holds one flow only."""
     done = call("--config=configs/synthetic_debias.py:smoke", f"--workdir={tmp_path}")

@@ -167,10 +167,12 @@ def observe(module, tree, golden, prefix):
     return values | {f"mid{prefix}_{name}": value for name, value in middle.items()}, angles
 
 
-FULL = [pytest.param(name, marks=pytest.mark.full) for name in ("stylenerf_ffhq256", "stylenerf_ffhq1024")]
+FULL = [
+    pytest.param(name, marks=pytest.mark.full) for name in ("stylenerf_tiny", "stylenerf_ffhq256", "stylenerf_ffhq1024")
+]
 
 
-@pytest.mark.parametrize("name", ["stylenerf_tiny", *FULL])
+@pytest.mark.parametrize("name", FULL)
 def test_golden(name):
     tree, config = converted(name)
     module, compare = network.load_module(config), Comparison(load_golden(name))

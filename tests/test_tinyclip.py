@@ -126,6 +126,7 @@ def test_loss_of_captions_that_fit_many_images():
     np.testing.assert_allclose(train.contrastive_loss(logits, labels, stated), expected, rtol=1e-6)
 
 
+@pytest.mark.full
 def test_training_writes_a_folder(tmp_path):
     """A few steps give a loadable folder; notes in the folder are kept."""
     (tmp_path / "one").mkdir()
