@@ -130,7 +130,8 @@ def block_values(prefix, resolution, outputs):
 
 
 @pytest.mark.parametrize(
-    "name", ["stylegan2_ada_256", "stylegan2_256", pytest.param("stylegan2_1024", marks=pytest.mark.full)]
+    "name",
+    ["stylegan2_ada_256", *(pytest.param(f"stylegan2_{size}", marks=pytest.mark.full) for size in (256, 1024))],
 )
 def test_golden(name):
     golden, problems, compared = load_golden(name), [], set()
