@@ -53,7 +53,7 @@ def run(argv: list[str]) -> int:
     try:
         rest = values(["main.py", *argv])
     except flags.Error as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(_what_a_config_said(str(error))) from None
     if values.help:
         print(__doc__, values.main_module_help(), values.get_help(), sep="\n")
         return 0
@@ -86,6 +86,13 @@ def run(argv: list[str]) -> int:
     command = "python main.py " + " ".join(shlex.quote(arg) for arg in argv)
     print(f"report: {runs.train_and_evaluate(config, values.workdir, command=command)}")
     return 0
+
+
+def _what_a_config_said(message: str) -> str:
+    """The last line, without its class, of a traceback that the flag of the config file wraps; else all of it."""
+    if "Traceback" not in message:
+        return message
+    return message.strip().splitlines()[-1].partition(": ")[2]
 
 
 if __name__ == "__main__":

@@ -156,6 +156,15 @@ def test_smoke_variant_takes_two_small_steps(file, name):
     assert smoke["evaluation"]["num_samples"] < full["evaluation"]["num_samples"]
 
 
+@pytest.mark.parametrize("file", [*TABLES])
+def test_mistyped_experiment_is_one_sentence(file, tmp_path, capsys):
+    assert main.main([f"--config=configs/{file}.py:nonsense", f"--workdir={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: configs/{file}.py: unknown name 'nonsense'. ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_toy_run_draws_its_density(tmp_path):
     done = call("--config=configs/synthetic_classifier.py:smoke", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
