@@ -1,15 +1,24 @@
-"""Train, evaluate or sample a control: `python main.py --config=configs/quickstart.py --workdir=runs/quickstart`.
+"""Train a control: `python main.py --config=configs/quickstart.py --workdir=runs/quickstart`.
 
-Any key can be overridden: `--config.stages.smile.training.num_steps=50`.
+Any key can be overridden: `--config.stages.smile.training.num_steps=50`. What else it can do, by --mode:
+
+  evaluate  measures a finished run again: --workdir
+  sample    writes pictures: --workdir of a finished run, or --prompt and --output; --num_samples and more below
+  list      generators, controls, configs, and which weights are there
+  doctor    versions and devices, and whether the shipped networks compute the right thing on this hardware
 """
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
-MODES = ("train", "evaluate", "sample")
+MODES = ("train", "evaluate", "sample", "list", "doctor")
+CACHE = "compilation_cache"
 
 
 def main(argv: list[str]) -> int:
@@ -41,10 +50,20 @@ def run(argv: list[str]) -> int:
     values = flags.FlagValues()
     config_flag = config_flags.DEFINE_config_file("config", None, "Path of a config file.", flag_values=values)
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
-    flags.DEFINE_string("mode", "train", "train, evaluate or sample.", flag_values=values)
-    flags.DEFINE_integer("num_samples", 64, "Images to write in --mode=sample.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Seed of --mode=sample.", flag_values=values)
-    flags.DEFINE_list("condition", [], "Angles in degrees of --mode=sample, e.g. 10,-15.", flag_values=values)
+    flags.DEFINE_string("mode", "train", ", ".join(MODES), flag_values=values)
+    flags.DEFINE_string("prompt", None, "sample: folder of a saved prompt, or its name on the Hub.", flag_values=values)
+    flags.DEFINE_string("output", None, "sample: folder of the pictures, default WORKDIR/samples.", flag_values=values)
+    flags.DEFINE_integer("num_samples", 64, "sample: noises to draw.", flag_values=values)
+    flags.DEFINE_integer("batch_size", 16, "sample: images per device at a time.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "sample: of the noise.", flag_values=values)
+    flags.DEFINE_list(
+        "condition", [], "sample: angles in degrees, e.g. 10,-15; without, a grid of them.", flag_values=values
+    )
+    flags.DEFINE_list(
+        "options", [], "sample: of the generator, e.g. truncation_psi=0.5,noise=const.", flag_values=values
+    )
+    flags.DEFINE_bool("latents", False, "sample: also write latents.npz.", flag_values=values)
+    flags.DEFINE_bool("npz", False, "sample: also write images.npz.", flag_values=values)
     flags.DEFINE_string("coordinator", "", "host:port of process 0 of a multi-host run.", flag_values=values)
     flags.DEFINE_integer("num_processes", 0, "Processes of a multi-host run; -1 detects them.", flag_values=values)
     flags.DEFINE_integer("process_id", -1, "Rank of this process.", flag_values=values)
@@ -60,23 +79,31 @@ def run(argv: list[str]) -> int:
     if len(rest) > 1:
         raise ValueError(f"unexpected argument {rest[1]!r}; options look like --workdir=runs/x. See --help.")
     checks.check_known("--mode", values.mode, MODES)
-    if values.workdir is None:
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    if values.mode == "list":
+        from promptgen_jax import inventory
+
+        print(inventory.describe())
+        return 0
+    if values.mode == "doctor":
+        from promptgen_jax import doctor
+
+        return doctor.examine()
+    if values.mode == "sample" and values.prompt is not None:
+        if values.output is None:
+            raise ValueError("--output is missing: name a folder for the pictures, e.g. --output=samples.")
+    elif values.workdir is None:
         raise ValueError("--workdir is missing: name a folder for the run, e.g. --workdir=runs/quickstart.")
     if values.num_processes:
         from promptgen_jax import sharding
 
         sharding.start_hosts(values.coordinator, values.num_processes, values.process_id)
+    if values.mode == "sample":
+        print(f"pictures: {_sample(values)}")
+        return 0
 
     from promptgen_jax import run as runs
 
-    if values.mode == "sample":
-        try:
-            condition = tuple(map(float, values.condition))
-        except ValueError:
-            raise ValueError(f"--condition={','.join(values.condition)}: expected degrees, e.g. 10,-15.") from None
-        folder = runs.sample(values.workdir, num_samples=values.num_samples, seed=values.seed, condition=condition)
-        print(f"wrote {values.num_samples} images to {folder}")
-        return 0
     if values.mode == "evaluate":
         config = runs.read_config(Path(values.workdir).resolve())
     elif config_path is None:
@@ -84,8 +111,78 @@ def run(argv: list[str]) -> int:
     else:
         config = config_flag.value.to_dict()
     command = "python main.py " + " ".join(shlex.quote(arg) for arg in argv)
-    print(f"report: {runs.train_and_evaluate(config, values.workdir, command=command)}")
+    with _compilations_kept(Path(values.workdir)):
+        print(f"report: {runs.train_and_evaluate(config, values.workdir, command=command)}")
     return 0
+
+
+def _sample(values) -> Path:
+    """Writes pictures of a run or a saved prompt, as the flags say."""
+    from promptgen_jax import Prompt, sampling
+    from promptgen_jax import run as runs
+
+    options = dict(_option(text) for text in values.options)
+    if values.prompt is not None:
+        prompt = Prompt.from_pretrained(values.prompt, **options)
+    else:
+        prompt = runs.load_prompt(values.workdir, **options)
+    folder = Path(values.output or Path(values.workdir) / "samples")
+    with _compilations_kept(folder if values.prompt is not None else Path(values.workdir)):
+        return sampling.write_samples(
+            prompt,
+            folder,
+            num_samples=values.num_samples,
+            seed=values.seed,
+            batch_size=values.batch_size,
+            cond=_conditions(prompt, values.condition),
+            latents=values.latents,
+            npz=values.npz,
+        )
+
+
+def _option(text: str) -> tuple:
+    """`name=value`, the value a number, True, False, or else text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--options={text}: expected name=value, e.g. truncation_psi=0.7.")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _conditions(prompt, angles: list[str]):
+    """The condition of the command line in radians, a grid if it names none, or None for a prompt without."""
+    import numpy as np
+
+    dim, names = prompt.flow.cond_dim, prompt.conditions.names if prompt.conditions else ()
+    try:
+        condition = np.radians(np.array(angles, np.float32))
+    except ValueError:
+        raise ValueError(f"--condition={','.join(angles)}: expected degrees, e.g. 10,-15.") from None
+    if len(condition) not in (0, dim):
+        raise ValueError(
+            f"--condition={','.join(angles)}: {len(condition)} angles; this prompt takes {dim}"
+            f"{' (' + ', '.join(names) + ')' if names else ''}. Give as many, or none."
+        )
+    if len(condition) or not dim:
+        return condition if dim else None
+    if prompt.conditions is None:
+        raise ValueError(f"--condition is missing: this prompt takes {dim} angles in degrees.")
+    return prompt.conditions.grid()
+
+
+@contextlib.contextmanager
+def _compilations_kept(folder: Path):
+    """What is compiled is kept in the folder and read from there the next time, unless JAX was told another place."""
+    import jax
+
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", before or str(folder.resolve() / CACHE))
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def _what_a_config_said(message: str) -> str:

@@ -8,6 +8,7 @@ from promptgen_jax.generators.function import FunctionGenerator
 from promptgen_jax.network import load_network
 from promptgen_jax.parts import load_control, load_generator
 from promptgen_jax.prompt import Prompt
+from promptgen_jax.sampling import write_samples
 from promptgen_jax.training import fit, fit_moments
 from promptgen_jax.types import Conditions, Prior, Sample
 
@@ -27,4 +28,5 @@ __all__ = [
     "load_flow",
     "load_generator",
     "load_network",
+    "write_samples",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 
 from promptgen_jax import catalogue, checks, weights
@@ -47,4 +48,6 @@ def _build(package: str, name: str, options: dict):
     module = importlib.import_module(f"promptgen_jax.{package}.{name}")
     if not hasattr(module, "build"):
         raise ValueError(f"{name}: wraps own code. Make it with promptgen_jax.Function{package[:-1].capitalize()}.")
+    for option in options:
+        checks.check_known(f"{name}: option", option, inspect.signature(module.build).parameters)
     return module.build(**options)

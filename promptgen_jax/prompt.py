@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from promptgen_jax import checks, parts, weights
+from promptgen_jax import card, checks, parts, sampling, weights
 from promptgen_jax import flow as flows
-from promptgen_jax.types import Array, Prior, PyTree
+from promptgen_jax.types import Array, Conditions, Prior, PyTree
 
 PROMPT = "prompt.json"
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @struct.dataclass
@@ -27,12 +29,16 @@ class Prompt:
       generator: the frozen inner generator, or another prompt.
       flow: the trained flow with its fixed buffers.
       params: trained arrays of the flow.
+      conditions: what the conditions of a conditional flow were drawn from in training, or None.
+      notes: (title, Markdown) pairs of its card, on how it was made and what it does.
     """
 
     generator: Any
     flow: flows.Flow
     params: PyTree
+    conditions: Conditions | None = None
     name: str = struct.field(pytree_node=False, default="prompt")
+    notes: tuple[tuple[str, str], ...] = struct.field(pytree_node=False, default=())
 
     @property
     def prior(self) -> Prior:
@@ -58,15 +64,16 @@ class Prompt:
         return self.flow.forward_and_log_det(self.params, eps, cond)[0]
 
     def sample(self, key: Array, num_samples: int, *, cond: Array | None = None, batch_size: int = 64) -> Array:
-        """Draws images (num_samples, H, W, 3), nominally in [0, 1], in batches of one compiled size.
+        """Draws images (num_samples, H, W, 3), nominally in [0, 1], over all devices of this host.
 
-        Image i depends on key, i and its condition alone; on batch_size too if the generator draws noise of its own.
+        Image i depends on key, i and its condition alone. `sampling.write_samples` writes any number into a folder.
 
         Args:
           key: the same key gives the same noise, whatever the conditions.
           num_samples: n.
-          cond: (n, A) conditions of a conditional prompt, or (A,) for all; any value, also outside those trained on.
-          batch_size: images at a time.
+          cond: (n, A) conditions of a conditional prompt, or (A,) for all; any value, with a warning outside those
+            trained on.
+          batch_size: images per device at a time, of one compiled size.
 
         Raises:
           TypeError, ValueError: raw key, num_samples or batch_size below 1, condition of a wrong shape.
@@ -77,13 +84,8 @@ class Prompt:
         if cond is not None and np.ndim(cond) == 1:
             cond = np.broadcast_to(cond, (num_samples, np.size(cond)))
         checks.check_cond("prompt.sample", cond, self.flow.cond_dim, num_samples)
-        key_eps, key_image = jax.random.split(key)
-        eps = self.prior.sample(key_eps, num_samples)
-
-        def generate(index, *batch):
-            return _generate(self, jax.random.fold_in(key_image, index[0]), *batch)
-
-        return map_batches(generate, batch_size, jnp.arange(num_samples), eps, *filter_none(cond))
+        sampling.warn_beyond(self, cond)
+        return sampling.sample(self, key, num_samples, cond=cond, batch_size=batch_size)
 
     def log_prob(self, z: Array, cond: Array | None = None) -> Array:
         """Exact log density (B,), nats, of latents z of the *innermost* generator, through the whole stack.
@@ -102,23 +104,52 @@ class Prompt:
         eps, last = self.generator.flow.inverse_and_log_det(self.generator.params, inner)
         return eps, log_det + last
 
+    def with_note(self, title: str, text: str) -> Prompt:
+        """This prompt with a section of its card added, or replaced if there is one of that title."""
+        return self.replace(notes=(*((old, kept) for old, kept in self.notes if old != title), (title, text)))
+
     def save(self, folder: str | Path) -> None:
-        """Writes the flows of the whole stack and the *name and checksum* of the generator, all or nothing."""
+        """Writes the flows of the whole stack, the *name and checksum* of the generator, and a card, all or nothing.
+
+        Raises:
+          PermissionError: the folder beside which it is staged cannot be written.
+        """
         folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        weights.open_folder("prompt.save: folder", folder.parent)
         stack, generator = self.stack()
         about = {
             "format_version": weights.FORMAT_VERSION,
             "name": self.name,
             "generator": {"name": generator.name, "checksum": generator.checksum},
             "flows": [prompt.name for prompt in stack],
+            "conditions": [_ranges(prompt.conditions) for prompt in stack],
+            "notes": [prompt.notes for prompt in stack],
         }
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
             staged = Path(temporary)
             for index, prompt in enumerate(stack):
                 flows.save_flow(staged / f"flow_{index}", prompt.flow, prompt.params)
             weights.write_json(staged / PROMPT, about)
+            weights.write_bytes(staged / "README.md", card.card(self).encode())
             weights.replace_folder(staged, folder)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+        """Uploads what `save` writes to a model repository of the Hugging Face Hub; returns its address.
+
+        Args:
+          repo_id: "owner/name", made if missing. Log in with `hf auth login` first.
+          private: of a new repository.
+
+        Raises:
+          ImportError: without huggingface_hub; what that raises if it is not allowed to write there.
+        """
+        import huggingface_hub
+
+        hub = huggingface_hub.HfApi()
+        hub.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as temporary:
+            self.save(Path(temporary) / "prompt")
+            return str(hub.upload_folder(repo_id=repo_id, folder_path=Path(temporary) / "prompt"))
 
     def stack(self) -> tuple[list, Any]:
         """(prompts from the innermost to this one, the innermost generator)."""
@@ -126,16 +157,45 @@ class Prompt:
         return [*inner, self], generator
 
     @classmethod
-    def load(cls, folder: str | Path, *, generator: Any = None) -> Prompt:
+    def from_pretrained(cls, folder_or_repo_id: str | Path, *, generator: Any = None, **options) -> Prompt:
+        """A saved prompt of a folder, or, if there is no such folder, of the Hugging Face Hub.
+
+        Args:
+          folder_or_repo_id: path, or "owner/name" on the Hub.
+          generator: as `load`.
+          **options: as `load`.
+
+        Raises:
+          FileNotFoundError: no such folder, and the Hub has nothing of that name or cannot be reached; else as `load`.
+        """
+        if Path(folder_or_repo_id).is_dir():
+            return cls.load(folder_or_repo_id, generator=generator, **options)
+        if not REPO_ID.fullmatch(str(folder_or_repo_id)):
+            raise FileNotFoundError(f"prompt {folder_or_repo_id}: no such folder. Give one that Prompt.save wrote.")
+        import huggingface_hub
+
+        try:
+            folder = huggingface_hub.snapshot_download(str(folder_or_repo_id))
+        except (OSError, ValueError) as error:  # of the network, of the Hub, of its cache
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            raise FileNotFoundError(
+                f"prompt {folder_or_repo_id}: no such folder here, and not to be had from the Hugging Face Hub "
+                f"({reason}). Give a folder that Prompt.save wrote, or owner/name."
+            ) from None
+        return cls.load(folder, generator=generator, **options)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, generator: Any = None, **options) -> Prompt:
         """Reads a saved prompt; no control model is needed.
 
         Args:
           folder: written by `save`.
           generator: the innermost generator, if it is not one of the installed weight folders.
+          **options: of the generator if it is loaded here, e.g. `truncation_psi=0.7`.
 
         Raises:
           FileNotFoundError: no prompt there, or its generator's weights are missing.
-          ValueError: damaged, another format version, or a generator of another checksum.
+          ValueError: damaged, another format version, a generator of another checksum, or options it does not have.
         """
         path = Path(folder) / PROMPT
         if not path.is_file():
@@ -149,21 +209,29 @@ class Prompt:
             raise ValueError(f"{path}: format_version {version}; this release reads {weights.FORMAT_VERSION}.")
         if generator is None and wanted["name"] not in parts.known_generators():
             raise ValueError(f"{path}: its generator {wanted['name']} is no installed weight folder. Pass generator=.")
-        result = parts.load_generator(wanted["name"]) if generator is None else generator
+        result = parts.load_generator(wanted["name"], **options) if generator is None else generator
         if result.checksum != wanted["checksum"]:
             raise ValueError(
                 f"{path}: trained on generator {wanted['name']} with sha256 {wanted['checksum'][:12]}…, found "
                 f"{result.name} with {result.checksum[:12]}…. Use the same weights."
             )
-        for index, name in enumerate(names):
+        nothing = [None] * len(names)
+        details = zip(names, about.get("conditions", nothing), about.get("notes", nothing), strict=True)
+        for index, (name, ranges, notes) in enumerate(details):
             flow, params = flows.load_flow(Path(folder) / f"flow_{index}")
-            result = cls(generator=result, flow=flow, params=params, name=name)
+            conditions = Conditions.of_angles(ranges) if ranges else None
+            notes = tuple(map(tuple, notes or ()))
+            result = cls(generator=result, flow=flow, params=params, conditions=conditions, name=name, notes=notes)
         return result
 
 
-@jax.jit
-def _generate(generator, key: Array, eps: Array, *cond: Array) -> Array:
-    return generator(key, eps, *cond)
+def _ranges(conditions: Conditions | None) -> dict | None:
+    """Ranges in degrees by name."""
+    if conditions is None:
+        return None
+    ends = np.degrees([np.asarray(conditions.low), np.asarray(conditions.high)]).T.round(4).tolist()
+    names = conditions.names or [f"angle {index}" for index in range(len(ends))]
+    return dict(zip(names, ends, strict=True))
 
 
 def filter_none(*arrays) -> list:

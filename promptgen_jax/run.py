@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promptgen_jax import checks, images, parts, report, sharding, training, weights
+from promptgen_jax import card, checks, images, parts, report, sampling, sharding, training, weights
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.evaluation.mixture import evaluate_mixtures
 from promptgen_jax.evaluation.stage import evaluate
@@ -74,6 +74,7 @@ def _evaluate_all(
     stages, earlier = [], {GENERATOR: ()}
     for name in config["order"]:
         stages.append(evaluate_stage(name, config, targets[name], made[name], earlier[below[name]], workdir))
+        made[name].with_note(*card.effect_note(stages[-1])).save(workdir / name / "prompt")
         earlier[name] = (*earlier[below[name]], *controls[name])
     if config.get("mixtures"):
         stages.append(mixtures_stage(config, made))
@@ -105,15 +106,7 @@ def open_workdir(workdir: str | Path, config: dict) -> Path:
     Raises:
       PermissionError: not writable; ValueError: it holds a run of another config.
     """
-    workdir = Path(workdir).resolve()
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PermissionError(
-            f"workdir {workdir}: cannot be made ({error.strerror}). Choose another --workdir."
-        ) from None
-    if not os.access(workdir, os.W_OK):
-        raise PermissionError(f"workdir {workdir}: not writable. Choose another --workdir.")
+    workdir = weights.open_folder("workdir", workdir)
     path = workdir / "config.json"
     config = json.loads(json.dumps(config))
     if path.exists() and (found := json.loads(path.read_text())) != config:
@@ -243,17 +236,17 @@ def _check_mixtures(config: dict) -> None:
 
 def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, folder: Path) -> list[dict]:
     """A sheet of the same noise before and after; of a 2-D toy problem, target density against samples."""
-    if ebm.generator.image_size > 1 or _is_mesh(ebm.generator):
+    if ebm.generator.image_size > 1 or sampling.is_mesh(ebm.generator):
         eps = prompt.prior.sample(key, options["num_shown"])
         prompt = _with_options(prompt, options["pictures"])
         if ebm.cond_prior:
             images.save_png(folder / "samples.png", condition_sheet(prompt, ebm.cond_prior, key, eps))
             return [{"file": "samples.png", "caption": f"{CONDITION_CAPTION} {_axes(ebm.cond_prior)}"}]
         draw = jax.jit(lambda generator, eps: generator(key, eps))
-        shown = [
-            (f"{when}: {name}", _viewed(generator, map_batches(lambda batch, g=generator: draw(g, batch), 16, eps)))
-            for when, generator in (("before", prompt.generator), ("after", prompt))
-        ]
+        shown = []
+        for when, generator in (("before", prompt.generator), ("after", prompt)):
+            made = map_batches(lambda batch, generator=generator: draw(generator, batch), 16, eps)
+            shown.append((f"{when}: {name}", sampling.viewed(generator, made)))
         images.save_png(folder / "samples.png", images.before_after_sheet(shown, columns=options["columns"]))
         return [{"file": "samples.png", "caption": "The same noise before and after; the first samples, none picked."}]
     if prompt.prior.dim != 2:
@@ -268,18 +261,6 @@ def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, fol
     )
     caption = "Latent space: contours of the target, with samples of the prior and of the trained flow."
     return [{"file": "samples.png", "caption": caption}]
-
-
-def _is_mesh(generator) -> bool:
-    return hasattr(_innermost(generator), "triangles")
-
-
-def _viewed(generator, made: np.ndarray) -> np.ndarray:
-    """What a generator made, as pictures: meshes rendered, images as they are."""
-    if not _is_mesh(generator):
-        return made
-    triangles = _innermost(generator).triangles()
-    return images.render_mesh(made[:, : triangles.max() + 1, 0], triangles)
 
 
 def condition_sheet(prompt: Prompt, conditions: Conditions, key, eps) -> np.ndarray:
@@ -340,41 +321,19 @@ def _differences(one, other, prefix="") -> set[str]:
     }
 
 
-def sample(workdir: str | Path, *, num_samples: int, seed: int, condition: tuple[float, ...] = ()) -> Path:
-    """Writes `samples/<index>.png` of the last stage, without any control model; returns the folder.
+def load_prompt(workdir: str | Path, **options) -> Prompt:
+    """The prompt of the last stage of a run, with the generator's options for pictures; no control model is needed.
 
     Args:
       workdir: of a finished run.
-      num_samples: files.
-      seed: of the noise.
-      condition: angles in degrees of a conditional prompt, any values; without, each file shows one face under a grid
-        of conditions.
+      **options: of the generator, on top of those for pictures in the config.
 
     Raises:
-      FileNotFoundError: not trained yet; ValueError: a toy problem, a count below 1, a condition of a wrong length.
+      FileNotFoundError: not trained yet; TypeError, ValueError: options that the generator does not have.
     """
-    workdir = Path(workdir).resolve()
-    checks.check_count("sample: num_samples", num_samples)
-    config = read_config(workdir)
-    generator = parts.load_generator(**config["generator"] | config["evaluation"]["pictures"])
-    prompt = Prompt.load(workdir / config["order"][-1] / "prompt", generator=generator)
-    if prompt.image_size == 1 and not _is_mesh(prompt):
-        raise ValueError(f"sample: {workdir} holds a toy problem, whose samples are points. See its report.html.")
-    key, conditions = jax.random.key(seed), build_conditions(config["stages"][config["order"][-1]])
-    if len(condition) not in (0, prompt.flow.cond_dim):
-        raise ValueError(
-            f"sample: condition is {condition}; this prompt takes {prompt.flow.cond_dim} angles"
-            f"{' (' + ', '.join(conditions.names) + ')' if conditions else ''}. Give as many, or none."
-        )
-    if conditions and not condition:
-        noise = prompt.prior.sample(jax.random.split(key)[0], num_samples)  # that of prompt.sample
-        pictures = (condition_sheet(prompt, conditions, key, noise[i : i + 1]) for i in range(num_samples))
-    else:
-        radians = np.radians(np.array(condition, np.float32)) if condition else None
-        pictures = (picture[None] for picture in _viewed(prompt, prompt.sample(key, num_samples, cond=radians)))
-    for index, picture in enumerate(pictures):
-        images.save_png(workdir / "samples" / f"{index:06d}.png", picture)
-    return workdir / "samples"
+    config = read_config(Path(workdir).resolve())
+    generator = parts.load_generator(**config["generator"] | config["evaluation"]["pictures"] | options)
+    return Prompt.load(Path(workdir).resolve() / config["order"][-1] / "prompt", generator=generator)
 
 
 def read_config(workdir: Path) -> dict:

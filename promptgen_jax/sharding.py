@@ -13,6 +13,13 @@ def data_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
+def local_mesh() -> Mesh:
+    """The devices of this host, for work that hosts share out without talking to each other."""
+    return jax.make_mesh(
+        (jax.local_device_count(),), ("data",), axis_types=(AxisType.Auto,), devices=jax.local_devices()
+    )
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Splits the first axis over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))

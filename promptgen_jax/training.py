@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promptgen_jax import checks, moments, sharding
+from promptgen_jax import card, checks, moments, sharding
 from promptgen_jax.checkpoints import Checkpoints
 from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.ebm import LatentEBM
@@ -225,8 +225,9 @@ def fit(
     step_options = {"objective": make_objective(config, mesh), "optimizer": optimizer, "config": config}
     step = functools.partial(jax.jit, donate_argnums=0)(functools.partial(train_step, **step_options))
     params_best, history = _run(state, step, ebm, trained_flow, config, mesh, workdir, quiet)
-    prompt = Prompt(generator=ebm.generator, flow=trained_flow, params=params_best, name=name)
-    return sharding.local(prompt), history
+    prompt = Prompt(ebm.generator, trained_flow, params_best, conditions=ebm.cond_prior, name=name)
+    note = card.training_note(ebm, dataclasses.asdict(config), flow or {})
+    return sharding.local(prompt).with_note(*note), history
 
 
 def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:

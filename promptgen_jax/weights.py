@@ -7,6 +7,7 @@ options, and the sha256 of the tensor file. Reading executes nothing from a file
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -162,6 +163,33 @@ def write_bytes(path: str | Path, content: bytes) -> None:
             raise
 
 
+def write_npz(path: Path, **arrays) -> None:
+    """Writes arrays as .npz atomically."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_bytes(path, content.getbuffer())
+
+
+def open_folder(what: str, folder: str | Path) -> Path:
+    """The absolute path of a folder to write to, made if missing.
+
+    Args:
+      what: the option that named it, for messages.
+      folder: its path.
+
+    Raises:
+      PermissionError: it cannot be made or written to.
+    """
+    folder = Path(folder).resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PermissionError(f"{what} {folder}: cannot be made ({error.strerror}). Choose another one.") from None
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{what} {folder}: not writable. Choose another one.")
+    return folder
+
+
 def write_tensors(path: Path, tree: dict) -> str:
     """Writes a nested dict as safetensors with `/`-joined names; returns the file's sha256."""
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
@@ -176,6 +204,15 @@ def read_tensors(path: Path, sha256: str) -> dict:
     Raises:
       FileNotFoundError, ValueError: as `load_weights`.
     """
+    check_sha256(path, sha256)
+    try:
+        return flax.traverse_util.unflatten_dict(load_file(path), sep="/")
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file ({error}). Convert the checkpoint again.") from None
+
+
+def check_sha256(path: Path, sha256: str) -> None:
+    """Raises FileNotFoundError or ValueError unless a tensor file is there and as it was written."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: file is missing. Restore it or convert the checkpoint again.")
     found = file_sha256(path)
@@ -184,10 +221,6 @@ def read_tensors(path: Path, sha256: str) -> dict:
             f"{path}: sha256 is {found[:12]}…, expected {sha256[:12]}…; the file is truncated or altered "
             f"({path.stat().st_size} bytes). Restore it or convert the checkpoint again."
         )
-    try:
-        return flax.traverse_util.unflatten_dict(load_file(path), sep="/")
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file ({error}). Convert the checkpoint again.") from None
 
 
 def file_sha256(path: str | Path) -> str:

@@ -85,7 +85,7 @@ def test_samples_without_any_control_weights(finished, tmp_path):
     program = (
         "import sys, pathlib; from promptgen_jax import weights\n"
         "weights.weight_roots = lambda: [pathlib.Path(sys.argv[2])]\n"
-        "from promptgen_jax import run; run.sample(sys.argv[1], num_samples=3, seed=1)"
+        "import main; sys.exit(main.main(['--mode=sample', f'--workdir={sys.argv[1]}', '--num_samples=3']))"
     )
     shutil.copytree(ROOT / "ported_weights" / "dcgan_digiface", tmp_path / "only" / "dcgan_digiface")
     pictures = []

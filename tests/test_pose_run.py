@@ -152,15 +152,22 @@ def test_report_of_a_conditional_run(finished):
     assert picture.shape == (3 * 65 + 1 + 16, 2 * (3 * 65 + 1) + 24, 3)
 
 
-def test_sampling_a_conditional_run(finished):
-    """Without a condition a block of nine poses a face; with one, the same face in that pose."""
-    folder = runs.sample(finished, num_samples=2, seed=0)
-    block = np.asarray(Image.open(folder / "000001.png"))
-    assert block.shape == (212, 212, 3)
-    runs.sample(finished, num_samples=2, seed=0, condition=(0.0, 20.0))
-    single = np.asarray(Image.open(folder / "000001.png"))[2:-2, 2:-2]
-    right = block[8:-8, 8:-8][66:130, 131:195].astype(int)
-    assert np.abs(single.astype(int) - right).max() <= 1
+def test_sampling_a_conditional_run(finished, tmp_path):
+    """Without a condition nine poses a face and a sheet of them; with one, the same face in that pose."""
+    common = ["--mode=sample", f"--workdir={finished}", "--num_samples=2", "--batch_size=6", "--latents"]
+    assert main.main([*common, f"--output={tmp_path / 'grid'}"]) == 0
+    assert main.main([*common, f"--output={tmp_path / 'one'}", "--condition=0,20"]) == 0
+    files = [sorted(path.name for path in (tmp_path / name).glob("0*.png")) for name in ("grid", "one")]
+    assert [len(names) for names in files] == [18, 2]
+    sheet = np.asarray(Image.open(tmp_path / "grid" / "grid.png"))
+    assert sheet.shape == (212, 2 * 196 + 24, 3)
+    single, tile = (
+        np.asarray(Image.open(tmp_path / path)).astype(int) for path in ("one/000001.png", "grid/000014.png")
+    )
+    assert np.abs(single - tile).max() <= 1
+    latents = np.load(tmp_path / "grid" / "latents.npz")
+    assert (latents["eps"].shape, latents["z"].shape, latents["cond"].shape) == ((2, 100), (18, 100), (18, 2))
+    np.testing.assert_allclose(np.degrees(latents["cond"][14]), [0, 20], atol=1e-4)
 
 
 @pytest.mark.parametrize(("condition", "match"), [("5", "2 angles (nod, turn)"), ("a,b", "expected degrees")])

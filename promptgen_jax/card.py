@@ -1,0 +1,102 @@
+"""The card of a saved prompt: a README.md that says what it does, how it was made and how well it works.
+
+Its front matter is what the Hugging Face Hub reads.
+"""
+
+from __future__ import annotations
+
+import json
+
+TRAINING, EFFECT = "Training", "Measured effect"
+LIMITS = (
+    "The prompt repeats the errors of the models that controlled it: what was reached is what they see, not what is "
+    "there. It holds the flow alone; the generator keeps its own licence and has to be there, and its limits remain."
+)
+
+
+def card(prompt) -> str:
+    """The text of README.md, Markdown with YAML front matter, of a `Prompt` with the flows below it."""
+    stack, generator = prompt.stack()
+    terms = getattr(generator, "license", "") or "not stated"
+    front = {
+        "library_name": "promptgen_jax",
+        "license": "other",
+        "license_name": terms,
+        "base_model": generator.name,
+        "tags": ["promptgen", "generative-visual-prompt", "jax", "flax"],
+    }
+    lines = ["---", *(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in front.items()), "---"]
+    lines += [
+        f"# {prompt.name}",
+        f"An invertible flow on the latents of the generator `{generator.name}`, made with promptgen_jax. Flow and "
+        "generator together sample from a controlled distribution, without any control model:",
+        "```python\nimport jax\nimport promptgen_jax as pg\n\n"
+        'prompt = pg.Prompt.from_pretrained("THIS FOLDER")\n'
+        f"images = prompt.sample(jax.random.key(0), 16{_example_cond(prompt)})\n```",
+        "## Generator",
+        f"`{generator.name}`, sha256 `{generator.checksum or 'not known'}`. Licence: {terms}. Its weights are not "
+        "in this folder.",
+    ]
+    for each in stack:
+        if len(stack) > 1:
+            lines.append(f"## Flow `{each.name}`")
+        lines += [f"{'###' if len(stack) > 1 else '##'} {title}\n\n{text}" for title, text in each.notes]
+    lines += ["## Limits", LIMITS]
+    return "\n\n".join(lines).replace("---\n\n", "---\n", 1) + "\n"
+
+
+def training_note(ebm, settings: dict, flow: dict) -> tuple[str, str]:
+    """Title and text on how a prompt was trained, from its target and the options that were set."""
+    lines = ["| control | kind | weight | network, licence |", "| --- | --- | --- | --- |"]
+    for control in ebm.controls:
+        network = getattr(control, "network", None)
+        source = f"{network.name}, {getattr(network, 'license', '') or 'not stated'}" if network is not None else ""
+        lines.append(f"| {control.name} | {type(control).__name__} | {float(control.weight):g} | {source} |")
+    options = ", ".join(f"{name} {value}" for name, value in {**settings, **flow}.items() if value is not None)
+    return TRAINING, "\n".join([*lines, "", f"Settings: {options}."])
+
+
+def effect_note(stage: dict) -> tuple[str, str]:
+    """Title and text on what a prompt does, from the entry of its stage in report.json."""
+    lines = []
+    for line in stage["headline"]:
+        before = f"{line['before']:.3g} to " if "before" in line else ""
+        lines.append(f"- {line['label']}: {before}{line['after']:.3g} {line['unit']}".rstrip())
+    if rows := [*_share_rows(stage.get("shares") or []), *_statistic_rows(stage.get("statistics") or [])]:
+        lines += ["", "| what, 95 % interval in brackets | before | after |", "| --- | --- | --- |", *rows]
+    if found := stage.get("exactness"):
+        certificate = (
+            f"Certificate: of {found['num_samples']} samples {found['ess']:.1f} are effective; {found['kl']:.3g} nats "
+            "of KL divergence to the target, estimated from the flow's own samples, which do not show what it misses."
+        )
+    else:
+        certificate = "No certificate: this target has no fixed density."
+    return EFFECT, "\n".join([*lines, "", certificate]).strip()
+
+
+def _share_rows(shares: list[dict]) -> list[str]:
+    return [
+        f"| share of {label}, by {row['judge']} ({row['role']}, {row['num_samples']} samples) "
+        f"| {_percent(row['before'][label])} | {_percent(row['after'][label])} |"
+        for row in shares
+        for label in row["labels"]
+    ]
+
+
+def _statistic_rows(statistics: list[dict]) -> list[str]:
+    return [
+        f"| mean {row['name']}, {row['unit']} | {_mean(row['before'])} | {_mean(row['after'])} |" for row in statistics
+    ]
+
+
+def _percent(share: dict) -> str:
+    return "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * share[name] for name in ("hard", "hard_low", "hard_high")))
+
+
+def _mean(found: dict) -> str:
+    return "{:.3g} [{:.3g}, {:.3g}]".format(*(found[name] for name in ("mean", "low", "high")))
+
+
+def _example_cond(prompt) -> str:
+    dim = prompt.flow.cond_dim
+    return f", cond=({', '.join(dim * ['0.0'])},)" if dim else ""

@@ -1,0 +1,272 @@
+"""Sampling: any number of images of a prompt, over all devices, in memory or into a folder.
+
+Every sample has a number, and a key of its own made of the seed and that number. So sample i is the same in any batch,
+on any number of devices and hosts, and devices have nothing to tell each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from promptgen_jax import checks, images, sharding, weights
+from promptgen_jax.types import Array
+
+ABOUT, GRID, IMAGES_NPZ, LATENTS_NPZ = "samples.json", "grid.png", "images.npz", "latents.npz"
+GRID_FACES, PROGRESS_SECONDS = 9, 5.0
+
+
+def sample(prompt, key: Array, num_samples: int, *, cond: np.ndarray | None = None, batch_size: int = 64) -> np.ndarray:
+    """Images (num_samples, H, W, 3), of `Prompt.sample`."""
+    size = _size(num_samples, batch_size)
+    cond = () if cond is None else (np.asarray(cond, np.float32),)
+    pairs = ((numbers, [rows[numbers] for rows in cond]) for numbers in _split(np.arange(num_samples), size))
+    return np.concatenate(list(_draw_ahead(prompt, key, pairs, size)))
+
+
+def noise(prior, key: Array, numbers: Array) -> Array:
+    """The noise eps (B, D) of the samples of these numbers (B,)."""
+    return jax.vmap(lambda number: _noise_and_key(prior, key, number)[0][0])(numbers)
+
+
+def _noise_and_key(prior, key, number):
+    key_eps, key_image = jax.random.split(jax.random.fold_in(key, number))
+    return prior.sample(key_eps, 1), key_image
+
+
+@jax.jit
+def _draw(prompt, key, numbers, *cond):
+    """Images of the samples of these numbers (B,)."""
+
+    def one(number, *cond):
+        eps, key_image = _noise_and_key(prompt.prior, key, number)
+        return prompt(key_image, eps, *(each[None] for each in cond))[0]
+
+    return jax.vmap(one)(numbers, *cond)
+
+
+def write_samples(
+    prompt,
+    folder: str | Path,
+    *,
+    num_samples: int,
+    seed: int = 0,
+    batch_size: int = 16,
+    cond: np.ndarray | None = None,
+    latents: bool = False,
+    npz: bool = False,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Writes `<number>.png` of every image into a folder; the same call goes on where an earlier one was stopped.
+
+    With K conditions every noise gives K images, numbers K i to K i + K - 1, and `grid.png` shows the first faces as
+    blocks. Several hosts share the folder and take turns, image by image.
+
+    Args:
+      prompt: a `Prompt`.
+      folder: made if missing; `samples.json` in it says what the images are of.
+      num_samples: noises to draw; more of them can be asked for later.
+      seed: of the noise.
+      batch_size: images per device at a time, the size that is compiled.
+      cond: conditions in radians, (A,) one for all, or (K, A); needed if and only if the prompt is conditional.
+      latents: also write `latents.npz` with the noise `eps` (N, D), the generator's latents `z` (N K, D), `cond`.
+      npz: also write `images.npz` with `arr_0` (N K, H, W, 3) uint8, as programs that compute FID read it.
+      say: takes a line of progress.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError, PermissionError: a count below 1, conditions of a wrong shape, a toy prompt whose samples are points,
+        a folder that cannot be written or holds other images; nothing is half-written.
+    """
+    checks.check_count("sample: num_samples", num_samples)
+    checks.check_count("sample: batch_size", batch_size)
+    if prompt.image_size == 1 and not is_mesh(prompt):
+        raise ValueError(f"sample: {prompt.name} is a toy problem, whose samples are points, not pictures.")
+    if cond is not None:
+        cond = np.atleast_2d(np.asarray(cond, np.float32))
+    checks.check_cond("sample", cond, prompt.flow.cond_dim, 1 if cond is None else len(cond))
+    warn_beyond(prompt, cond)
+    folder = _open_folder(folder, _describe(prompt, seed, cond))
+    per_noise, key = 1 if cond is None else len(cond), jax.random.key(seed)
+    total = num_samples * per_noise
+
+    size = _size(total, batch_size)
+    mine = range(jax.process_index(), total, jax.process_count())
+    left = np.array([number for number in mine if not (folder / _file(number)).exists()], int)
+    say(f"sampling: {len(left)} of {total} images left, {size} at a time on {jax.local_device_count()} device(s)")
+    batches = _split(left, size)
+    pairs = ((numbers // per_noise, () if cond is None else (cond[numbers % per_noise],)) for numbers in batches)
+    with ThreadPoolExecutor() as pool:
+        progress = _Progress(len(left), say)
+        for numbers, made in zip(batches, _draw_ahead(prompt, key, pairs, size), strict=True):
+            shown = images.to_uint8(viewed(prompt, made))
+            list(pool.map(images.save_png, [folder / _file(number) for number in numbers], shown))
+            progress.add(len(numbers))
+    sharding.wait_for_hosts("samples")
+    if sharding.is_first_host():
+        _write_extras(prompt, folder, key, num_samples, cond, latents=latents, npz=npz)
+    sharding.wait_for_hosts("sample extras")
+    return folder
+
+
+def _size(total: int, batch_size: int) -> int:
+    """Images at a time: batch_size a device, or less if there are too few images for that."""
+    devices = jax.local_device_count()
+    return min(batch_size, -(-total // devices)) * devices
+
+
+def _split(numbers: np.ndarray, size: int) -> list[np.ndarray]:
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+
+def _draw_ahead(prompt, key, pairs: Iterable, size: int) -> Iterator[np.ndarray]:
+    """Images of every pair of numbers and conditions; while one batch is used the next is computed."""
+    mesh = sharding.local_mesh()
+    prompt, key = jax.device_put((prompt, key), sharding.replicated(mesh))
+    waiting = None
+    for numbers, cond in pairs:
+        rows = [np.resize(array, (size, *array.shape[1:])) for array in (numbers, *cond)]
+        made = _draw(prompt, key, *jax.device_put(rows, sharding.batch_sharding(mesh)))
+        if waiting is not None:
+            yield np.asarray(waiting[1])[: waiting[0]]
+        waiting = len(numbers), made
+    if waiting is not None:
+        yield np.asarray(waiting[1])[: waiting[0]]
+
+
+def _write_extras(prompt, folder: Path, key, num_samples: int, cond, *, latents: bool, npz: bool) -> None:
+    per_noise = 1 if cond is None else len(cond)
+    if per_noise > 1:
+        faces = min(num_samples, GRID_FACES)
+        shown = _read(folder, faces * per_noise)
+        columns = next(count for count in range(round(per_noise**0.5), 0, -1) if per_noise % count == 0)
+        blocks = shown.reshape(faces, per_noise, *shown.shape[1:])
+        images.save_png(folder / GRID, images.block_sheet(blocks, columns=per_noise // columns, per_row=3))
+    if npz:
+        weights.write_npz(folder / IMAGES_NPZ, arr_0=images.to_uint8(_read(folder, num_samples * per_noise)))
+    if latents:
+        eps = noise(prompt.prior, key, np.arange(num_samples))
+        rows = {} if cond is None else {"cond": np.tile(cond, (num_samples, 1))}
+        z = jax.jit(_innermost_latents)(prompt, eps.repeat(per_noise, axis=0), *rows.values())
+        weights.write_npz(folder / LATENTS_NPZ, eps=eps, z=z, **rows)
+
+
+def _innermost_latents(prompt, eps, *cond):
+    stack, _ = prompt.stack()
+    z = stack[-1].latents(eps, *cond)
+    for inner in reversed(stack[:-1]):
+        z = inner.latents(z)
+    return z
+
+
+def _read(folder: Path, count: int) -> np.ndarray:
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(images.load_image, [folder / _file(number) for number in range(count)])))
+
+
+def _file(number: int) -> str:
+    return f"{number:06d}.png"
+
+
+def _open_folder(folder: str | Path, about: dict) -> Path:
+    """Makes the folder and writes samples.json, or checks that it holds images of these very samples."""
+    folder = weights.open_folder("sample: folder", folder)
+    path = folder / ABOUT
+    if path.exists():
+        found = json.loads(path.read_text())
+        if differing := sorted(name for name in about.keys() | found.keys() if about.get(name) != found.get(name)):
+            raise ValueError(
+                f"sample: folder {folder} holds images of another run (differs in {', '.join(differing)}). Choose "
+                "another folder, or delete this one."
+            )
+    elif any(folder.glob("*.png")):
+        raise ValueError(
+            f"sample: folder {folder} holds pictures but no {ABOUT}, so it is not known what they show. Choose another "
+            "folder, or delete this one."
+        )
+    elif sharding.is_first_host():
+        weights.write_json(path, about)
+    sharding.wait_for_hosts("sample folder")
+    return folder
+
+
+def _describe(prompt, seed: int, cond) -> dict:
+    """What the images depend on, as JSON."""
+    stack, generator = prompt.stack()
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves([(each.flow, each.params) for each in stack]):
+        digest.update(np.asarray(leaf).tobytes())
+    options = {field.name: getattr(generator, field.name) for field in fields(generator)}
+    plain = {name: value for name, value in options.items() if isinstance(value, (str, int, float, tuple))}
+    about = {
+        "format_version": weights.FORMAT_VERSION,
+        "prompt": prompt.name,
+        "flows_sha256": digest.hexdigest(),
+        "generator": plain,
+        "seed": seed,
+        "conditions": None if cond is None else cond.tolist(),
+    }
+    return json.loads(json.dumps(about))
+
+
+def warn_beyond(prompt, cond) -> None:
+    """Warns of conditions (N, A) outside those that the flow was trained on."""
+    if cond is None or prompt.conditions is None:
+        return
+    low, high = np.asarray(prompt.conditions.low), np.asarray(prompt.conditions.high)
+    beyond = (np.any(cond < low - 1e-6, axis=0)) | np.any(cond > high + 1e-6, axis=0)
+    names = prompt.conditions.names or tuple(map(str, range(len(low))))
+    ranges = [
+        f"{name} {a:.4g} to {b:.4g} degrees"
+        for name, a, b, out in zip(names, np.degrees(low), np.degrees(high), beyond, strict=True)
+        if out
+    ]
+    if ranges:
+        warnings.warn(f"condition beyond what {prompt.name} was trained on: {', '.join(ranges)}.", stacklevel=3)
+
+
+def is_mesh(prompt) -> bool:
+    """Whether the innermost generator makes meshes instead of images."""
+    return hasattr(_innermost(prompt), "triangles")
+
+
+def viewed(prompt, made: np.ndarray) -> np.ndarray:
+    """What a prompt or generator made, as pictures: meshes rendered, images as they are."""
+    if not is_mesh(prompt):
+        return made
+    triangles = _innermost(prompt).triangles()
+    return images.render_mesh(made[:, : triangles.max() + 1, 0], triangles)
+
+
+def _innermost(generator):
+    return generator.stack()[1] if hasattr(generator, "stack") else generator
+
+
+class _Progress:
+    """Says every few seconds how many images are done, and how fast; the first batch, which compiles, apart."""
+
+    def __init__(self, count: int, say: Callable[[str], None]):
+        self.count, self.say, self.done, self.first = count, say, 0, 0
+        self.started = self.said = time.monotonic()
+
+    def add(self, number: int) -> None:
+        now = time.monotonic()
+        self.done += number
+        if not self.first:
+            self.say(f"  first {number} images after {now - self.started:.1f} s")
+            self.first, self.started, self.said = self.done, now, now
+        elif self.done == self.count or now - self.said > PROGRESS_SECONDS:
+            speed = (self.done - self.first) / max(now - self.started, 1e-9)
+            self.say(f"  {self.done} of {self.count} images, {speed:.3g} images/s")
+            self.said = now

@@ -1,0 +1,100 @@
+"""What `--mode=list` and `--mode=doctor` say, of good and of damaged weights; the card of a prompt."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from test_sampling import some_prompt
+
+import main
+import promptgen_jax as pg
+from promptgen_jax import doctor, weights
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_list(capsys, monkeypatch, tmp_path):
+    """Every adapter, config and weight folder once; a damaged folder is named as such."""
+    shutil.copytree(ROOT / "ported_weights" / "emotion", tmp_path / "my_emotion")
+    with open(tmp_path / "my_emotion" / "weights.safetensors", "r+b") as file:
+        file.write(b"damage")
+    monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    assert main.main(["--mode=list"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    files = [
+        path for folder in ("generators", "controls") for path in (ROOT / "promptgen_jax" / folder).glob("[!_]*.py")
+    ]
+    assert {path.stem for path in files} <= lines.keys()
+    assert {path.name for path in (ROOT / "configs").glob("*.py") if path.stem != "pieces"} <= lines.keys()
+    assert "present: generator" in lines["dcgan_digiface"]
+    assert "non-commercial" in lines["dcgan_digiface"]
+    assert "damaged" in lines["my_emotion"]
+    assert "sha256" in lines["my_emotion"]
+    assert (
+        "missing: python convert/stylegan2_to_flax.py ffhq.pt ported_weights/stylegan2_ffhq" in lines["stylegan2_ffhq"]
+    )
+
+
+def test_doctor(capsys):
+    """All shipped networks give on this machine what was recorded."""
+    assert main.main(["--mode=doctor"]) == 0
+    output = capsys.readouterr().out
+    shipped = [path.parent.name for path in (ROOT / "ported_weights").glob("*/SOURCE.md")]
+    assert len(shipped) == 7
+    assert all(f"  {name} " in output for name in shipped)
+    assert output.count("  ok") == len(shipped)
+    assert f"jax {jax.__version__}" in output
+
+
+def test_doctor_finds_what_is_wrong(tmp_path, monkeypatch, capsys):
+    """Other outputs, other weights than those of the check, and a damaged file."""
+    for name in ("wrong", "other", "damaged"):
+        shutil.copytree(ROOT / "ported_weights" / "faceapi_expression", tmp_path / name)
+    recorded = dict(np.load(tmp_path / "wrong" / "check.npz"))
+    weights.write_npz(tmp_path / "wrong" / "check.npz", **recorded | {"expression": recorded["expression"] * 1.01})
+    weights.write_npz(tmp_path / "other" / "check.npz", **recorded | {"sha256": np.array("0")})
+    with open(tmp_path / "damaged" / "weights.safetensors", "ab") as file:
+        file.write(b"x")
+    monkeypatch.setattr(weights, "weight_roots", lambda: [tmp_path])
+    assert doctor.examine() == 1
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    assert "WRONG" in lines["wrong"]
+    assert "recorded with other weights" in lines["other"]
+    assert "truncated or altered" in lines["damaged"]
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in (ROOT / "ported_weights").glob("*/SOURCE.md")))
+def test_what_the_doctor_compares_with_is_golden_input(name):
+    """The recorded input is that of the golden files, on which the networks equal the originals."""
+    recorded = np.load(ROOT / "ported_weights" / name / "check.npz")["input"]
+    folder, array = ("dcgan_digiface", "in_z") if name == "dcgan_digiface" else ("emotion", "in_image")
+    np.testing.assert_array_equal(recorded, np.load(ROOT / "tests" / "golden" / folder / "golden.npz")[array][:1])
+
+
+def test_card(tmp_path):
+    """What is known at saving is in README.md, and survives loading and saving again."""
+    generator = pg.load_generator("dcgan_digiface")
+    smile = pg.load_control("classifier", network="faceapi_expression", attribute="expression", target="happy")
+    ebm = pg.LatentEBM(generator, (smile,))
+    prompt, _ = pg.fit(ebm, flow={"hidden_dim": 8, "num_layers": 2}, num_steps=1, batch_size=2, quiet=True, name="grin")
+    prompt.with_note("Measured effect", "A little.").save(tmp_path / "a")
+    text = (tmp_path / "a" / "README.md").read_text()
+    facts = ("# grin", "DigiFace-1M", "| ClassifierControl |", "faceapi_expression, MIT", "num_steps 1", "A little.")
+    for fact in (*facts, 'library_name: "promptgen_jax"', generator.checksum):
+        assert fact in text
+    pg.Prompt.from_pretrained(tmp_path / "a").save(tmp_path / "b")
+    assert (tmp_path / "b" / "README.md").read_text() == text
+    stacked = some_prompt(pg.Prompt.load(tmp_path / "a"), "outer")
+    stacked.save(tmp_path / "c")
+    assert "## Flow `grin`" in (tmp_path / "c" / "README.md").read_text()
+
+
+def test_hub_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match=r"no such folder\. Give one that Prompt\.save wrote"):
+        pg.Prompt.from_pretrained(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="not to be had from the Hugging Face Hub"):
+        pg.Prompt.from_pretrained("nobody/nothing")

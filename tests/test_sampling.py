@@ -1,0 +1,208 @@
+"""Sampling into folders: the same images whatever the devices, hosts and batches; nothing done twice; bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from test_processes import free_address
+
+import main
+import promptgen_jax as pg
+from promptgen_jax.generators import nvae, stylegan2
+
+ROOT = Path(__file__).parent.parent
+KEY = jax.random.key(0)
+
+
+def some_prompt(generator, name="some", scale=0.3):
+    """A prompt whose flow is drawn, not trained."""
+    flow, params = pg.init_flow(KEY, generator.prior, architecture="coupling", num_layers=2, hidden_dim=8)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: leaf + scale * rng.normal(size=leaf.shape).astype("float32"), params)
+    return pg.Prompt(generator, flow, params, name=name)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A saved prompt of two flows on the shipped generator."""
+    folder = tmp_path_factory.mktemp("saved") / "prompt"
+    some_prompt(some_prompt(pg.load_generator("dcgan_digiface"), "inner"), "outer").save(folder)
+    return folder
+
+
+def start(*arguments, devices=1):
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, "main.py", "--mode=sample", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+
+def finish(process):
+    output, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    return output
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".png", ".npz")}
+
+
+def test_thousand_images_on_one_device_killed_and_on_four(saved, tmp_path):
+    """Bit-identical files; after a kill what is there is left alone."""
+    common = (f"--prompt={saved}", "--num_samples=1000", "--npz", "--latents")
+    one, four = tmp_path / "one", tmp_path / "four"
+    process = start(*common, f"--output={one}")
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None and len(list(one.glob("0*.png"))) < 100:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = {path.name: path.stat().st_mtime_ns for path in one.glob("0*.png")}
+    assert 100 <= len(done) < 1000
+    assert not list(one.glob("*.npz"))
+    output = finish(start(*common, f"--output={one}"))
+    assert f"{1000 - len(done)} of 1000 images left" in output
+    assert all((one / name).stat().st_mtime_ns == written for name, written in done.items())
+    assert "images/s" in output
+    assert list((one / "compilation_cache").iterdir())
+
+    finish(start(*common, f"--output={four}", devices=4))
+    assert sum(name.endswith(".png") for name in contents(one)) == 1000
+    assert contents(one) == contents(four)
+
+
+def test_two_hosts_share_a_folder(saved, tmp_path):
+    common = (f"--prompt={saved}", "--num_samples=50", "--batch_size=4", "--npz")
+    hosts = (f"--coordinator={free_address()}", "--num_processes=2")
+    both = [start(*common, f"--output={tmp_path / 'two'}", *hosts, f"--process_id={rank}") for rank in (0, 1)]
+    outputs = [finish(process) for process in both]
+    finish(start(*common, f"--output={tmp_path / 'one'}"))
+    assert all("sampling: 25 of 50" in output for output in outputs)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+ROUND_TRIP = """
+import jax, numpy as np, promptgen_jax as pg, sys
+folder = sys.argv[1]
+if jax.device_count() == 4:
+    ebm = pg.LatentEBM(pg.load_generator("dcgan_digiface"), (pg.FunctionControl(lambda x: 50 * x.mean((1, 2, 3))),))
+    prompt, _ = pg.fit(ebm, flow={"hidden_dim": 8, "num_layers": 2}, num_steps=3, batch_size=8, quiet=True)
+    prompt.save(folder + "/prompt")
+else:
+    prompt = pg.Prompt.from_pretrained(folder + "/prompt")
+np.save(f"{folder}/{jax.device_count()}.npy", prompt.sample(jax.random.key(3), 10))
+"""
+
+
+def test_trained_on_four_devices_sampled_on_one(tmp_path):
+    """A fresh process without controls, whose batches are of another size, makes the same images."""
+    for devices in (4, 1):
+        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, "-c", ROUND_TRIP, str(tmp_path)]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    four, one = (np.load(tmp_path / f"{devices}.npy") for devices in (4, 1))
+    assert four.std() > 0.1
+    np.testing.assert_allclose(four, one, atol=1e-5)
+
+
+@pytest.mark.parametrize("adapter", [stylegan2, nvae])
+def test_sample_i_depends_on_its_number_alone(adapter):
+    """Also of a generator with noise of its own."""
+    prompt = some_prompt(adapter.tiny())
+    whole = prompt.sample(KEY, 7)
+    np.testing.assert_allclose(prompt.sample(KEY, 7, batch_size=3), whole, atol=1e-5)
+    np.testing.assert_allclose(prompt.sample(KEY, 4), whole[:4], atol=1e-5)
+    assert np.abs(whole[0] - whole[1]).max() > 0.01
+    assert np.abs(prompt.sample(jax.random.key(1), 7) - whole).max() > 0.01
+
+
+def test_files_hold_what_they_say(saved, tmp_path):
+    """Latents give the images; more images are added to those that are there."""
+    prompt = pg.Prompt.from_pretrained(saved)
+    lines = []
+    pg.write_samples(prompt, tmp_path, num_samples=3, seed=5, say=lines.append)
+    pg.write_samples(prompt, tmp_path, num_samples=6, seed=5, batch_size=3, npz=True, latents=True, say=lines.append)
+    assert "3 of 6 images left" in "".join(lines)
+    pictures = np.load(tmp_path / "images.npz")["arr_0"]
+    assert (pictures.shape, pictures.dtype) == ((6, 64, 64, 3), np.uint8)
+    np.testing.assert_array_equal(pictures[4], np.asarray(Image.open(tmp_path / "000004.png")))
+    latents = np.load(tmp_path / "latents.npz")
+    made = 255 * np.clip(pg.load_generator("dcgan_digiface")(KEY, latents["z"]), 0, 1)
+    assert np.abs(made - pictures).max() <= 1
+    np.testing.assert_allclose(prompt.generator.latents(prompt.latents(latents["eps"])), latents["z"], atol=1e-4)
+    drawn = 255 * np.clip(prompt.sample(jax.random.key(5), 6), 0, 1)
+    assert np.abs(drawn - pictures).max() <= 1
+
+
+def test_options_of_the_generator(tmp_path):
+    """Truncation and noise by name, in memory and from the command line; other options make other images."""
+    generator = stylegan2.tiny()
+    some_prompt(generator).save(tmp_path / "prompt")
+
+    def load(**options):
+        return pg.Prompt.load(tmp_path / "prompt", generator=generator.replace(**options))
+
+    assert np.ptp(load(truncation_psi=0.0, noise="none").sample(KEY, 3), axis=0).max() < 1e-5
+    pg.write_samples(load(), tmp_path / "samples", num_samples=2)
+    with pytest.raises(ValueError, match="another run .differs in generator"):
+        pg.write_samples(load(truncation_psi=0.5), tmp_path / "samples", num_samples=2)
+    assert main._option("truncation_psi=0.5") == ("truncation_psi", 0.5)
+    assert main._option("noise=const") == ("noise", "const")
+
+
+def test_bad_folders(saved, tmp_path):
+    prompt = pg.Prompt.from_pretrained(saved)
+    pg.write_samples(prompt, tmp_path / "a", num_samples=1)
+    before = contents(tmp_path / "a")
+    with pytest.raises(ValueError, match="another run .differs in seed"):
+        pg.write_samples(prompt, tmp_path / "a", num_samples=1, seed=1)
+    with pytest.raises(ValueError, match="another run .differs in flows_sha256, prompt"):
+        pg.write_samples(prompt.generator, tmp_path / "a", num_samples=1)
+    assert contents(tmp_path / "a") == before
+    (tmp_path / "a" / "samples.json").unlink()
+    with pytest.raises(ValueError, match=r"pictures but no samples\.json"):
+        pg.write_samples(prompt, tmp_path / "a", num_samples=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (("--prompt={saved}",), "--output is missing"),
+        (("--prompt={tmp}/no", "--output={tmp}/x"), "no such folder"),
+        (("--prompt={tmp}/other_version", "--output={tmp}/x"), "format_version 7; this release reads 1"),
+        (("--prompt={tmp}/other_generator", "--output={tmp}/x"), "sha256 000000000000…"),
+        (("--prompt={saved}", "--output={tmp}/x", "--num_samples=0"), "num_samples: got 0"),
+        (("--prompt={saved}", "--output={tmp}/x", "--num_samples=many"), "num_samples=many"),
+        (("--prompt={saved}", "--output={tmp}/x", "--batch_size=-1"), "batch_size: got -1"),
+        (("--prompt={saved}", "--output={tmp}/x", "--condition=3,4"), "2 angles; this prompt takes 0"),
+        (("--prompt={saved}", "--output={tmp}/x", "--options=psi"), "expected name=value"),
+        (("--prompt={saved}", "--output={tmp}/x", "--options=weight=dcgan_digiface"), "'weights'"),
+        (("--prompt={saved}", "--output=/proc/x"), "cannot be made"),
+        (("--workdir={tmp}/x",), "Train first"),
+    ],
+    ids=range(12),
+)
+def test_bad_input(arguments, match, saved, tmp_path, capsys):
+    about = json.loads((saved / "prompt.json").read_text())
+    wrong = {"format_version": 7}, {"generator": {"name": "dcgan_digiface", "checksum": 64 * "0"}}
+    for name, change in zip(("other_version", "other_generator"), wrong, strict=True):
+        shutil.copytree(saved, tmp_path / name)
+        (tmp_path / name / "prompt.json").write_text(json.dumps(about | change))
+    assert main.main(["--mode=sample", *(each.format(tmp=tmp_path, saved=saved) for each in arguments)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert match in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "x").exists()
