@@ -34,7 +34,7 @@ from promptgen_jax import catalogue
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\S*)(?: title=\"(.*?)\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^ *```(\S*)(?: title=\"(.*?)\")?\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 OUTSIDE = {"cd", "export", "gcloud", "git", "module", "pip", "sbatch"}
 LAUNCHERS = {"srun"}  # run the command behind their own options
 MODULES = {"venv", "pip", "pytest"}  # not ours
@@ -170,7 +170,7 @@ def check_name(name: str) -> None:
 
 
 def check_message(message: str) -> None:
-    assert any(message.strip("…") in known for known in messages()), f"no message of ours: {message!r}"
+    assert any(message.strip("… ") in known for known in messages()), f"no message of ours: {message!r}"
 
 
 @functools.cache
@@ -182,7 +182,7 @@ def messages() -> list[str]:
             parts = node.values if isinstance(node, ast.JoinedStr) else [node]
             texts = [part.value if isinstance(part, ast.Constant) else "…" for part in parts]
             if all(isinstance(text, str) for text in texts) and isinstance(node, (ast.JoinedStr, ast.Constant)):
-                found.append(" ".join("".join(texts).split()))
+                found.append(re.sub(r"…+|\{\}", "…", " ".join("".join(texts).split())))
     return found
 
 
