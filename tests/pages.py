@@ -253,7 +253,7 @@ def run_small(words: list[str], code: str, folder: Path) -> None:
         command = [sys.executable, "-c", code]
     else:
         arguments = [re.sub(r"^(--num_samples|--batch_size)=\d+", r"\1=4", word) for word in program(words)[1:]]
-        arguments = [re.sub(r"^(--config=[^:]*:.+)", r"\1_smoke", word) for word in arguments]
+        arguments = [re.sub(r"^(--config=[^:]*:.+)(?<!smoke)$", r"\1_smoke", word) for word in arguments]
         arguments = [re.sub(r"^(--config=[^:]*)$", r"\1:smoke", word) for word in arguments]
         command = [sys.executable, *arguments]
     variables = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | environment(words)
