@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import re
 import shlex
 import sys
 import warnings
@@ -73,6 +74,8 @@ def run(argv: list[str]) -> int:
         rest = values(["main.py", *argv])
     except flags.Error as error:
         raise ValueError(_what_a_config_said(str(error))) from None
+    except (KeyError, AttributeError) as error:
+        raise ValueError(_mistyped_key(str(error.args[0]), argv)) from None
     if values.help:
         print(__doc__, values.main_module_help(), values.get_help(), sep="\n")
         return 0
@@ -190,6 +193,15 @@ def _what_a_config_said(message: str) -> str:
     if "Traceback" not in message:
         return message
     return message.strip().splitlines()[-1].partition(": ")[2]
+
+
+def _mistyped_key(message: str, argv: list[str]) -> str:
+    """What ml_collections says of a key that a config lacks, nested quotes and two lines, as one sentence."""
+    if not message.startswith(("'", '"')):
+        return message
+    key, near = re.search(r"\w+", message)[0], re.search(r'Did you mean "(\w+)"', message)
+    option = next((arg.split("=")[0] for arg in argv if re.search(rf"\.{key}\b", arg)), "--config")
+    return f"{option}: the config has no key {key!r}. " + (f"Did you mean {near[1]!r}?" if near else "See its file.")
 
 
 if __name__ == "__main__":
