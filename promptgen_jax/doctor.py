@@ -38,10 +38,8 @@ def examine() -> int:
     kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
     print(f"devices: {jax.device_count()} x {kinds} ({jax.default_backend()}), {jax.process_count()} process(es)")
     print(_accelerator())
-    print(
-        "shipped networks: largest difference from what was recorded, as a share of the largest value, in full float32"
-    )
-    print("(and, on an accelerator, in the precision that it takes by default)")
+    print("shipped networks in full float32 (on an accelerator also in its default precision):")
+    print("largest difference from what was recorded, as a share of the largest value")
     verdicts = [_examine_weights(folder) for _, folder in sorted(_checked().items())]
     if not verdicts:
         print("  none found. Run this in a clone of the repository, or set PROMPTGEN_WEIGHTS.")

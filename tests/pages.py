@@ -1,9 +1,10 @@
 """What the pages of the documentation say, and whether it holds: commands, Python, quoted messages, links, names.
 
-One rule for README.md and all of docs/. A fenced block is `sh`, `python` or `text`.
+One rule for README.md and all of docs/. A fenced block is `sh`, `console`, `python` or `text`.
 
 - sh: a program that is not ours must be in OUTSIDE and has only its files checked. Ours is asked itself: `main.py`
   without its work directory must miss nothing else, a converter nothing but the file to convert.
+- console: a command after `$`, as in sh, and what it prints, which the tests of that command compare.
 - python: what it imports and uses of the library exists.
 - text: a message that our code prints, word for word, with … where it prints a value.
 - `[`name`](file.py)`: the file defines the name. Other links lead somewhere, and paths in `code` exist.
@@ -86,12 +87,23 @@ def check_block(block: Block) -> None:
     if block.language == "sh":
         for words in commands(block.content):
             check_command(program(words))
+    elif block.language == "console":
+        assert block.content.startswith("$ "), "a console block begins with `$ ` and a command"
+        check_block(Block("sh", "", block.content.splitlines()[0].removeprefix("$ ")))
     elif block.language == "python":
         check_python(block.content)
     elif block.language == "text":
         check_message(" ".join(block.content.split()))
     else:
-        raise AssertionError(f"language {block.language!r}: expected sh, python or text")
+        raise AssertionError(f"language {block.language!r}: expected sh, console, python or text")
+
+
+def printed(page: Path, mode: str) -> list[str]:
+    """The lines that a page shows as the output of `main.py --mode=<mode>`, without those of … alone."""
+    shown = [
+        block.content for block in blocks(page) if block.language == "console" and f"--mode={mode}" in block.content
+    ]
+    return [line for content in shown for line in content.splitlines()[1:] if line.strip() != "…"]
 
 
 def check_command(words: list[str]) -> None:

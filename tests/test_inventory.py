@@ -1,10 +1,12 @@
 """What `--mode=list` and `--mode=doctor` say, of good and of damaged weights; the card of a prompt."""
 
+import re
 import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
+import pages
 import pytest
 from test_sampling import some_prompt
 
@@ -47,6 +49,14 @@ def test_doctor(capsys):
     assert all(f"  {name} " in output for name in shipped)
     assert output.count("  ok") == len(shipped)
     assert f"jax {jax.__version__}" in output
+
+    def without_values(line):
+        return re.sub(r"\d[\w.+-]*", "#", line)
+
+    shown = map(without_values, pages.printed(ROOT / "README.md", "doctor"))
+    machine = ("python", "devices", "accelerator")  # differs between machines
+    missing = set(shown) - set(map(without_values, output.splitlines()))
+    assert all(line.startswith(machine) for line in missing), missing
 
 
 def test_doctor_finds_what_is_wrong(tmp_path, monkeypatch, capsys):
