@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import jax
 import numpy as np
 import pages
@@ -100,6 +101,26 @@ def test_card(tmp_path):
     stacked = some_prompt(pg.Prompt.load(tmp_path / "a"), "outer")
     stacked.save(tmp_path / "c")
     assert "## Flow `grin`" in (tmp_path / "c" / "README.md").read_text()
+
+
+def test_pushed_to_the_hub_and_back(tmp_path, monkeypatch):
+    """What is uploaded is the saved folder, card included; the Hub itself is a folder here."""
+
+    class Hub:
+        def create_repo(self, repo_id, **options):
+            (tmp_path / repo_id).mkdir(parents=True, **{"exist_ok": options["exist_ok"]})
+
+        def upload_folder(self, *, repo_id, folder_path):
+            return shutil.copytree(folder_path, tmp_path / repo_id, dirs_exist_ok=True)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id: str(tmp_path / repo_id))
+    prompt = some_prompt(pg.load_generator("dcgan_digiface"), "pushed")
+    prompt.push_to_hub("somebody/pushed")
+    again = pg.Prompt.from_pretrained("somebody/pushed")
+    assert (tmp_path / "somebody" / "pushed" / "README.md").read_text().count("# pushed") == 1
+    eps = jax.random.normal(jax.random.key(0), (2, 100))
+    np.testing.assert_array_equal(again.latents(eps), prompt.latents(eps))
 
 
 def test_hub_names(tmp_path, monkeypatch):

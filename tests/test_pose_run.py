@@ -157,6 +157,8 @@ def test_sampling_a_conditional_run(finished, tmp_path):
     common = ["--mode=sample", f"--workdir={finished}", "--num_samples=2", "--batch_size=6", "--latents"]
     assert main.main([*common, f"--output={tmp_path / 'grid'}"]) == 0
     assert main.main([*common, f"--output={tmp_path / 'one'}", "--condition=0,20"]) == 0
+    with pytest.warns(UserWarning, match="beyond what pose was trained on: turn -20 to 20 degrees"):
+        main.main([*common, f"--output={tmp_path / 'far'}", "--condition=0,45"])
     files = [sorted(path.name for path in (tmp_path / name).glob("0*.png")) for name in ("grid", "one")]
     assert [len(names) for names in files] == [18, 2]
     sheet = np.asarray(Image.open(tmp_path / "grid" / "grid.png"))
