@@ -29,6 +29,8 @@ BAD = {
     "flag": (Block("sh", "", "pip install x && python main.py --wrkdir=y --workdir=runs/x"), "wrkdir"),
     "mode": (Block("sh", "", "srun -n 2 .venv/bin/python main.py --mode=smaple \\\n  --workdir=runs/x"), "smaple"),
     "sent": (Block("sh", "", 'gcloud ssh x --command="cd x && python main.py --workdir=x --nope"'), "nope"),
+    "console": (Block("console", "", "$ python main.py --nope --workdir=runs/x\nwhat it says"), "nope"),
+    "nothing": (Block("console", "", "what it says"), "no command"),
     "converter": (Block("sh", "", "python convert/nope_to_flax.py a b  # a comment"), "nope_to_flax.py: no such file"),
     "converter flag": (
         Block("sh", "", "python convert/stylegan2_to_flax.py a b --fast"),
