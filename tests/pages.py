@@ -7,7 +7,8 @@ One rule for README.md and all of docs/. A fenced block is `sh`, `console`, `pyt
 - console: a command after `$`, as in sh, and what it prints, which the tests of that command compare.
 - python: what it imports and uses of the library exists.
 - text: a message that our code prints, word for word, with … where it prints a value.
-- `[`name`](file.py)`: the file defines the name. Other links lead somewhere, and paths in `code` exist.
+- `[`name`](file.py)`: the file defines the name. Other links lead somewhere, paths in `code` exist, and tables of flags
+  list those of `main.py`.
 """
 
 from __future__ import annotations
@@ -212,6 +213,7 @@ def check_prose(page: Path) -> None:
         assert not anchor or anchor in anchors(path), f"{page.name}: {target} has no heading #{anchor}"
         if path.suffix == ".py" and re.fullmatch(r"`[\w.]+`", label):
             check_name(".".join([*path.relative_to(ROOT).with_suffix("").parts, label.strip("`")]))
+    check_flags(("main.py",), re.findall(r"^\| `(--\w+)` \|", text, re.MULTILINE))
     for code in re.findall(r"`([^`\n]+)`", text):
         for word in code.split():
             word = word.split("=")[-1].split(":")[0]
