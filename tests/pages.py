@@ -7,7 +7,8 @@ One rule for README.md and all of docs/. A fenced block is `sh`, `console`, `pyt
 - console: a command after `$`, as in sh, and what it prints, which the tests of that command compare.
 - python: what it imports and uses of the library exists.
 - text: a message that our code prints, word for word, with … where it prints a value.
-- `[`name`](file.py)`: the file defines the name. Other links lead somewhere, and paths in `code` exist.
+- `[`name`](file.py)`: the file defines the name. Other links lead somewhere, paths in `code` exist, and tables of flags
+  list those of `main.py`.
 """
 
 from __future__ import annotations
@@ -55,8 +56,15 @@ def blocks(page: Path) -> list[Block]:
     return [Block(*found) for found in BLOCK.findall(page.read_text())]
 
 
+def commands_of(block: Block) -> list[list[str]]:
+    """The commands of a block of the shell, none of another."""
+    if block.language == "console":
+        return commands("\n".join(re.findall(r"^\$ (.*)$", block.content, re.MULTILINE)))
+    return commands(block.content) if block.language == "sh" else []
+
+
 def commands(content: str) -> list[list[str]]:
-    """The words of every command of a shell block, also of those that are sent to other machines by --command."""
+    """The words of every command of a shell script, also of those that are sent to other machines by --command."""
     found = []
     for line in content.replace("\\\n", " ").splitlines():
         words = shlex.shlex(line, posix=True, punctuation_chars="&|;")
@@ -84,12 +92,10 @@ def program(words: list[str]) -> list[str]:
 
 def check_block(block: Block) -> None:
     """Raises AssertionError, naming what is wrong, unless everything in a block exists."""
-    if block.language == "sh":
-        for words in commands(block.content):
+    if block.language in ("sh", "console"):
+        assert commands_of(block), f"no command in {block.content!r}"
+        for words in commands_of(block):
             check_command(program(words))
-    elif block.language == "console":
-        assert block.content.startswith("$ "), "a console block begins with `$ ` and a command"
-        check_block(Block("sh", "", block.content.splitlines()[0].removeprefix("$ ")))
     elif block.language == "python":
         check_python(block.content)
     elif block.language == "text":
@@ -207,6 +213,7 @@ def check_prose(page: Path) -> None:
         assert not anchor or anchor in anchors(path), f"{page.name}: {target} has no heading #{anchor}"
         if path.suffix == ".py" and re.fullmatch(r"`[\w.]+`", label):
             check_name(".".join([*path.relative_to(ROOT).with_suffix("").parts, label.strip("`")]))
+    check_flags(("main.py",), re.findall(r"^\| `(--\w+)` \|", text, re.MULTILINE))
     for code in re.findall(r"`([^`\n]+)`", text):
         for word in code.split():
             word = word.split("=")[-1].split(":")[0]
@@ -232,21 +239,22 @@ def runnable(page: Path) -> list[tuple[list[str], str]]:
 
     Left out are commands on several hosts, other weights, and Python that reads what a converter of the page writes.
     """
-    found, workdirs, converted = [], set(), set()
+    found, made, converted = [], [], set()
     for block in blocks(page):
         if block.language == "python" and not block.title and not needs_weights(block.content):
             if not any(f'"{folder}"' in block.content for folder in converted):
                 found.append(([], block.content))
-        for words in commands(block.content) if block.language == "sh" else []:
+        for words in commands_of(block):
             name, *rest = program(words)
             if name in OUTSIDE or rest[0] != "main.py":
                 converted |= set(rest[2:3]) if rest and rest[0].startswith("convert/") else set()
                 continue
             options = dict(re.findall(r"^--(\w+)=(.*)$", "\n".join(rest), re.MULTILINE))
-            trained = "config" in options and not needs_weights(str(config_of(options["config"])))
-            known = trained or options.get("workdir") in workdirs or "workdir" not in options
-            if known and not {"coordinator", "num_processes"} & options.keys():
-                workdirs |= {options.get("workdir")}
+            trains = "config" in options and not needs_weights(str(config_of(options["config"])))
+            reads = [Path(options[name]) for name in ("workdir", "prompt") if name in options]
+            known = all(any(path.is_relative_to(folder) for folder in made) for path in reads)
+            if (trains or known) and not {"coordinator", "num_processes"} & options.keys():
+                made += reads
                 found.append((words, ""))
     return found
 

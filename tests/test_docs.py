@@ -29,6 +29,8 @@ BAD = {
     "flag": (Block("sh", "", "pip install x && python main.py --wrkdir=y --workdir=runs/x"), "wrkdir"),
     "mode": (Block("sh", "", "srun -n 2 .venv/bin/python main.py --mode=smaple \\\n  --workdir=runs/x"), "smaple"),
     "sent": (Block("sh", "", 'gcloud ssh x --command="cd x && python main.py --workdir=x --nope"'), "nope"),
+    "console": (Block("console", "", "$ python main.py --nope --workdir=runs/x\nwhat it says"), "nope"),
+    "nothing": (Block("console", "", "what it says"), "no command"),
     "converter": (Block("sh", "", "python convert/nope_to_flax.py a b  # a comment"), "nope_to_flax.py: no such file"),
     "converter flag": (
         Block("sh", "", "python convert/stylegan2_to_flax.py a b --fast"),
@@ -71,8 +73,9 @@ def test_what_does_not_exist_is_found(name, monkeypatch, tmp_path):
         ("[`Nope`](promptgen_jax/flow.py)", "has no attribute 'Nope'"),
         ("`configs/nope.py:x`", "configs/nope.py` does not exist"),
         ("`pg.nope`", "has no attribute 'nope'"),
+        ("| `--nope` | what it does |", "--nope: unknown flag"),
     ],
-    ids=["link", "anchor", "name", "path", "attribute"],
+    ids=["link", "anchor", "name", "path", "attribute", "flag"],
 )
 def test_what_prose_names_is_found(text, message, tmp_path):
     (tmp_path / "page.md").write_text(text.replace("](", f"]({pages.ROOT}/"))
@@ -93,6 +96,11 @@ def test_page_runs(name, tmp_path):
     code = "\n".join(code for _, code in blocks)
     if code:
         pages.run_small([], code, tmp_path)
+
+
+def test_readme_links_every_page():
+    readme = (pages.ROOT / "README.md").read_text()
+    assert all(f"]({name})" in readme for name in NAMES[1:])
 
 
 def test_checkpoints():
