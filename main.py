@@ -163,11 +163,11 @@ def _conditions(prompt, angles: list[str]):
         condition = np.radians(np.array(angles, np.float32))
     except ValueError:
         raise ValueError(f"--condition={','.join(angles)}: expected degrees, e.g. 10,-15.") from None
+    if len(condition) and not dim:
+        raise ValueError(f"--condition={','.join(angles)}: this prompt takes no condition. Leave it out.")
     if len(condition) not in (0, dim):
-        raise ValueError(
-            f"--condition={','.join(angles)}: {len(condition)} angles; this prompt takes {dim}"
-            f"{' (' + ', '.join(names) + ')' if names else ''}. Give as many, or none."
-        )
+        expected = f"{dim} angles{' (' + ', '.join(names) + ')' if names else ''}"
+        raise ValueError(f"--condition={','.join(angles)}: {len(condition)} given; expected {expected}, or none.")
     if len(condition) or not dim:
         return condition if dim else None
     if prompt.conditions is None:

@@ -187,7 +187,7 @@ def test_bad_folders(saved, tmp_path):
         (("--prompt={saved}", "--output={tmp}/x", "--num_samples=0"), "num_samples: got 0"),
         (("--prompt={saved}", "--output={tmp}/x", "--num_samples=many"), "num_samples=many"),
         (("--prompt={saved}", "--output={tmp}/x", "--batch_size=-1"), "batch_size: got -1"),
-        (("--prompt={saved}", "--output={tmp}/x", "--condition=3,4"), "2 angles; this prompt takes 0"),
+        (("--prompt={saved}", "--output={tmp}/x", "--condition=3,4"), "this prompt takes no condition"),
         (("--prompt={saved}", "--output={tmp}/x", "--options=psi"), "expected name=value"),
         (("--prompt={saved}", "--output={tmp}/x", "--options=weight=dcgan_digiface"), "'weights'"),
         (("--prompt={saved}", "--output=/proc/x"), "cannot be made"),
