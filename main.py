@@ -11,7 +11,6 @@ Any key can be overridden: `--config.stages.smile.training.num_steps=50`. What e
 from __future__ import annotations
 
 import ast
-import contextlib
 import re
 import shlex
 import sys
@@ -19,7 +18,6 @@ import warnings
 from pathlib import Path
 
 MODES = ("train", "evaluate", "sample", "list", "doctor")
-CACHE = "compilation_cache"
 
 
 def main(argv: list[str]) -> int:
@@ -114,8 +112,7 @@ def run(argv: list[str]) -> int:
     else:
         config = config_flag.value.to_dict()
     command = "python main.py " + " ".join(shlex.quote(arg) for arg in argv)
-    with _compilations_kept(Path(values.workdir)):
-        print(f"report: {runs.train_and_evaluate(config, values.workdir, command=command)}")
+    print(f"report: {runs.train_and_evaluate(config, values.workdir, command=command)}")
     return 0
 
 
@@ -129,18 +126,16 @@ def _sample(values) -> Path:
         prompt = Prompt.from_pretrained(values.prompt, **options)
     else:
         prompt = runs.load_prompt(values.workdir, **options)
-    folder = Path(values.output or Path(values.workdir) / "samples")
-    with _compilations_kept(folder if values.prompt is not None else Path(values.workdir)):
-        return sampling.write_samples(
-            prompt,
-            folder,
-            num_samples=values.num_samples,
-            seed=values.seed,
-            batch_size=values.batch_size,
-            cond=_conditions(prompt, values.condition),
-            latents=values.latents,
-            npz=values.npz,
-        )
+    return sampling.write_samples(
+        prompt,
+        values.output or Path(values.workdir) / "samples",
+        num_samples=values.num_samples,
+        seed=values.seed,
+        batch_size=values.batch_size,
+        cond=_conditions(prompt, values.condition),
+        latents=values.latents,
+        npz=values.npz,
+    )
 
 
 def _option(text: str) -> tuple:
@@ -173,19 +168,6 @@ def _conditions(prompt, angles: list[str]):
     if prompt.conditions is None:
         raise ValueError(f"--condition is missing: this prompt takes {dim} angles in degrees.")
     return prompt.conditions.grid()
-
-
-@contextlib.contextmanager
-def _compilations_kept(folder: Path):
-    """What is compiled is kept in the folder and read from there the next time, unless JAX was told another place."""
-    import jax
-
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", before or str(folder.resolve() / CACHE))
-    try:
-        yield
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def _what_a_config_said(message: str) -> str:

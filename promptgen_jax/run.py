@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promptgen_jax import card, checks, images, parts, report, sampling, sharding, training, weights
+from promptgen_jax import card, checks, compilation, images, parts, report, sampling, sharding, training, weights
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.evaluation.mixture import evaluate_mixtures
 from promptgen_jax.evaluation.stage import evaluate
@@ -57,13 +57,14 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
     _check_mixtures(config)
     workdir = open_workdir(workdir, config)
     made, targets = {GENERATOR: generator}, {}
-    for name in config["order"]:
-        inner = _with_options(made[below[name]], config["stages"][name].get("below") or {})
-        ebm = LatentEBM(generator=inner, controls=controls[name], cond_prior=conditions[name])
-        targets[name], made[name] = train_stage(name, config, ebm, workdir)
-    if sharding.is_first_host():
-        _evaluate_all(config, workdir, command, targets, made, below, controls)
-    sharding.wait_for_hosts("report")
+    with compilation.kept_in(workdir):
+        for name in config["order"]:
+            inner = _with_options(made[below[name]], config["stages"][name].get("below") or {})
+            ebm = LatentEBM(generator=inner, controls=controls[name], cond_prior=conditions[name])
+            targets[name], made[name] = train_stage(name, config, ebm, workdir)
+        if sharding.is_first_host():
+            _evaluate_all(config, workdir, command, targets, made, below, controls)
+        sharding.wait_for_hosts("report")
     return workdir / "report.html"
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from promptgen_jax import checks, images, sharding, weights
+from promptgen_jax import checks, compilation, images, sharding, weights
 from promptgen_jax.types import Array
 
 ABOUT, GRID, IMAGES_NPZ, LATENTS_NPZ = "samples.json", "grid.png", "images.npz", "latents.npz"
@@ -107,7 +107,7 @@ def write_samples(
     say(f"sampling: {len(left)} of {total} images left, {size} at a time on {jax.local_device_count()} device(s)")
     batches = _split(left, size)
     pairs = ((numbers // per_noise, () if cond is None else (cond[numbers % per_noise],)) for numbers in batches)
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, compilation.kept_in(folder):
         progress = _Progress(len(left), say)
         for numbers, made in zip(batches, _draw_ahead(prompt, key, pairs, size), strict=True):
             shown = images.to_uint8(viewed(prompt, made))

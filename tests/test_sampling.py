@@ -147,6 +147,24 @@ def test_files_hold_what_they_say(saved, tmp_path):
     assert np.abs(drawn - pictures).max() <= 1
 
 
+def test_every_folder_keeps_its_own_compilations(saved, tmp_path, request):
+    """Also of several in one process; what is there is not compiled again."""
+    seconds = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    request.addfinalizer(lambda: jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds))
+    prompt = pg.Prompt.from_pretrained(saved)
+    found = []
+    for name in ("a", "b", "a"):
+        jax.clear_caches()
+        for picture in tmp_path.glob(f"{name}/0*.png"):
+            picture.unlink()
+        pg.write_samples(prompt, tmp_path / name, num_samples=2)
+        found.append(sorted(path.name for path in (tmp_path / name / "compilation_cache").iterdir()))
+    assert all(found)
+    assert found[0] == found[2]
+    assert not jax.config.jax_compilation_cache_dir
+
+
 def test_options_of_the_generator(tmp_path):
     """Truncation and noise by name, in memory and from the command line; other options make other images."""
     generator = stylegan2.tiny()
