@@ -32,6 +32,7 @@ def test_render_shows_the_front_lit_from_above(ball):
     assert middle[12:24].mean() > 1.2 * middle[40:52].mean()
 
 
+@pytest.mark.full
 def test_lengths_are_reached(ball):
     """Two lengths between landmarks become what is asked, on meshes that stay near the prior."""
     options = {"pairs": ((0, 9), (17, 26)), "sigma": 0.001}

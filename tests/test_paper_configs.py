@@ -89,12 +89,10 @@ def reduced_weights(tmp_path_factory):
 
 CONFIGS = {f"class:{name}": (stylegan2_class, name) for name in stylegan2_class.EXPERIMENTS}
 CONFIGS |= {f"debias:{name}": (stylegan2_debias, name) for name in stylegan2_debias.EXPERIMENTS}
-QUICK = ("debias:race_2_metfaces",)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.full) for name in CONFIGS]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("name", CONFIGS)
 def test_takes_a_step(name):
     module, arg = CONFIGS[name]
     config = module.get_config(f"{arg}_smoke").to_dict()

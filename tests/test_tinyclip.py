@@ -103,6 +103,7 @@ def test_sure_labels(changed, expected):
     assert tuple(names) == expected
 
 
+@pytest.mark.full
 def test_left_is_the_viewers(faces):
     """The nose of a face that looks left lies on the left of the middle of its cheeks, as seen by the viewer."""
     nose_tip, right_cheek, left_cheek = 1, 234, 454
