@@ -39,6 +39,14 @@ def check_count(where: str, value, *, minimum: int = 1) -> None:
         raise ValueError(f"{where}: got {value!r}; expected an integer of at least {minimum}.")
 
 
+def check_number(where: str, value, low: float, high: float, *, above: bool = False) -> None:
+    """Raises ValueError unless `value` is a number from `low`, or above it, to `high`."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and low <= value <= high) or (above and value == low):
+        expected = f"above {low}, at most {high}" if above else f"from {low} to {high}"
+        raise ValueError(f"{where} is {value!r}; expected a number {expected}.")
+
+
 def check_latents(where: str, z, dim: int) -> None:
     """Raises unless `z` is a floating (B, dim) array; values are checked where they are known (outside jit)."""
     if getattr(z, "ndim", None) != 2 or z.shape[1] != dim:

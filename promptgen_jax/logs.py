@@ -181,6 +181,17 @@ def read_metrics(workdir: str | Path) -> list[dict[str, float]]:
     ]
 
 
+def memory_line(memory) -> str:
+    """What XLA plans for one call on each device, of `compiled.memory_analysis()`, for people.
+
+    Inputs are weights, state and data; the rest is temporary, or output that takes no input's place.
+    """
+    inputs = memory.argument_size_in_bytes
+    rest = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    sizes = [f"{short(size / 2**20)} MiB" for size in (inputs + rest, inputs, rest)]
+    return "a step takes {} a device: {} of weights and state, {} of activations".format(*sizes)
+
+
 def short(value: float) -> str:
     """A number with three significant digits and no exponent in everyday sizes: 4.21, 0.31, 1234, 1.2e-06."""
     if math.isfinite(value) and 1e3 <= abs(value) < 1e6:

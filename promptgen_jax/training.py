@@ -16,7 +16,7 @@ from promptgen_jax.checkpoints import Checkpoints
 from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flow import init_flow
-from promptgen_jax.logs import MetricLogger
+from promptgen_jax.logs import MetricLogger, memory_line
 from promptgen_jax.objectives import OBJECTIVES, ReverseKL
 from promptgen_jax.optimizer import make_optimizer
 from promptgen_jax.prompt import Prompt, map_batches
@@ -281,9 +281,9 @@ def _loop(state, step, ebm, flow, config, mesh, checkpoints, workdir, quiet):
         for number in range(start + 1, config.num_steps + 1):
             if logger and number == start + 1:
                 with logger.compiling("the training step"):
-                    state, metrics = jax.block_until_ready(step(state, ebm, flow))
-            else:
-                state, metrics = step(state, ebm, flow)
+                    memory = step.lower(state, ebm, flow).compile().memory_analysis()
+                logger.announce(memory_line(memory))
+            state, metrics = step(state, ebm, flow)
             due = number == 1 or number == config.num_steps or number % config.log_every == 0
             if due:
                 metrics = {name: float(value) for name, value in metrics.items()}

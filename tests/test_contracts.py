@@ -37,6 +37,10 @@ GENERATORS = {
     "stylenerf": tiny("stylenerf"),
     "synthetic": lambda: parts.load_generator("synthetic", problem="linear"),
 }
+# of random small networks; [0, 1] where the last layer sees to it
+RANGES = {name: (0, 1) for name in ("biggan", "dcgan", "diffae", "nvae")}
+RANGES |= {"stylegan2": (-4, 5), "stylenerf": (-4, 5)}
+RANGES |= {"flame": (-1, 1), "synthetic": (-9, 9), "function": (-6, 6)}  # metres, and coordinates of points
 CONTROLS = {
     "classifier": dict(network="emotion", attribute="emotion", target="happy"),
     "clip": dict(text="a face", num_augmentations=4, chunk=2),
@@ -113,6 +117,19 @@ class TestGenerator:
         assert generator.image_size in (1, images.shape[1])
         np.testing.assert_array_equal(images, draw(generator, KEY, z))
         assert np.ptp(np.asarray(images), axis=0).max() > 1e-3, "all images are alike"
+
+    def test_one_image_without_jit(self, name):
+        generator = GENERATORS[name]()
+        z = generator.prior.sample(KEY, 1)
+        images = generator(KEY, z)
+        compiled = jax.jit(lambda generator, key, z: generator(key, z))(generator, KEY, z)
+        assert images.shape == compiled.shape
+        assert len(images) == 1
+        assert np.all(np.isfinite(images))
+        np.testing.assert_allclose(images, compiled, atol=1e-4 * max(1, np.abs(compiled).max()))
+        low, high = RANGES[name]
+        assert low <= np.min(images)
+        assert np.max(images) <= high
 
     def test_weights_are_leaves(self, name):
         """Other weights, other images, under one compilation: nothing is baked in."""

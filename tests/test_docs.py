@@ -126,6 +126,7 @@ def test_extending(tmp_path, monkeypatch):
 
     exec(network.content, names)
     key, generator = jax.random.key(2), names["generator"]
+    jax.tree.map(np.testing.assert_array_equal, names["model"].weights, names["drawn"])
     assert len(jax.tree.leaves(generator)) > len(jax.tree.leaves(generator.prior))  # weights are leaves
     uncontrolled = generator(key, generator.prior.sample(key, 64))
     energies = [

@@ -4,6 +4,7 @@ import math
 import os
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -45,6 +46,15 @@ def test_console_lines(tmp_path):
     ]
     assert logger.compile_seconds == 40
     assert logger.train_seconds == 50
+
+
+def test_memory_of_a_step_counts_what_is_donated_once():
+    shape = jax.ShapeDtypeStruct((2**20,), jnp.float32)
+    for donated, sizes in (((), ("8", "4")), ((0,), ("4", "0"))):
+        memory = jax.jit(lambda x: x + 1, donate_argnums=donated).lower(shape).compile().memory_analysis()
+        total, rest = sizes
+        wanted = f"a step takes {total} MiB a device: 4 MiB of weights and state, {rest} MiB of activations"
+        assert logs.memory_line(memory) == wanted
 
 
 def test_slow_steps_read_as_seconds_per_step(tmp_path):

@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,7 @@ def finished(tmp_path_factory):
 def test_quickstart_runs_and_reports(finished):
     workdir, output = finished
     assert "compiling" in output
+    assert re.search(r"a step takes \d+ MiB a device: \S+ MiB of weights and state, \S+ MiB of activations", output)
     assert output.strip().endswith("report.html")
     stages = json.loads((workdir / "report.json").read_text())["stages"]
     assert [stage["name"] for stage in stages] == ["smile", "turn"]

@@ -3,6 +3,8 @@
 Golden arrays come from the official PyTorch implementation with seeded weights; in, in2, in3 and in4 are option sets.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,16 +31,21 @@ def weighting(shape):
     return np.float32(np.cos(0.01 * np.arange(np.prod(shape)))).reshape(shape).transpose(0, 2, 3, 1)
 
 
-def make(module, options):
+@functools.cache
+def make(module, temperature=1.0):
     """Logits and mean image with all that lies between, and the gradient of a weighted sum of the image."""
 
-    def forward(tree, eps):
+    def forward(tree, eps, num_truncated=0):
         capture = {"capture_intermediates": True, "mutable": ["intermediates"]}
-        logits, captured = module.apply(tree, eps, **options, **capture)
+        logits, captured = module.apply(tree, eps, temperature=temperature, num_truncated=num_truncated, **capture)
         return logits, models.mean_image(logits), captured["intermediates"]
 
-    def gradient(tree, eps, weights):
-        return jax.grad(lambda eps: jnp.sum(models.mean_image(module.apply(tree, eps, **options)) * weights))(eps)
+    def gradient(tree, eps, weights, num_truncated=0):
+        def total(eps):
+            logits = module.apply(tree, eps, temperature=temperature, num_truncated=num_truncated)
+            return jnp.sum(models.mean_image(logits) * weights)
+
+        return jax.grad(total)(eps)
 
     return jax.jit(forward), jax.jit(gradient)
 
@@ -60,8 +67,8 @@ def test_small_generator_is_pytorchs():
     eps, flat = small_noise()
     noises = [torch.tensor(each, requires_grad=True) for each in eps]
     want = official_nvae.generate(official_nvae.tensors(small_state()), noises, temperature, num_truncated)
-    forward, gradient = make(network.load_module(config), {"temperature": temperature, "num_truncated": num_truncated})
-    logits, _, _ = forward(tree, flat)
+    forward, gradient = make(network.load_module(config), temperature)
+    logits, _, _ = forward(tree, flat, num_truncated)
     np.testing.assert_allclose(nchw(logits), want.detach(), atol=2e-5)
 
     weights, (mean, coefficient) = weighting((2, 3, 16, 16)), torch_mixture(want)
@@ -69,7 +76,8 @@ def test_small_generator_is_pytorchs():
     torch.sum(image * torch.from_numpy(weights.transpose(0, 3, 1, 2).copy())).backward()
     np.testing.assert_allclose(nchw(models.mean_image(logits)), image.detach(), atol=2e-5)
     wanted = np.concatenate([each.grad.flatten(1).numpy() for each in noises], axis=1)
-    np.testing.assert_allclose(gradient(tree, flat, weights), wanted, atol=2e-4 * np.abs(wanted).max())
+    slope = gradient(tree, flat, weights, num_truncated)
+    np.testing.assert_allclose(slope, wanted, atol=2e-4 * np.abs(wanted).max())
     assert np.all((wanted == 0) <= (np.abs(flat) >= 1.25))
 
 
@@ -225,7 +233,7 @@ def test_golden(name):
     weights = weighting((1, 3, size, size))
     noises, second = drawn(manifest, ""), drawn(manifest, "2")
 
-    forward, gradient = make(module, {})
+    forward, gradient = make(module)
     logits, image, captured = forward(tree, flat(noises))
     features = cells(captured, groups)
     compare.values("mid_cells_stats", [stats(each, (0, 1, 2)) for each in features], 2e-5)
@@ -249,18 +257,18 @@ def test_golden(name):
     compare.gradients("grad_z_stats", [stats(each, (0, 1, 2, 3)) for each in slopes], 2e-3)
 
     temperature = float(compare.golden["in2_temperature"][0])
-    _, image, captured = make(module, {"temperature": temperature})[0](tree, flat(second))
+    _, image, captured = make(module, temperature)[0](tree, flat(second))
     compare.values("mid2_cells_stats", [stats(each, (0, 1, 2)) for each in cells(captured, groups)], 2e-5)
     for key, got in pictures("out2_mean", image).items():
         compare.values(key, got, 5e-5)
 
     for prefix, count in (("3", 1), ("4", 3)):  # the rule of the later wrapper
         z = compare.golden[f"in{prefix}_z"]
-        forward, gradient = make(module, {"temperature": 0.8, "num_truncated": count})
+        forward, gradient = make(module, 0.8)
         eps = np.concatenate([z, flat(second[count:])], axis=1)
-        for key, got in pictures(f"out{prefix}_mean", forward(tree, eps)[1]).items():
+        for key, got in pictures(f"out{prefix}_mean", forward(tree, eps, count)[1]).items():
             compare.values(key, got, 5e-5)
-        slope = gradient(tree, eps, weights)[:, : z.shape[1]]
+        slope = gradient(tree, eps, weights, count)[:, : z.shape[1]]
         compare.gradients(f"grad{prefix}_z", slope, 2e-3)
         np.testing.assert_array_equal(slope == 0, np.abs(z) > 1.25)
 
@@ -278,7 +286,7 @@ def test_golden(name):
         for letter, (cell, norm, index) in found.items():
             for kind, ours in (("mean", "mean"), ("var", "variance")):
                 compare.values(f"out_bn_{letter}_running_{kind}", cell[norm][ours][index], 0)
-        image = make(module, {})[0](adjusted, flat(noises))[1]
+        image = make(module)[0](adjusted, flat(noises))[1]
         compare.values("out_bn_mean", nchw(image), 5e-5)
     assert not compare.problems
     assert {key for key in compare.golden if not key.startswith("in")} == compare.checked

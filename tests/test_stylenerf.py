@@ -6,40 +6,23 @@ layout.pkl` has the layout of the released files, with a line that raises where 
 
 import functools
 import pickle
-import tempfile
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden import seeded
-from official import GOLDEN, load_golden, load_json
+from official import load_golden, load_json
 from official_stylegan2 import official_state, write_nvidia, write_rosinality
+from official_stylenerf import SAMPLE, converted, settings_of
 
 from convert import nvidia_pickle, reading, stylegan2_to_flax, stylenerf_to_flax
-from promptgen_jax import catalogue, network, parts, weights
+from promptgen_jax import catalogue, network, parts
 from promptgen_jax.generators import stylenerf
 from promptgen_jax.models import volume
 from promptgen_jax.models.stylegan2 import truncate
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
-SAMPLE = GOLDEN / "stylenerf_tiny" / "official_layout.pkl"
-
-
-def settings_of(name):
-    return seeded.load_manifest(name, GOLDEN)["source"]["generator_kwargs"]
-
-
-@functools.cache
-def converted(name):
-    """Tree and config of the official file with seeded tensors, by way of the command line."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = SAMPLE
-        if name != "stylenerf_tiny":
-            source = write_nvidia(Path(folder) / "official.pkl", official_state(name), _init_kwargs=settings_of(name))
-        assert stylenerf_to_flax.main([str(source), f"{folder}/mine"]) == 0
-        return weights.load_weights(f"{folder}/mine")
 
 
 # --- golden parity ---------------------------------------------------------------------------------------------------

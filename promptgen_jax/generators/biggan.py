@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
-from promptgen_jax import checks, network
-from promptgen_jax import weights as weight_folders
+from promptgen_jax import checks
+from promptgen_jax.frozen import Frozen, load_fields, random_weights
 from promptgen_jax.models import biggan
 from promptgen_jax.types import Array, Prior
 
@@ -19,33 +15,23 @@ EMBEDDING_PRIORS = ("moments", "rms")
 NOISE_BOUND = 2.0
 
 
-@struct.dataclass
-class BigGAN:
+@struct.dataclass(kw_only=True)
+class BigGAN(Frozen):
     """A frozen BigGAN-deep: `x = G(z, y)` of the latent (z, y), y in the space of class embeddings.
 
     z is clamped to ±2 and multiplied by the truncation, as the official code has it: entries outside have no gradient.
     y is used as it is. The embedding of class k is `generator.weights["buffers"]["embeddings"][k]`.
 
     Attributes:
-      weights: parameters and buffers of `module`.
       prior: two blocks, N(0, I) of the noise and N(mu, sigma²) of the class embedding.
       truncation: above 0, at most 1; also chooses the statistics of the batch normalisations.
     """
 
-    weights: Any
-    prior: Prior
-    module: nn.Module = struct.field(pytree_node=False)
-    name: str = struct.field(pytree_node=False)
-    checksum: str = struct.field(pytree_node=False)
-    image_size: int = struct.field(pytree_node=False)
     truncation: float = struct.field(pytree_node=False, default=0.4)
-    license: str = struct.field(pytree_node=False, default="")
 
     def __post_init__(self):
         """Checks the options, also those of `replace`."""
-        value = self.truncation
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-            raise ValueError(f"{self.name}: truncation is {value!r}; expected a number above 0, at most 1.")
+        checks.check_number(f"{self.name}: truncation", self.truncation, 0, 1, above=True)
 
     def __call__(self, key: Array, z: Array) -> Array:
         """Images (B, S, S, 3) in [0, 1] of latents (B, D).
@@ -76,24 +62,12 @@ def build(*, weights: str = "biggan_deep_512", truncation: float = 0.4, embeddin
         "rms", mean zero and one scale, the root mean square of all their entries, as in the official code.
 
     Raises:
-      FileNotFoundError, ValueError: as `network.load_params`; a wrong option.
+      FileNotFoundError, ValueError: as `frozen.load_fields`; a wrong option.
     """
-    config = weight_folders.read_config(weights)
-    if config.get("adapter") != "biggan":
-        raise ValueError(f"{weights}: holds no BigGAN (adapter {config.get('adapter')!r}). Choose another folder.")
     checks.check_known(f"{weights}: embedding_prior", embedding_prior, EMBEDDING_PRIORS)
-    example = jax.ShapeDtypeStruct((1, config["latent_dim"]), jnp.float32)
-    module, tree, config = network.load_params(weights, kind="generator", example=example)
-    return BigGAN(
-        weights=tree,
-        prior=make_prior(tree["buffers"]["embeddings"], embedding_prior),
-        module=module,
-        name=config["name"],
-        checksum=config["sha256"],
-        image_size=config["image_size"],
-        truncation=truncation,
-        license=config["license"],
-    )
+    fields = load_fields(weights, adapter="biggan", title="BigGAN")
+    fields["prior"] = make_prior(fields["weights"]["buffers"]["embeddings"], embedding_prior)
+    return BigGAN(**fields, truncation=truncation)
 
 
 def make_prior(embeddings: Array, kind: str) -> Prior:
@@ -112,11 +86,9 @@ def tiny() -> BigGAN:
     module = biggan.BigGAN(
         channels=(16, 16, 8), upsampling=(True, True), attention_position=1, embedding_dim=4, num_classes=9
     )
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8)))
-    rng = np.random.default_rng(0)
-    tree = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32), shapes)
+    tree = random_weights(module, 8, scale=0.3)
     tree["buffers"] = jax.tree.map_with_path(
         lambda path, leaf: jnp.abs(leaf) + 0.5 if path[-1].key == "variances" else leaf, tree["buffers"]
     )
     prior = make_prior(tree["buffers"]["embeddings"], "moments")
-    return BigGAN(weights=tree, prior=prior, module=module, name="tiny_biggan", checksum="", image_size=16)
+    return BigGAN(weights=tree, prior=prior, module=module, name="tiny_biggan", image_size=16)

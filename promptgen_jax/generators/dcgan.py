@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
-from promptgen_jax import checks, network
-from promptgen_jax import weights as weight_folders
+from promptgen_jax import checks
+from promptgen_jax.frozen import Frozen, load_fields, random_weights
 from promptgen_jax.models import dcgan
 from promptgen_jax.types import Array, Prior
 
 
-@struct.dataclass
-class DCGAN:
+@struct.dataclass(kw_only=True)
+class DCGAN(Frozen):
     """A frozen DCGAN: `x = G(z)`, z standard normal.
 
     Attributes:
-      weights: parameters of `module`.
       prior: N(0, I) on R^D.
     """
-
-    weights: Any
-    prior: Prior
-    module: nn.Module = struct.field(pytree_node=False)
-    name: str = struct.field(pytree_node=False)
-    checksum: str = struct.field(pytree_node=False)
-    image_size: int = struct.field(pytree_node=False)
-    license: str = struct.field(pytree_node=False, default="")
 
     def __call__(self, key: Array, z: Array) -> Array:
         """Images (B, S, S, 3) in [0, 1] of latents (B, D).
@@ -55,27 +40,14 @@ def build(*, weights: str = "dcgan_digiface") -> DCGAN:
       weights: name under ported_weights, or a folder.
 
     Raises:
-      FileNotFoundError, ValueError: as `network.load_params`.
+      FileNotFoundError, ValueError: as `frozen.load_fields`.
     """
-    latent_dim = weight_folders.read_config(weights)["latent_dim"]
-    example = jax.ShapeDtypeStruct((1, latent_dim), jnp.float32)
-    module, tree, config = network.load_params(weights, kind="generator", example=example)
-    return DCGAN(
-        weights=tree,
-        prior=Prior.standard(latent_dim),
-        module=module,
-        name=config["name"],
-        checksum=config["sha256"],
-        image_size=config["image_size"],
-        license=config["license"],
-    )
+    return DCGAN(**load_fields(weights, adapter="dcgan", title="DCGAN"))
 
 
 def tiny() -> DCGAN:
     """A small one with random weights, for tests: 6 latents to 16 x 16 pixels."""
     module = dcgan.DCGAN(features=(8, 8))
     prior = Prior.standard(6)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, prior.dim)))["params"]
-    rng = np.random.default_rng(0)
-    tree = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.2, leaf.shape), jnp.float32), shapes)
-    return DCGAN(weights=tree, prior=prior, module=module, name="tiny_dcgan", checksum="", image_size=16)
+    tree = random_weights(module, prior.dim, scale=0.2)
+    return DCGAN(weights=tree, prior=prior, module=module, name="tiny_dcgan", image_size=16)

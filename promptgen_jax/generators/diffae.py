@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
-from promptgen_jax import checks, network
-from promptgen_jax import weights as weight_folders
+from promptgen_jax import checks
+from promptgen_jax.frozen import Frozen, load_fields, random_weights
 from promptgen_jax.models import diffae, diffusion
 from promptgen_jax.types import Array, Prior
 
 
-@struct.dataclass
-class DiffAE:
+@struct.dataclass(kw_only=True)
+class DiffAE(Frozen):
     """A frozen diffusion autoencoder: `x = G(z)`, z the standard normal noise that its samplers start from.
 
     The gradient goes through all steps of both samplers, each of which is computed again on the way back. PromptGen
     trains with few steps and makes pictures with many: `generator.replace(latent_steps=1000, image_steps=100)`.
 
     Attributes:
-      weights: parameters and buffers of `module`.
       prior: N(0, I), of the latent's noise, or of that and the picture's.
       latent_steps: of the sampler of latents; 1000 divided by a stride and rounded up.
       image_steps: of the sampler of pictures.
     """
 
-    weights: Any
-    prior: Prior
-    module: nn.Module = struct.field(pytree_node=False)
-    name: str = struct.field(pytree_node=False)
-    checksum: str = struct.field(pytree_node=False)
-    image_size: int = struct.field(pytree_node=False)
     latent_steps: int = struct.field(pytree_node=False, default=5)
     image_steps: int = struct.field(pytree_node=False, default=5)
-    license: str = struct.field(pytree_node=False, default="")
 
     def __post_init__(self):
         """Checks the options, also those of `replace`."""
@@ -83,26 +71,11 @@ def build(
       image_steps: of the sampler of pictures.
 
     Raises:
-      FileNotFoundError, ValueError: as `network.load_params`; a wrong option.
+      FileNotFoundError, ValueError: as `frozen.load_fields`; a wrong option.
     """
-    config = weight_folders.read_config(weights)
-    if config.get("adapter") != "diffae":
-        raise ValueError(
-            f"{weights}: holds no diffusion autoencoder (adapter {config.get('adapter')!r}). Choose another folder."
-        )
-    example = jax.ShapeDtypeStruct((1, config["latent_dim"]), jnp.float32)
-    module, tree, config = network.load_params(weights, kind="generator", example=example)
-    return DiffAE(
-        weights=tree,
-        prior=make_prior(module, latent_only),
-        module=module,
-        name=config["name"],
-        checksum=config["sha256"],
-        image_size=config["image_size"],
-        latent_steps=latent_steps,
-        image_steps=image_steps,
-        license=config["license"],
-    )
+    fields = load_fields(weights, adapter="diffae", title="diffusion autoencoder")
+    fields["prior"] = make_prior(fields["module"], latent_only)
+    return DiffAE(**fields, latent_steps=latent_steps, image_steps=image_steps)
 
 
 def make_prior(module: diffae.DiffAE, latent_only: bool) -> Prior:
@@ -114,17 +87,7 @@ def tiny() -> DiffAE:
     """A small one with random weights, for tests: 6 latents to 16 x 16 pixels."""
     sizes = {"base_channels": 32, "style_dim": 6, "latent_layers": 3, "latent_width": 8}
     module = diffae.DiffAE(image_size=16, multipliers=(1,), **sizes)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 6)))
-    rng = np.random.default_rng(0)
-    tree = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.1, leaf.shape), jnp.float32), shapes)
+    tree = random_weights(module, 6, scale=0.1)
     tree["buffers"]["std"] = jnp.ones(6)
-    return DiffAE(
-        weights=tree,
-        prior=make_prior(module, True),
-        module=module,
-        name="tiny_diffae",
-        checksum="",
-        image_size=16,
-        latent_steps=2,
-        image_steps=2,
-    )
+    fields = {"weights": tree, "prior": make_prior(module, True), "module": module, "image_size": 16}
+    return DiffAE(**fields, name="tiny_diffae", latent_steps=2, image_steps=2)

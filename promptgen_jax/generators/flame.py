@@ -7,15 +7,13 @@ rendering.
 
 from __future__ import annotations
 
-from typing import Any
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
 from promptgen_jax import checks, network
+from promptgen_jax.frozen import Frozen
 from promptgen_jax.models import flame
 from promptgen_jax.types import Array, Prior
 
@@ -23,17 +21,11 @@ IDENTITY = flame.COEFFICIENTS["shape"] + flame.COEFFICIENTS["exp"]
 REST = flame.COEFFICIENTS["pose"] + flame.COEFFICIENTS["eyes"]
 
 
-@struct.dataclass
-class FlameMeshes:
+@struct.dataclass(kw_only=True)
+class FlameMeshes(Frozen):
     """`x = G(z)`, z the 100 shape and 50 expression coefficients, standard normal; head, jaw and eyes are at rest."""
 
-    weights: Any
-    prior: Prior
-    module: nn.Module = struct.field(pytree_node=False)
-    name: str = struct.field(pytree_node=False)
-    checksum: str = struct.field(pytree_node=False)
     image_size: int = struct.field(pytree_node=False, default=1)
-    license: str = struct.field(pytree_node=False, default="")
 
     def __call__(self, key: Array, z: Array) -> Array:
         """Vertices and landmarks (B, V + 68, 1, 3), metres, of latents (B, 150). `key` is not used.
@@ -100,4 +92,4 @@ def tiny() -> FlameMeshes:
     }
     tree = jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), tree, dict(shapes))
     prior = Prior.standard(IDENTITY)
-    return FlameMeshes(weights=tree, prior=prior, module=module, name="tiny_flame", checksum="")
+    return FlameMeshes(weights=tree, prior=prior, module=module, name="tiny_flame")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
-from promptgen_jax import checks, network
-from promptgen_jax import weights as weight_folders
+from promptgen_jax import checks
+from promptgen_jax.frozen import Frozen, load_fields, random_weights
 from promptgen_jax.models import nvae
 from promptgen_jax.types import Array, Prior
 
@@ -19,12 +15,11 @@ RULES, OUTPUTS = ("exact", "truncated"), ("mean", "sample")
 UNIFORM = {"minval": 1e-5, "maxval": 1 - 1e-5}
 
 
-@struct.dataclass
-class NVAE:
+@struct.dataclass(kw_only=True)
+class NVAE(Frozen):
     """A frozen NVAE: `x = G(z)`, z the standard normal noise behind the first groups, coarse to fine.
 
     Attributes:
-      weights: parameters and buffers of `module`.
       prior: N(0, I) of the controlled groups.
       temperature: factor of the standard deviation of every group.
       rule: "exact", the official sampler for all groups; or "truncated", for the controlled groups that of the
@@ -32,23 +27,14 @@ class NVAE:
       output: "mean", the official mean of the output mixture; or "sample", a draw from it.
     """
 
-    weights: Any
-    prior: Prior
-    module: nn.Module = struct.field(pytree_node=False)
-    name: str = struct.field(pytree_node=False)
-    checksum: str = struct.field(pytree_node=False)
-    image_size: int = struct.field(pytree_node=False)
     control_groups: int = struct.field(pytree_node=False)
     temperature: float = struct.field(pytree_node=False, default=0.8)
     rule: str = struct.field(pytree_node=False, default="exact")
     output: str = struct.field(pytree_node=False, default="mean")
-    license: str = struct.field(pytree_node=False, default="")
 
     def __post_init__(self):
         """Checks the options, also those of `replace`."""
-        value = self.temperature
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 2:
-            raise ValueError(f"{self.name}: temperature is {value!r}; expected a number above 0, at most 2.")
+        checks.check_number(f"{self.name}: temperature", self.temperature, 0, 2, above=True)
         checks.check_known(f"{self.name}: rule", self.rule, RULES)
         checks.check_known(f"{self.name}: output", self.output, OUTPUTS)
 
@@ -95,30 +81,15 @@ def build(
       output: "mean" or "sample".
 
     Raises:
-      FileNotFoundError, ValueError: as `network.load_params`; a wrong option.
+      FileNotFoundError, ValueError: as `frozen.load_fields`; a wrong option.
     """
-    config = weight_folders.read_config(weights)
-    if config.get("adapter") != "nvae":
-        raise ValueError(f"{weights}: holds no NVAE (adapter {config.get('adapter')!r}). Choose another folder.")
-    example = jax.ShapeDtypeStruct((1, config["latent_dim"]), jnp.float32)
-    module, tree, config = network.load_params(weights, kind="generator", example=example)
-    sizes = module.group_sizes
+    fields = load_fields(weights, adapter="nvae", title="NVAE")
+    sizes = fields["module"].group_sizes
     count = len(sizes) if control_groups == "all" else control_groups
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(sizes):
         raise ValueError(f"{weights}: control_groups is {control_groups!r}; expected 1 to {len(sizes)}, or 'all'.")
-    return NVAE(
-        weights=tree,
-        prior=Prior.standard(sum(sizes[:count])),
-        module=module,
-        name=config["name"],
-        checksum=config["sha256"],
-        image_size=config["image_size"],
-        control_groups=count,
-        temperature=temperature,
-        rule=rule,
-        output=output,
-        license=config["license"],
-    )
+    fields["prior"] = Prior.standard(sum(sizes[:count]))
+    return NVAE(**fields, control_groups=count, temperature=temperature, rule=rule, output=output)
 
 
 def tiny() -> NVAE:
@@ -126,16 +97,7 @@ def tiny() -> NVAE:
     sizes = {"groups": (1, 2), "num_cells": 1, "num_post_cells": 1, "num_mixture": 2}
     module = nvae.NVAE(channels=16, latent_channels=2, base_size=4, **sizes)
     sizes = module.group_sizes
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, sum(sizes))))
-    rng = np.random.default_rng(0)
-    tree = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32), shapes)
+    tree = random_weights(module, sum(sizes), scale=0.3)
     tree["buffers"] = jax.tree.map(lambda leaf: jnp.abs(leaf) + 0.2, tree["buffers"])
-    return NVAE(
-        weights=tree,
-        prior=Prior.standard(sizes[0]),
-        module=module,
-        name="tiny_nvae",
-        checksum="",
-        image_size=16,
-        control_groups=1,
-    )
+    fields = {"weights": tree, "prior": Prior.standard(sizes[0]), "module": module, "image_size": 16}
+    return NVAE(**fields, name="tiny_nvae", control_groups=1)

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from promptgen_jax import checks, network
-from promptgen_jax import weights as weight_folders
+from promptgen_jax import checks
+from promptgen_jax.frozen import Frozen, load_fields, random_weights
 from promptgen_jax.models import stylenerf
 from promptgen_jax.types import Array, Prior
 
 
-@struct.dataclass
-class StyleNeRF:
+@struct.dataclass(kw_only=True)
+class StyleNeRF(Frozen):
     """A frozen StyleNeRF: `x = G(z)`, z standard normal; camera and background are no part of z.
 
     PromptGen trains at psi 1 and makes pictures at 0.7: `generator.replace(truncation_psi=0.7)`.
 
     Attributes:
-      weights: parameters and buffers of `module`.
       prior: N(0, I) on R^D.
       truncation_psi: from 0, the mean latent for every z, to 1, no truncation.
       camera: "random", drawn from the key for every sample; or two angles in radians, around the vertical axis and
@@ -31,24 +27,16 @@ class StyleNeRF:
       block_gradient: no gradient through the volume rendering, as in the official code.
     """
 
-    weights: Any
-    prior: Prior
-    module: nn.Module = struct.field(pytree_node=False)
-    name: str = struct.field(pytree_node=False)
-    checksum: str = struct.field(pytree_node=False)
-    image_size: int = struct.field(pytree_node=False)
     truncation_psi: float = struct.field(pytree_node=False, default=1.0)
     camera: str | tuple[float, float] = struct.field(pytree_node=False, default="random")
     block_gradient: bool = struct.field(pytree_node=False, default=False)
-    license: str = struct.field(pytree_node=False, default="")
 
     def __post_init__(self):
         """Checks the options, also those of `replace`."""
         if isinstance(self.camera, list):  # as configurations are read from files
             object.__setattr__(self, "camera", tuple(self.camera))
-        psi, camera = self.truncation_psi, self.camera
-        if isinstance(psi, bool) or not isinstance(psi, (int, float)) or not 0 <= psi <= 1:
-            raise ValueError(f"{self.name}: truncation_psi is {psi!r}; expected a number from 0 to 1.")
+        checks.check_number(f"{self.name}: truncation_psi", self.truncation_psi, 0, 1)
+        camera = self.camera
         angles = isinstance(camera, tuple) and len(camera) == 2 and all(isinstance(a, (int, float)) for a in camera)
         if camera != "random" and not (angles and np.all(np.isfinite(camera)) and 0 < camera[1] < np.pi):
             raise ValueError(
@@ -97,26 +85,10 @@ def build(
       block_gradient: as in the official code.
 
     Raises:
-      FileNotFoundError, ValueError: as `network.load_params`; a wrong option.
+      FileNotFoundError, ValueError: as `frozen.load_fields`; a wrong option.
     """
-    config = weight_folders.read_config(weights)
-    if config.get("adapter") != "stylenerf":
-        raise ValueError(f"{weights}: holds no StyleNeRF (adapter {config.get('adapter')!r}). Choose another folder.")
-    latent_dim = config["latent_dim"]
-    example = jax.ShapeDtypeStruct((1, latent_dim), jnp.float32)
-    module, tree, config = network.load_params(weights, kind="generator", example=example)
-    return StyleNeRF(
-        weights=tree,
-        prior=Prior.standard(latent_dim),
-        module=module,
-        name=config["name"],
-        checksum=config["sha256"],
-        image_size=config["image_size"],
-        truncation_psi=truncation_psi,
-        camera=camera,
-        block_gradient=block_gradient,
-        license=config["license"],
-    )
+    fields = load_fields(weights, adapter="stylenerf", title="StyleNeRF")
+    return StyleNeRF(**fields, truncation_psi=truncation_psi, camera=camera, block_gradient=block_gradient)
 
 
 def tiny() -> StyleNeRF:
@@ -124,7 +96,5 @@ def tiny() -> StyleNeRF:
     sizes = {"foreground": (8, 2), "background": (4, 1), "background_dim": 2, "feature_dim": 8, "num_frequencies": 3}
     module = stylenerf.StyleNeRF(channels=(8,), style_dim=8, mapping_layers=2, volume_size=4, num_samples=4, **sizes)
     prior = Prior.standard(6)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, prior.dim)))
-    rng = np.random.default_rng(0)
-    tree = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), jnp.float32), shapes)
-    return StyleNeRF(weights=tree, prior=prior, module=module, name="tiny_stylenerf", checksum="", image_size=8)
+    tree = random_weights(module, prior.dim, scale=0.5)
+    return StyleNeRF(weights=tree, prior=prior, module=module, name="tiny_stylenerf", image_size=8)

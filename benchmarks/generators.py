@@ -1,0 +1,139 @@
+"""What each generator costs: parameters, operations and memory of an image and of a training gradient, and seconds.
+
+    python -m benchmarks.generators [dcgan_digiface nvae_ffhq256 ...] [--batch 2] [--repeats 2] [--longest 400]
+
+Networks have their published sizes and random weights. GFLOP are those of matrix products and convolutions, two a
+multiplication with addition, counted in the traced program with every round of its loops; a gradient's include what is
+computed again on the way back. The gradient is that of reverse KL in the paper's flow, with a control that costs
+nothing. Memory is what the compiled program of a whole batch holds beyond its arguments, the weights of the generator
+and of the flow. Seconds, an image, are the best of the repeats, of the processor on CPUs; what takes more than
+`--longest` GFLOP a batch is not run. What was measured, and on which machine: docs/generators.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import jax
+import jax.numpy as jnp
+
+import promptgen_jax as pg
+from benchmarks.augment import best_times
+from benchmarks.depthwise import processor
+from promptgen_jax import network
+from promptgen_jax.generators import biggan, dcgan, diffae, flame, nvae, stylegan2, stylenerf
+from promptgen_jax.objectives import ReverseKL
+from promptgen_jax.types import Prior
+
+STYLEGAN2 = (512, 512, 512, 512, 512, 256, 128, 64, 32)  # rosinality's, at 4, 8, ... pixels
+BIGGAN = (*[2048] * 4, *[1024] * 4, 512, 512, 256, 256, 128, 128, 128)
+DIFFAE = {128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4)}
+
+
+def _biggan(size, blocks):
+    module = biggan.biggan.BigGAN(BIGGAN[: blocks + 1], (False, True) * (blocks // 2), attention_position=8)
+    return biggan.BigGAN, module, (128, 128), size
+
+
+def _nvae(size, channels, groups):
+    module = nvae.nvae.NVAE(groups, channels)
+    return nvae.NVAE, module, (module.group_sizes[0],), size, {"control_groups": 1}
+
+
+# adapter, network, sizes of the prior's blocks, pixels, options of the adapter
+GENERATORS = {
+    "dcgan_digiface": (dcgan.DCGAN, dcgan.dcgan.DCGAN(), (100,), 64),
+    "stylegan2_church": (stylegan2.StyleGAN2, stylegan2.stylegan2.StyleGAN2(STYLEGAN2[:7]), (512,), 256),
+    "stylegan2_ffhq": (stylegan2.StyleGAN2, stylegan2.stylegan2.StyleGAN2(STYLEGAN2), (512,), 1024),
+    "biggan_deep_256": _biggan(256, 12),
+    "biggan_deep_512": _biggan(512, 14),
+    "diffae_ffhq128": (diffae.DiffAE, diffae.diffae.DiffAE(128, DIFFAE[128]), (512,), 128),
+    "diffae_ffhq256": (diffae.DiffAE, diffae.diffae.DiffAE(256, DIFFAE[256]), (512,), 256),
+    "stylenerf_ffhq1024": (
+        stylenerf.StyleNeRF,
+        stylenerf.stylenerf.StyleNeRF((1024, 512, 256, 128, 64)),
+        (512,),
+        1024,
+    ),
+    "nvae_celeba64": _nvae(64, 512, (5, 10, 20)),
+    "nvae_ffhq256": _nvae(256, 960, (4, 4, 4, 8, 16)),
+    "flame": (flame.FlameMeshes, flame.flame.FLAME(), (flame.IDENTITY,), 1),
+}
+
+
+def make(name):
+    """An adapter whose weights are shapes."""
+    adapter, module, blocks, size, *options = GENERATORS[name]
+    dim = flame.IDENTITY + flame.REST if name == "flame" else sum(blocks)
+    dim = sum(module.group_sizes) if adapter is nvae.NVAE else dim
+    weights = network.expected_tree(module, jax.ShapeDtypeStruct((1, dim), jnp.float32))
+    fields = {"weights": weights, "prior": Prior.standard(*blocks), "module": module, "image_size": size}
+    return adapter(**fields, name=name, **(options[0] if options else {}))
+
+
+def gflop(jaxpr):
+    """Of the matrix products and convolutions in a traced program."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        rounds = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda each: hasattr(each, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            total += rounds * gflop(inner) if hasattr(inner, "eqns") else 0
+        size = equation.outvars[0].aval.size if equation.outvars else 0
+        if equation.primitive.name == "dot_general":
+            ((contracted, _), _) = equation.params["dimension_numbers"]
+            total += 2e-9 * size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        elif equation.primitive.name == "conv_general_dilated":
+            kernel, numbers = equation.invars[1].aval, equation.params["dimension_numbers"]
+            sums = kernel.size / kernel.shape[numbers.rhs_spec[0]] / math.prod(equation.params["lhs_dilation"])
+            total += 2e-9 * size * sums
+    return total
+
+
+def measure(name, options):
+    """Prints one row."""
+    generator, key = make(name), jax.random.key(0)
+    control = pg.FunctionControl(lambda images: jnp.mean((images - 0.5) ** 2, axis=(1, 2, 3)))
+    flow, params = pg.init_flow(key, generator.prior, architecture="allinone", num_layers=8, hidden_dim=256)
+    loss = ReverseKL(batch_size=options.batch)
+
+    def image(generator, key, params, flow):
+        del params, flow
+        return generator(key, generator.prior.sample(key, options.batch))
+
+    def gradient(generator, key, params, flow):
+        return jax.grad(lambda params: loss(params, key, pg.LatentEBM(generator, (control,)), flow)[0])(params)
+
+    fill = lambda leaf: (0.05 * jnp.abs(jax.random.normal(key, leaf.shape))).astype(leaf.dtype)  # noqa: E731
+    cells = [f"{sum(leaf.size for leaf in jax.tree.leaves(generator.weights)) / 1e6:8.1f} M"]
+    for function in (image, gradient):
+        arguments = (generator, key, params, flow)
+        traced = jax.jit(function).trace(*arguments)
+        operations = gflop(traced.jaxpr.jaxpr)
+        compiled = traced.lower().compile()
+        seconds = "not run"
+        if operations <= options.longest:
+            filled = generator.replace(weights=jax.tree.map(fill, generator.weights))
+            (best,) = best_times((compiled,), (filled, *arguments[1:]), options.repeats)
+            seconds = f"{best / options.batch:.3f} s"
+        memory = compiled.memory_analysis().temp_size_in_bytes
+        cells.append(f"{operations / options.batch:9.2f} GFLOP {memory / 2**20:7.0f} MiB {seconds:>9s}")
+    print(f"{name:20s}" + "  ".join(cells), flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=[*GENERATORS])
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--longest", type=float, default=400)
+    options = parser.parse_args()
+    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {processor()}, batch {options.batch}")
+    print(f"{'':20s}{'weights':>10s}{'image':>20s}{'':24s}{'gradient':>10s}")
+    for name in options.names:
+        measure(name, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What the adapters of ported generators share: their fields, how a weight folder fills them, small ones for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from promptgen_jax import network
+from promptgen_jax import weights as weight_folders
+from promptgen_jax.types import Prior
+
+
+@struct.dataclass(kw_only=True)
+class Frozen:
+    """The fields of a generator whose weights a converter wrote.
+
+    Attributes:
+      weights: parameters of `module`, or its parameters and buffers.
+      prior: of the latents, in R^D.
+      name, checksum: of the weights.
+      image_size: pixels a side.
+      license: terms of the weights.
+    """
+
+    weights: Any
+    prior: Prior
+    module: nn.Module = struct.field(pytree_node=False)
+    name: str = struct.field(pytree_node=False)
+    image_size: int = struct.field(pytree_node=False)
+    checksum: str = struct.field(pytree_node=False, default="")
+    license: str = struct.field(pytree_node=False, default="")
+
+
+def load_fields(name_or_path: str | Path, *, adapter: str, title: str) -> dict[str, Any]:
+    """All fields of `Frozen` from a weight folder, with N(0, I) on its `latent_dim` numbers as the prior.
+
+    Args:
+      name_or_path: name under ported_weights, or a folder.
+      adapter: which one the folder must be for.
+      title: what it holds, for the message if it is another's.
+
+    Raises:
+      FileNotFoundError, ValueError: as `network.load_params`; a folder of another adapter.
+    """
+    config = weight_folders.read_config(name_or_path)
+    if config.get("adapter") != adapter:
+        raise ValueError(
+            f"{name_or_path}: holds no {title} (adapter {config.get('adapter')!r}). Choose another folder."
+        )
+    example = jax.ShapeDtypeStruct((1, config["latent_dim"]), jnp.float32)
+    module, tree, config = network.load_params(name_or_path, kind="generator", example=example)
+    return {
+        "weights": tree,
+        "prior": Prior.standard(config["latent_dim"]),
+        "module": module,
+        "name": config["name"],
+        "image_size": config["image_size"],
+        "checksum": config["sha256"],
+        "license": config["license"],
+    }
+
+
+def random_weights(module: nn.Module, latent_dim: int, *, scale: float) -> dict:
+    """What a weight folder of the module would hold, every entry drawn from N(0, scale²): small ones for tests."""
+    shapes = network.expected_tree(module, jax.ShapeDtypeStruct((1, latent_dim), jnp.float32))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, scale, leaf.shape), jnp.float32), shapes)

@@ -1,0 +1,70 @@
+"""Every large generator from the command line: two steps of its experiment, resumed, with the memory of a step said.
+
+The generators are converted from official files of seeded tensors and have published sizes; CLIP is a small one.
+"""
+
+import json
+import re
+import shutil
+import sys
+
+import numpy as np
+import official_biggan
+import official_clip
+import official_diffae
+import official_nvae
+import official_stylenerf
+import pytest
+
+import main
+from promptgen_jax import weights
+
+pytestmark = official_clip.ALLOWED
+FLOW = {"num_layers": 2, "hidden_dim": 16}
+EXPERIMENTS = {
+    "biggan_deep_256": (official_biggan, "configs/biggan_text.py:robot_smoke"),
+    "diffae_ffhq128": (official_diffae, "configs/diffae_text.py:baby_smoke"),
+    "nvae_celeba64": (official_nvae, "configs/nvae_text.py:baby_smoke"),
+    "stylenerf_ffhq256": (official_stylenerf, "configs/stylenerf_text.py:baby_smoke"),
+}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A folder of a small CLIP."""
+    folder = tmp_path_factory.mktemp("clip")
+    source = official_clip.write_archive(folder / "small.pt", official_clip.small_state())
+    return official_clip.convert(source, folder / "clip_small")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_trains_and_resumes(name, clip, tmp_path, monkeypatch, capsys):
+    """Two steps; and again from the checkpoint of the first, with the same flow."""
+    official, config = EXPERIMENTS[name]
+    weights.save_weights(tmp_path / name, *official.converted(name))
+    monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path))
+    run, flow = tmp_path / "run", {f"stages.text.flow.{option}": value for option, value in FLOW.items()}
+    control = {"stages.text.controls.text.network": clip, "stages.text.controls.text.text": "a robot"}
+    overrides = {"generator.name": name, **control, **flow}
+    arguments = [f"--config={config}", f"--workdir={run}", *(f"--config.{k}={v}" for k, v in overrides.items())]
+    monkeypatch.setattr(sys, "argv", ["main.py", *arguments])  # config_flags looks for overrides there
+
+    def train():
+        assert main.main(arguments) == 0
+        return capsys.readouterr().out
+
+    output = train()
+    sizes = re.search(r"a step takes (\S+) MiB a device: (\S+) MiB of weights and state, (\S+) MiB of a", output)
+    assert all(float(size) > 0 for size in sizes.groups())
+    metrics = [json.loads(line) for line in (run / "text" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == [1, 2]
+    assert all(np.isfinite(list(row.values())).all() for row in metrics)
+    flows = sorted((run / "text" / "prompt").glob("flow_*/weights.safetensors"))
+    trained = [path.read_bytes() for path in flows]
+    assert trained
+
+    shutil.rmtree(run / "text" / "prompt")
+    shutil.rmtree(run / "text" / "checkpoints" / "2")
+    assert "resumed at step 1 of 2" in train()
+    assert [path.read_bytes() for path in flows] == trained
