@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -103,6 +104,15 @@ def test_is_fit_for_colab(path):
     assert path.stat().st_size < MAX_BYTES
     shown = str(outputs(notebook))
     assert not [folder for folder in (str(ROOT), f"{Path.home()}/") if folder in shown]
+
+
+def test_asks_for_the_address_where_there_is_no_clone(tmp_path):
+    """As in Colab, where a notebook is opened without its repository."""
+    notebook = read(NOTEBOOKS[0])
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"][:1]
+    resources = {"metadata": {"path": str(tmp_path)}}
+    with pytest.raises(CellExecutionError, match="Write the address of the repository"):
+        NotebookClient(notebook, timeout=60, kernel_name="python3", resources=resources).execute()
 
 
 def test_begin_alike_and_are_listed():
