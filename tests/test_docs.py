@@ -11,7 +11,7 @@ import pytest
 from pages import Block
 
 import promptgen_jax as pg
-from promptgen_jax import catalogue, controls
+from promptgen_jax import catalogue, controls, parts
 
 DOCS = pages.ROOT / "docs"
 NAMES = [str(page.relative_to(pages.ROOT)) for page in pages.PAGES]
@@ -112,6 +112,16 @@ def test_checkpoints():
     known = {*catalogue.CHECKPOINTS, *(path.name for path in (pages.ROOT / "ported_weights").iterdir())}
     named = re.findall(r"ported_weights/(\w+)", page) + re.findall(r"\| `(\w+)` \|", page)
     assert not set(named) - known
+
+
+def test_generators():
+    """The page has every adapter, and every generator of the catalogue with its terms."""
+    page = " ".join((DOCS / "generators.md").read_text().split()).replace("Landscape: ", "")
+    for name, checkpoint in catalogue.CHECKPOINTS.items():
+        if checkpoint.kind in ("generator", "mesh"):
+            assert f"`{name}`" in page
+            assert checkpoint.license in page
+    assert all(page.count(f"| `{name}` |") >= 2 for name in parts.available("generators") if name != "function")
 
 
 def test_extending(tmp_path, monkeypatch):
