@@ -16,6 +16,13 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="slow full-size check, run with --full"))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_are_dropped():
+    """Those of a module, when it is done: together they take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def highest_precision():
     """Full float32 in matrix products, also on accelerators."""
