@@ -13,7 +13,6 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 USED = ("promptgen_jax", "configs", "convert")  # what a notebook needs of the repository, beside weights
 INSTALLS = re.compile(r"^\s*[%!].*?\bpip3?\s+install\b(.*)$", re.MULTILINE)
 MAX_BYTES = 600_000
-QUICK = "quickstart"  # the others join the full-size run
 
 
 def read(path):
@@ -61,10 +60,8 @@ def execute(tmp_path, cache, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=[] if path.stem == QUICK else pytest.mark.full, id=path.stem) for path in NOTEBOOKS],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_from_top_to_bottom(path, execute):
     """A cell that fails raises; pictures are shown."""
     notebook = execute(read(path))
