@@ -200,29 +200,49 @@ class Prompt:
         path = Path(folder) / PROMPT
         if not path.is_file():
             raise FileNotFoundError(f"{folder}: holds no {PROMPT}. Pass the folder that Prompt.save wrote.")
-        try:
-            about = json.loads(path.read_text())
-            version, wanted, names = about["format_version"], about["generator"], about["flows"]
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"{path}: damaged ({error}). Save the prompt again.") from None
-        if version != weights.FORMAT_VERSION:
-            raise ValueError(f"{path}: format_version {version}; this release reads {weights.FORMAT_VERSION}.")
-        if generator is None and wanted["name"] not in parts.known_generators():
-            raise ValueError(f"{path}: its generator {wanted['name']} is no installed weight folder. Pass generator=.")
-        result = parts.load_generator(wanted["name"], **options) if generator is None else generator
-        if result.checksum != wanted["checksum"]:
+        name, checksum, saved = _read_about(path)
+        if generator is None and name not in parts.known_generators():
+            raise ValueError(f"{path}: its generator {name} is no installed weight folder. Pass generator=.")
+        result = parts.load_generator(name, **options) if generator is None else generator
+        if result.checksum != checksum:
             raise ValueError(
-                f"{path}: trained on generator {wanted['name']} with sha256 {wanted['checksum'][:12]}…, found "
-                f"{result.name} with {result.checksum[:12]}…. Use the same weights."
+                f"{path}: trained on generator {name} with sha256 {checksum[:12]}…, found {result.name} with "
+                f"{result.checksum[:12]}…. Use the same weights."
             )
+        for index, fields in enumerate(saved):
+            flow, params = flows.load_flow(Path(folder) / f"flow_{index}")
+            result = cls(generator=result, flow=flow, params=params, **fields)
+        return result
+
+
+def _read_about(path: Path) -> tuple[str, str, list[dict]]:
+    """Name and checksum of the generator, and name, conditions and notes of every flow, of a prompt.json.
+
+    Raises:
+      ValueError: damaged, or of another format version.
+    """
+    try:
+        about = json.loads(path.read_text())
+        version = about["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({error!r}). Save the prompt again.") from None
+    if version != weights.FORMAT_VERSION:
+        raise ValueError(f"{path}: format_version {version}; this release reads {weights.FORMAT_VERSION}.")
+    try:
+        name, checksum, names = about["generator"]["name"], about["generator"]["checksum"], about["flows"]
         nothing = [None] * len(names)
         details = zip(names, about.get("conditions", nothing), about.get("notes", nothing), strict=True)
-        for index, (name, ranges, notes) in enumerate(details):
-            flow, params = flows.load_flow(Path(folder) / f"flow_{index}")
-            conditions = Conditions.of_angles(ranges) if ranges else None
-            notes = tuple(map(tuple, notes or ()))
-            result = cls(generator=result, flow=flow, params=params, conditions=conditions, name=name, notes=notes)
-        return result
+        saved = [
+            {
+                "name": flow,
+                "conditions": Conditions.of_angles(ranges) if ranges else None,
+                "notes": tuple(map(tuple, notes or ())),
+            }
+            for flow, ranges, notes in details
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({error!r}). Save the prompt again.") from None
+    return name, checksum, saved
 
 
 def _ranges(conditions: Conditions | None) -> dict | None:

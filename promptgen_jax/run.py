@@ -72,10 +72,11 @@ def _evaluate_all(
     config: dict, workdir: Path, command: str, targets: dict, made: dict, below: dict, controls: dict
 ) -> None:
     """Measures every stage and writes report.json and report.html."""
-    stages, earlier = [], {GENERATOR: ()}
+    stages, notes, earlier = [], {}, {GENERATOR: ()}
     for name in config["order"]:
         stages.append(evaluate_stage(name, config, targets[name], made[name], earlier[below[name]], workdir))
-        made[name].with_note(*card.effect_note(stages[-1])).save(workdir / name / "prompt")
+        notes[name] = card.effect_note(stages[-1])
+        _noted(made[name], notes).save(workdir / name / "prompt")
         earlier[name] = (*earlier[below[name]], *controls[name])
     if config.get("mixtures"):
         stages.append(mixtures_stage(config, made))
@@ -91,6 +92,13 @@ def _evaluate_all(
     }
     weights.write_json(workdir / "report.json", about)
     report.write_report(workdir)
+
+
+def _noted(prompt: Prompt, notes: dict) -> Prompt:
+    """A prompt and those below it, each with the note on its stage."""
+    if isinstance(prompt.generator, Prompt):
+        prompt = prompt.replace(generator=_noted(prompt.generator, notes))
+    return prompt.with_note(*notes[prompt.name])
 
 
 def _stage_below(name: str, config: dict) -> str:

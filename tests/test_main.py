@@ -61,6 +61,11 @@ def test_quickstart_runs_and_reports(finished):
     stages = json.loads((workdir / "report.json").read_text())["stages"]
     assert [stage["name"] for stage in stages] == ["smile", "turn"]
     assert {"ess", "log_z", "kl", "loss_optimum"} <= stages[0]["exactness"].keys()
+    card = (workdir / "turn" / "prompt" / "README.md").read_text()
+    assert card.count("### Measured effect") == card.count("### Training") == 2
+    assert "| share of happy, by emotion (independent judge, 64 samples) |" in card
+    assert "- mean yaw, target 25:" in card
+    assert card.count("Certificate: of 64 samples") == 2
     assert stages[1]["statistics"][0]["target"] == 25
     page = (workdir / "report.html").read_text()
     assert page.count("data:image/png;base64") >= 2

@@ -202,6 +202,7 @@ def test_bad_folders(saved, tmp_path):
         (("--prompt={tmp}/no", "--output={tmp}/x"), "no such folder"),
         (("--prompt={tmp}/other_version", "--output={tmp}/x"), "format_version 7; this release reads 1"),
         (("--prompt={tmp}/other_generator", "--output={tmp}/x"), "sha256 000000000000…"),
+        (("--prompt={tmp}/damaged", "--output={tmp}/x"), "damaged (KeyError('checksum')). Save the prompt again."),
         (("--prompt={saved}", "--output={tmp}/x", "--num_samples=0"), "num_samples: got 0"),
         (("--prompt={saved}", "--output={tmp}/x", "--num_samples=many"), "num_samples=many"),
         (("--prompt={saved}", "--output={tmp}/x", "--batch_size=-1"), "batch_size: got -1"),
@@ -211,12 +212,16 @@ def test_bad_folders(saved, tmp_path):
         (("--prompt={saved}", "--output=/proc/x"), "cannot be made"),
         (("--workdir={tmp}/x",), "Train first"),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_bad_input(arguments, match, saved, tmp_path, capsys):
     about = json.loads((saved / "prompt.json").read_text())
-    wrong = {"format_version": 7}, {"generator": {"name": "dcgan_digiface", "checksum": 64 * "0"}}
-    for name, change in zip(("other_version", "other_generator"), wrong, strict=True):
+    wrong = {
+        "other_version": {"format_version": 7},
+        "other_generator": {"generator": {"name": "dcgan_digiface", "checksum": 64 * "0"}},
+        "damaged": {"generator": {"name": "dcgan_digiface"}},
+    }
+    for name, change in wrong.items():
         shutil.copytree(saved, tmp_path / name)
         (tmp_path / name / "prompt.json").write_text(json.dumps(about | change))
     assert main.main(["--mode=sample", *(each.format(tmp=tmp_path, saved=saved) for each in arguments)]) == 2
