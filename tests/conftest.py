@@ -1,7 +1,11 @@
 """Options and settings that all tests share."""
 
+import sys
+
 import jax
 import pytest
+
+LARGE = ("test_biggan", "test_diffae", "test_nvae", "test_stylegan2", "test_stylenerf")  # gigabytes: never two at once
 
 
 def pytest_addoption(parser):
@@ -9,6 +13,9 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    for item in items:  # for --dist loadgroup
+        file = item.path.stem
+        item.add_marker(pytest.mark.xdist_group("large" if file in LARGE else file))
     if config.getoption("--full"):
         return
     for item in items:
@@ -17,10 +24,14 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compiled_programs_are_dropped():
-    """Those of a module, when it is done: together they take gigabytes."""
+def memory_is_given_back():
+    """What a module compiled and loaded, when it is done: together they take gigabytes."""
     yield
     jax.clear_caches()
+    for name, module in list(sys.modules.items()):
+        for function in vars(module).values() if name.startswith(("official_", "test_")) else ():
+            if hasattr(function, "cache_clear"):
+                function.cache_clear()
 
 
 @pytest.fixture(autouse=True)
