@@ -25,8 +25,9 @@ def card(prompt) -> str:
         "base_model": generator.name,
         "tags": ["promptgen", "generative-visual-prompt", "jax", "flax"],
     }
-    lines = ["---", *(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in front.items()), "---"]
-    lines += [
+    matter = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in front.items()]
+    lines = [
+        "\n".join(["---", *matter, "---"]),
         f"# {prompt.name}",
         f"An invertible flow on the latents of the generator `{generator.name}`, made with promptgen_jax. Flow and "
         "generator together sample from a controlled distribution, without any control model:",
@@ -42,7 +43,7 @@ def card(prompt) -> str:
             lines.append(f"## Flow `{each.name}`")
         lines += [f"{'###' if len(stack) > 1 else '##'} {title}\n\n{text}" for title, text in each.notes]
     lines += ["## Limits", LIMITS]
-    return "\n\n".join(lines).replace("---\n\n", "---\n", 1) + "\n"
+    return "\n\n".join(lines) + "\n"
 
 
 def training_note(ebm, settings: dict, flow: dict) -> tuple[str, str]:
@@ -85,7 +86,9 @@ def _share_rows(shares: list[dict]) -> list[str]:
 
 def _statistic_rows(statistics: list[dict]) -> list[str]:
     return [
-        f"| mean {row['name']}, {row['unit']} | {_mean(row['before'])} | {_mean(row['after'])} |" for row in statistics
+        f"| {', '.join(filter(None, ('mean ' + row['name'], row['unit'])))} "
+        f"| {_mean(row['before'])} | {_mean(row['after'])} |"
+        for row in statistics
     ]
 
 

@@ -94,7 +94,8 @@ def test_card(tmp_path):
     prompt.with_note("Measured effect", "A little.").save(tmp_path / "a")
     text = (tmp_path / "a" / "README.md").read_text()
     facts = ("# grin", "DigiFace-1M", "| ClassifierControl |", "faceapi_expression, MIT", "num_steps 1", "A little.")
-    for fact in (*facts, 'library_name: "promptgen_jax"', generator.checksum):
+    assert text.startswith('---\nlibrary_name: "promptgen_jax"\nlicense: "other"\n')
+    for fact in (*facts, generator.checksum):
         assert fact in text
     pg.Prompt.from_pretrained(tmp_path / "a").save(tmp_path / "b")
     assert (tmp_path / "b" / "README.md").read_text() == text

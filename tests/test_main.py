@@ -65,6 +65,7 @@ def test_quickstart_runs_and_reports(finished):
     assert card.count("### Measured effect") == card.count("### Training") == 2
     assert "| share of happy, by emotion (independent judge, 64 samples) |" in card
     assert "- mean yaw, target 25:" in card
+    assert "| mean energy of turn | " in card
     assert card.count("Certificate: of 64 samples") == 2
     assert stages[1]["statistics"][0]["target"] == 25
     page = (workdir / "report.html").read_text()
