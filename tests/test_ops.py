@@ -1,7 +1,8 @@
-"""Resizing, depthwise convolution and pooling against pixel by pixel rules and against XLA's own."""
+"""Resizing, convolution and pooling against pixel by pixel rules and against XLA's own."""
 
 import functools
 import itertools
+import re
 
 import flax.linen as nn
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from promptgen_jax.ops import depthwise, resample
+from promptgen_jax.ops import convolution, depthwise, resample
 
 
 def brute_force_resize(images, size):
@@ -106,3 +107,44 @@ def test_max_pool_matches_lax(height, width, padding, window):
 def test_max_pool_gives_ties_once():
     gradient = jax.grad(lambda images: jnp.sum(depthwise.max_pool(images, window=3)))(jnp.ones((1, 6, 6, 1)))
     assert float(jnp.sum(gradient)) == 9
+
+
+CONVOLUTIONS = {  # kernel, stride, padding, dilation
+    "3x3": (3, 1, ((1, 1), (1, 1)), 1),
+    "1x1": (1, 1, ((0, 0), (0, 0)), 1),
+    "stride": (7, 2, ((3, 3), (3, 3)), 1),
+    "uneven_padding": (3, 2, ((0, 1), (1, 0)), 1),
+    "dilation": (3, 1, ((2, 2), (2, 2)), 2),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize(("height", "width"), [(9, 8), (7, 10)])
+def test_convolution_matches_lax(name, height, width):
+    size, stride, padding, dilation = CONVOLUTIONS[name]
+    images = jax.random.normal(jax.random.key(0), (2, height, width, 4))
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 4, 5))
+
+    def reference(images, kernel):
+        options = {"lhs_dilation": (dilation, dilation), "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+        return lax.conv_general_dilated(images, kernel, (stride, stride), padding, **options)
+
+    ours = functools.partial(convolution.convolve, stride=stride, padding=padding, dilation=dilation)
+    # sums of up to 196 products of order 1
+    assert_same_values_and_gradients(ours, reference, (images, kernel), atol=1e-4)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends take kernels in any order")
+@pytest.mark.parametrize("name", sorted(CONVOLUTIONS.keys() - {"1x1"}))  # which XLA makes a matrix product
+def test_convolution_keeps_its_order_in_loops(name):
+    """XLA's fast convolution takes kernels as HWIO, into which XLA itself brings them outside of loops only."""
+    size, stride, padding, dilation = CONVOLUTIONS[name]
+
+    def total(images, kernel):
+        return jnp.sum(convolution.convolve(images, kernel, stride=stride, padding=padding, dilation=dilation) ** 2)
+
+    def descend(images, kernel):
+        return lax.scan(lambda x, _: (x - jax.grad(total)(x, kernel), None), images, length=3)[0]
+
+    text = jax.jit(descend).lower(jnp.ones((1, 32, 32, 4)), jnp.ones((size, size, 4, 5))).compile().as_text()
+    assert set(re.findall(r"dim_labels=(\w+)", text)) == {"b01f_01io"}

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from promptgen_jax.models.layers import conv
+from promptgen_jax.models.layers import Conv
 
 EPSILON = 1e-4
 
@@ -58,7 +58,7 @@ class BigGAN(nn.Module):
             block = nn.remat(Block)(features, upsample, self.num_statistics, row, name=f"block_{index}")
             x = block(x, cond)
         x = nn.relu(BatchNorm(self.num_statistics, row, name="norm")(x))
-        return (jnp.tanh(conv(3, 3, name="to_rgb")(x)) + 1) / 2
+        return (jnp.tanh(Conv(3, 3, name="to_rgb")(x)) + 1) / 2
 
 
 def statistics_row(truncation: float, num_statistics: int) -> tuple[int, float]:
@@ -118,7 +118,7 @@ class Block(nn.Module):
             x = nn.relu(BatchNorm(self.num_statistics, self.row, name=f"norm{index}")(x, cond))
             if self.upsample and index == 1:
                 x, shortcut = _double(x), _double(shortcut)
-            x = conv(features, size, name=f"conv{index}")(x)
+            x = Conv(features, size, name=f"conv{index}")(x)
         return x + shortcut
 
 
@@ -129,14 +129,14 @@ class SelfAttention(nn.Module):
     def __call__(self, x):
         """Keeps the shape (B, H, W, C)."""
         batch, height, width, channels = x.shape
-        query = conv(channels // 8, 1, use_bias=False, name="query")(x)
-        key = _pool(conv(channels // 8, 1, use_bias=False, name="key")(x))
-        value = _pool(conv(channels // 2, 1, use_bias=False, name="value")(x))
+        query = Conv(channels // 8, 1, use_bias=False, name="query")(x)
+        key = _pool(Conv(channels // 8, 1, use_bias=False, name="key")(x))
+        value = _pool(Conv(channels // 2, 1, use_bias=False, name="value")(x))
         query, key, value = (each.reshape(batch, -1, each.shape[-1]) for each in (query, key, value))
         attention = nn.softmax(jnp.einsum("bqc,bkc->bqk", query, key), axis=-1)
         attended = (attention @ value).reshape(batch, height, width, -1)
         weight = self.param("weight", nn.initializers.zeros, ())
-        return x + weight * conv(channels, 1, use_bias=False, name="output")(attended)
+        return x + weight * Conv(channels, 1, use_bias=False, name="output")(attended)
 
 
 def _double(x):

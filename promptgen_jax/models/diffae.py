@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from promptgen_jax.models import diffusion
-from promptgen_jax.models.layers import conv
+from promptgen_jax.models.layers import Conv
 
 LATENT_TIME_DIM = 64
 
@@ -130,7 +130,7 @@ class UNet(nn.Module):
                 x = Attention(name=f"{name}_attention")(x)
             return x
 
-        x = conv(self.base_channels, 3, name="down_0")(x)
+        x = Conv(self.base_channels, 3, name="down_0")(x)
         seen = [x]
         for level in range(last + 1):
             for _ in range(2):
@@ -147,7 +147,7 @@ class UNet(nn.Module):
             x = block(jnp.concatenate([x, seen.pop()], axis=-1), level, f"up_{index}")
             if index % 3 == 2 and level:
                 x = block(x, level, f"up_{index}_double", "up")
-        return conv(3, 3, name="output")(nn.silu(_norm("norm")(x)))
+        return Conv(3, 3, name="output")(nn.silu(_norm("norm")(x)))
 
 
 class TimeEmbedding(nn.Module):
@@ -176,13 +176,13 @@ class ResBlock(nn.Module):
         if self.resample:
             change = _halve if self.resample == "down" else _double
             h, x = change(h), change(x)
-        h = conv(self.features, 3, name="conv_0")(h)
+        h = Conv(self.features, 3, name="conv_0")(h)
         level = nn.Dense(2 * self.features, name="level")(nn.silu(embedding))
         scale, shift = jnp.split(level[:, None, None], 2, axis=-1)
         gain = nn.Dense(self.features, name="style")(nn.silu(style))[:, None, None]
         h = (_norm("norm_1")(h) * (1 + scale) + shift) * (1 + gain)
-        h = conv(self.features, 3, name="conv_1")(nn.silu(h))
-        return h + (x if x.shape[-1] == self.features else conv(self.features, 1, name="shortcut")(x))
+        h = Conv(self.features, 3, name="conv_1")(nn.silu(h))
+        return h + (x if x.shape[-1] == self.features else Conv(self.features, 1, name="shortcut")(x))
 
 
 class Attention(nn.Module):

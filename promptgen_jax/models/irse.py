@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promptgen_jax.models.layers import PReLU, ScaleShift, conv
+from promptgen_jax.models.layers import Conv, PReLU, ScaleShift
 from promptgen_jax.ops.resample import resize_average
 
 # (width, units) of the four stages; the first unit of each halves the resolution
@@ -34,7 +34,7 @@ class IRSE50(nn.Module):
         """{"embedding": (B, 512)} of length 1, for images (B, H, W, 3) in [0, 1]; compare by dot product."""
         x = crop_face(images)
         x = 2 * x - 1 if self.symmetric else x
-        x = PReLU(name="stem_activation")(conv(STAGES[0][0], 3, name="stem")(x))
+        x = PReLU(name="stem_activation")(Conv(STAGES[0][0], 3, name="stem")(x))
         for stage, (features, num_units) in enumerate(STAGES, start=1):
             for index in range(num_units):
                 x = Unit(features, 2 if index == 0 else 1, name=f"stage{stage}_unit{index}")(x)
@@ -53,15 +53,15 @@ class Unit(nn.Module):
         """Maps (B, H, W, C) to (B, H / stride, W / stride, features)."""
         # zeros are padded to what is normalised already, so this one cannot be folded into the convolution
         main = ScaleShift(name="norm")(x)
-        main = PReLU(name="activation")(conv(self.features, 3, use_bias=False, name="conv1")(main))
-        main = conv(self.features, 3, self.stride, name="conv2")(main)
+        main = PReLU(name="activation")(Conv(self.features, 3, use_bias=False, name="conv1")(main))
+        main = Conv(self.features, 3, self.stride, name="conv2")(main)
         gate = jnp.mean(main, axis=(1, 2), keepdims=True)
         gate = nn.relu(nn.Dense(self.features // REDUCTION, use_bias=False, name="squeeze")(gate))
         gate = nn.sigmoid(nn.Dense(self.features, use_bias=False, name="excite")(gate))
         if x.shape[-1] == self.features:
             shortcut = x[:, :: self.stride, :: self.stride]
         else:
-            shortcut = conv(self.features, 1, self.stride, name="shortcut")(x)
+            shortcut = Conv(self.features, 1, self.stride, name="shortcut")(x)
         return main * gate + shortcut
 
 

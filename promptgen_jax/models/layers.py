@@ -1,6 +1,6 @@
 """Layers that several ported networks share. Kernels are HWIO, images NHWC.
 
-Padding is TensorFlow's SAME in networks made with it, and that of `conv` in those made with PyTorch.
+Padding is TensorFlow's SAME in networks made with it, and that of `Conv` in those made with PyTorch.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
+from promptgen_jax.ops.convolution import convolve
 from promptgen_jax.ops.depthwise import depthwise_conv
 
 
@@ -36,9 +37,21 @@ class SeparableConv(nn.Module):
         return nn.Conv(self.features, (1, 1), name="pointwise")(x)
 
 
-def conv(features: int, size: int, stride: int = 1, *, use_bias: bool = True, name: str) -> nn.Conv:
+class Conv(nn.Module):
     """Convolution with size // 2 zeros on every side. SAME pads one side less where the stride is 2."""
-    return nn.Conv(features, (size, size), (stride, stride), padding=size // 2, use_bias=use_bias, name=name)
+
+    features: int
+    size: int
+    stride: int = 1
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        """Maps (B, H, W, C) to (B, ceil(H / stride), ceil(W / stride), features)."""
+        shape, zeros = (self.size, self.size, x.shape[-1], self.features), (self.size // 2, self.size // 2)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        x = convolve(x, kernel, stride=self.stride, padding=(zeros, zeros))
+        return x + self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else x
 
 
 class ScaleShift(nn.Module):

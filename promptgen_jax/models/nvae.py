@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from promptgen_jax.models.layers import conv
+from promptgen_jax.models.layers import Conv
 from promptgen_jax.ops.depthwise import depthwise_conv
 from promptgen_jax.ops.resample import resize_aligned
 
@@ -98,7 +98,7 @@ class NVAE(nn.Module):
             for index in range(self.num_post_cells):
                 name = f"post_{block}_{index}"
                 x = nn.remat(Cell)(channels, expansion=3, up=index == 0, adjust=adjust, name=name)(x)
-        return conv(10 * self.num_mixture, 3, name="output")(nn.elu(x))
+        return Conv(10 * self.num_mixture, 3, name="output")(nn.elu(x))
 
 
 def draw(noise, mean, log_scale, temperature: float, truncated) -> jax.Array:

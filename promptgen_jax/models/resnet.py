@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promptgen_jax.models.layers import conv
+from promptgen_jax.models.layers import Conv
 from promptgen_jax.ops.depthwise import max_pool
 from promptgen_jax.ops.resample import resize_bilinear
 
@@ -40,7 +40,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x) -> jax.Array:
         """Pooled features (B, 512), or (B, 2048) with bottlenecks, of (B, 224, 224, 3)."""
-        x = nn.relu(conv(self.widths[0], 7, 2, name="stem")(x))
+        x = nn.relu(Conv(self.widths[0], 7, 2, name="stem")(x))
         # -inf never is the largest
         padded = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)), constant_values=-jnp.inf)
         x = max_pool(padded, window=3, padding="VALID")
@@ -68,9 +68,9 @@ class Block(nn.Module):
         main = x
         for index, layer in enumerate(layers, start=1):
             main = main if index == 1 else nn.relu(main)
-            main = conv(*layer, name=f"conv{index}")(main)
+            main = Conv(*layer, name=f"conv{index}")(main)
         if x.shape[-1] != main.shape[-1]:
-            x = conv(main.shape[-1], 1, stride, name="shortcut")(x)
+            x = Conv(main.shape[-1], 1, stride, name="shortcut")(x)
         return nn.relu(main + x)
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from promptgen_jax.ops import upfirdn
+from promptgen_jax.ops.convolution import convolve
 
 EPSILON = 1e-8
 NORMAL = nn.initializers.normal(0.1)
@@ -170,7 +171,8 @@ class ToRGB(nn.Module):
 
 
 def _convolve(x, kernel):
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    zeros = len(kernel) // 2
+    return convolve(x, kernel, padding=((zeros, zeros), (zeros, zeros)))
 
 
 def _activate(x):

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from promptgen_jax.ops.convolution import convolve
+
 
 def upsample(images: jax.Array) -> jax.Array:
     """(B, H, W, C) to (B, 2H, 2W, C): (x[i-1] + 3 x[i]) / 4 and (3 x[i] + x[i+1]) / 4 in turn along each axis.
@@ -49,9 +51,7 @@ def upsample_conv(images: jax.Array, kernel: jax.Array) -> jax.Array:
 
     Source: `upsample_conv_2d` of NVlabs/stylegan2.
     """
-    images = lax.conv_general_dilated(
-        images, kernel, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    images = convolve(images, kernel, padding=((2, 2), (2, 2)), dilation=2)
     return _filter(_filter(images, 1, 1), 2, 1)
 
 
