@@ -47,15 +47,22 @@ class LatentEBM:
         Raises:
           ValueError: a control needs a reference and there is none, or two controls share a name.
         """
-        names = [control.name for control in self.controls]
-        if len(set(names)) != len(names):
-            raise ValueError(f"LatentEBM: control names {names} are not distinct. Give each control a name of its own.")
         reference = None
         if self.needs_reference:
             if reference_z is None:
                 raise ValueError("LatentEBM: a control needs a reference image; pass reference_z, the latents of it.")
             reference = self.images(key, reference_z)
-        sample = Sample(images=self.images(key, z), z=z, cond=cond, reference=reference)
+        return self.energies_of(key, Sample(images=self.images(key, z), z=z, cond=cond, reference=reference))
+
+    def energies_of(self, key: Array, sample: Sample) -> dict:
+        """`energies` of what `images` made under the same key.
+
+        Raises:
+          ValueError: two controls share a name.
+        """
+        names = [control.name for control in self.controls]
+        if len(set(names)) != len(names):
+            raise ValueError(f"LatentEBM: control names {names} are not distinct. Give each control a name of its own.")
         return {control.name: control(_named_key(key, control.name), sample) for control in self.controls}
 
     def total(self, energies: dict) -> Array:

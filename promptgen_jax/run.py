@@ -251,11 +251,12 @@ def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, fol
         if ebm.cond_prior:
             images.save_png(folder / "samples.png", condition_sheet(prompt, ebm.cond_prior, key, eps))
             return [{"file": "samples.png", "caption": f"{CONDITION_CAPTION} {_axes(ebm.cond_prior)}"}]
-        draw = jax.jit(lambda generator, eps: generator(key, eps))
+        draw = jax.jit(lambda generator, z: generator(key, z))
+        moved = jax.jit(lambda prompt, eps: prompt.latents(eps))(prompt, eps)
         shown = []
-        for when, generator in (("before", prompt.generator), ("after", prompt)):
-            made = map_batches(lambda batch, generator=generator: draw(generator, batch), 16, eps)
-            shown.append((f"{when}: {name}", sampling.viewed(generator, made)))
+        for when, z in (("before", eps), ("after", moved)):
+            made = map_batches(lambda batch: draw(prompt.generator, batch), 16, z)
+            shown.append((f"{when}: {name}", sampling.viewed(prompt.generator, made)))
         images.save_png(folder / "samples.png", images.before_after_sheet(shown, columns=options["columns"]))
         return [{"file": "samples.png", "caption": "The same noise before and after; the first samples, none picked."}]
     if prompt.prior.dim != 2:

@@ -14,6 +14,7 @@ from flax import struct
 
 import promptgen_jax as pg
 from promptgen_jax import training
+from promptgen_jax.evaluation.stage import evaluate
 from promptgen_jax.objectives import ReverseKL, ScoreFunction
 
 DIM = 4
@@ -143,6 +144,23 @@ def test_the_step_compiles_once():
         pg.fit(make_ebm(counted), flow=FLOW, **OPTIONS)
     assert len(traces) <= 2  # one trace of the step (scan may trace its body twice)
     assert ebm.controls
+
+
+def test_an_evaluation_compiles_the_generator_once_and_draws_each_image_once():
+    calls = []
+
+    def counted(z):
+        calls.append(len(z))
+        jax.debug.callback(lambda: calls.append("run"))
+        return as_picture(z)
+
+    ebm = make_ebm().replace(generator=pg.FunctionGenerator(prior=pg.Prior.standard(DIM), function=counted))
+    flow, params = pg.init_flow(jax.random.key(0), ebm.generator.prior, **FLOW)
+    prompt = pg.Prompt(ebm.generator, flow, params)
+    evaluate(prompt, ebm, (), {}, jax.random.key(1), num_samples=12, batch_size=6)
+    jax.effects_barrier()
+    assert [call for call in calls if call != "run"] == [6]
+    assert calls.count("run") == 4  # two batches, before and after
 
 
 def test_nan_stops_the_run_naming_term_and_step():

@@ -16,6 +16,7 @@ from promptgen_jax.evaluation.conditions import evaluate_conditions
 from promptgen_jax.evaluation.exactness import Z_95, certificate
 from promptgen_jax.network import load_network
 from promptgen_jax.prompt import Prompt, filter_none, map_batches
+from promptgen_jax.types import Sample
 
 DIVERSITY_SIZE = 64  # pixels a side at which pixel diversity is measured
 NO_CERTIFICATE = (
@@ -95,26 +96,30 @@ def _observe(prompt, ebm, networks, key, batch_size, eps, *cond) -> dict:
     """Small images, log weights if there are any, and all outputs of all judges, before and after, as NumPy."""
 
     @jax.jit
-    def observe(prompt, ebm, networks, index, eps, *cond):
-        batch_key = jax.random.fold_in(key, index[0])
+    def through_flow(prompt, eps, *cond):
         z, log_det = prompt.flow.forward_and_log_det(prompt.params, eps, *cond)
-        prior = ebm.generator.prior
-        log_ratio = {"before": 0.0, "after": prior.log_prob(z) - prior.log_prob(eps) + log_det}
-        seen = {}
-        for when, latents in (("before", eps), ("after", z)):
-            images = ebm.generator(batch_key, latents)
-            shape = (*(min(side, DIVERSITY_SIZE) for side in images.shape[1:3]), 3)
-            seen[when] = {
-                "images": jax.image.resize(images, (images.shape[0], *shape), "linear"),
-                "judges": {name: network(images) for name, network in networks.items()},
-            }
-            if not ebm.needs_reference:
-                energies = ebm.energies(batch_key, latents, *cond)
-                seen[when] |= {"energies": energies, "log_weight": log_ratio[when] - ebm.total(energies)}
+        return z, prompt.prior.log_prob(z) - prompt.prior.log_prob(eps) + log_det
+
+    @jax.jit
+    def observe(ebm, networks, index, z, log_ratio, cond=None):
+        batch_key = jax.random.fold_in(key, index[0])
+        images = ebm.images(batch_key, z)
+        shape = (*(min(side, DIVERSITY_SIZE) for side in images.shape[1:3]), 3)
+        seen = {
+            "images": jax.image.resize(images, (images.shape[0], *shape), "linear"),
+            "judges": {name: network(images) for name, network in networks.items()},
+        }
+        if not ebm.needs_reference:
+            energies = ebm.energies_of(batch_key, Sample(images=images, z=z, cond=cond))
+            seen |= {"energies": energies, "log_weight": log_ratio - ebm.total(energies)}
         return seen
 
-    arrays = (np.arange(len(eps)), eps, *cond)
-    seen = map_batches(lambda *batch: observe(prompt, ebm, networks, *batch), batch_size, *arrays)
+    def run(*latents):  # one program, compiled once, for both
+        arrays = (np.arange(len(eps)), *latents, *cond)
+        return map_batches(lambda *batch: observe(ebm, networks, *batch), batch_size, *arrays)
+
+    moved = map_batches(lambda *batch: through_flow(prompt, *batch), batch_size, eps, *cond)
+    seen = {"before": run(eps, np.zeros(len(eps), np.float32)), "after": run(*moved)}
     for found in seen.values():
         found |= {"log_weight": found["log_weight"].astype(np.float64)} if "log_weight" in found else {}
     return seen
