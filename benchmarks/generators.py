@@ -27,12 +27,16 @@ from promptgen_jax.objectives import ReverseKL
 from promptgen_jax.types import Prior
 
 STYLEGAN2 = (512, 512, 512, 512, 512, 256, 128, 64, 32)  # rosinality's, at 4, 8, ... pixels
-BIGGAN = (*[2048] * 4, *[1024] * 4, 512, 512, 256, 256, 128, 128, 128)
+BIGGAN = {
+    128: (*[2048] * 4, 1024, 1024, 512, 512, 256, 256, 128),
+    256: (*[2048] * 4, *[1024] * 4, 512, 512, 256, 256, 128),
+    512: (*[2048] * 4, *[1024] * 4, 512, 512, 256, 256, 128, 128, 128),
+}
 DIFFAE = {128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4)}
 
 
-def _biggan(size, blocks):
-    module = biggan.biggan.BigGAN(BIGGAN[: blocks + 1], (False, True) * (blocks // 2), attention_position=8)
+def _biggan(size):
+    module = biggan.biggan.BigGAN(BIGGAN[size], (False, True) * (len(BIGGAN[size]) // 2), attention_position=8)
     return biggan.BigGAN, module, (128, 128), size
 
 
@@ -46,8 +50,9 @@ GENERATORS = {
     "dcgan_digiface": (dcgan.DCGAN, dcgan.dcgan.DCGAN(), (100,), 64),
     "stylegan2_church": (stylegan2.StyleGAN2, stylegan2.stylegan2.StyleGAN2(STYLEGAN2[:7]), (512,), 256),
     "stylegan2_ffhq": (stylegan2.StyleGAN2, stylegan2.stylegan2.StyleGAN2(STYLEGAN2), (512,), 1024),
-    "biggan_deep_256": _biggan(256, 12),
-    "biggan_deep_512": _biggan(512, 14),
+    "biggan_deep_128": _biggan(128),
+    "biggan_deep_256": _biggan(256),
+    "biggan_deep_512": _biggan(512),
     "diffae_ffhq128": (diffae.DiffAE, diffae.diffae.DiffAE(128, DIFFAE[128]), (512,), 128),
     "diffae_ffhq256": (diffae.DiffAE, diffae.diffae.DiffAE(256, DIFFAE[256]), (512,), 256),
     "stylenerf_ffhq1024": (
