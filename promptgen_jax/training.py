@@ -295,7 +295,7 @@ def _loop(state, step, ebm, flow, config, mesh, checkpoints, workdir, quiet):
                 loss = evaluate(state["params"], with_beta(ebm, state["beta"]), flow)
                 if config.closed_loop or float(loss) < float(state["best_loss"]):
                     best = jax.tree.map(jnp.copy, state["params"])
-                    state = {**state, "best": best, "best_loss": jnp.float32(loss) + 0 * state["best_loss"]}
+                    state = {**state, "best": best, "best_loss": loss}
             if checkpoints and (number % config.save_every == 0 or number == config.num_steps):
                 checkpoints.save(number, state)
     finally:
