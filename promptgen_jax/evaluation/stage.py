@@ -102,7 +102,7 @@ def _observe(prompt, ebm, networks, key, batch_size, eps, *cond) -> dict:
         log_ratio = {"before": 0.0, "after": prior.log_prob(z) - prior.log_prob(eps) + log_det}
         seen = {}
         for when, latents in (("before", eps), ("after", z)):
-            images = ebm.generator(batch_key, latents)
+            images = ebm.images(batch_key, latents)  # the very ones whose energies weigh them
             shape = (*(min(side, DIVERSITY_SIZE) for side in images.shape[1:3]), 3)
             seen[when] = {
                 "images": jax.image.resize(images, (images.shape[0], *shape), "linear"),
