@@ -35,7 +35,7 @@ class Prompt:
 
     generator: Any
     flow: flows.Flow
-    params: PyTree
+    params: PyTree = struct.field(repr=False)
     conditions: Conditions | None = None
     name: str = struct.field(pytree_node=False, default="prompt")
     notes: tuple[tuple[str, str], ...] = struct.field(pytree_node=False, default=())

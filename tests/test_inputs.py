@@ -1,4 +1,4 @@
-"""What users may hand over, and what they are told if they may not."""
+"""What users may hand over, what they are told if they may not, and what they are shown."""
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,15 @@ def test_options_beside_a_generator_are_refused(tmp_path):
     prompt().save(tmp_path / "prompt")
     with pytest.raises(ValueError, match=r"options truncation_psi beside generator=.*replace"):
         pg.Prompt.load(tmp_path / "prompt", generator=prompt().generator, truncation_psi=0.7)
+
+
+def test_objects_show_themselves_without_their_weights():
+    """Typed at a prompt or the end of a notebook's cell."""
+    control = pg.load_control("pose", yaw=10.0)
+    trained = prompt().replace(generator=pg.load_generator("dcgan_digiface"))
+    assert "dcgan_digiface" in repr(trained)
+    assert "facemesh" in repr(control)
+    assert max(map(len, map(repr, (control, trained)))) < 3000
 
 
 def test_a_network_without_pose_is_no_pose_control():

@@ -33,7 +33,7 @@ class ClipControl:
     """
 
     network: Network
-    text_features: Array
+    text_features: Array = struct.field(repr=False)
     text_weights: Array
     weight: float
     name: str = struct.field(pytree_node=False)

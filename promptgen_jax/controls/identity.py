@@ -23,7 +23,7 @@ class IdentityControl:
 
     network: Network
     weight: float
-    photographs: Array | None
+    photographs: Array | None = struct.field(repr=False)
     name: str = struct.field(pytree_node=False)
 
     @property
