@@ -192,15 +192,15 @@ def _count_blocks(tensors, prefix):
     return max((int(match[1]) for match in found if match), default=-1) + 1
 
 
-def read_hugging_face(folder: Path) -> tuple[dict[str, np.ndarray], dict, Path]:
-    """Tensors, attention options and the tensor file of a Hugging Face folder.
+def read_hugging_face(source: Path) -> tuple[dict[str, np.ndarray], dict, Path]:
+    """Tensors, attention options and the tensor file of a Hugging Face folder, or of the given one of its files.
 
     Raises:
       FileNotFoundError, ValueError: no such files, damaged, or an option that is not supported.
     """
-    file = next(
-        (folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()), None
-    )
+    folder = source if source.is_dir() else source.parent
+    names = ("model.safetensors", "pytorch_model.bin") if source.is_dir() else (source.name,)
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
     if file is None or not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder}: expected config.json beside model.safetensors or pytorch_model.bin. Download the whole folder."
@@ -244,7 +244,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     source = Path(source)
     if source.is_dir() or source.suffix in (".safetensors", ".bin"):
         layout = HUGGING_FACE
-        tensors, attention, file = read_hugging_face(source if source.is_dir() else source.parent)
+        tensors, attention, file = read_hugging_face(source)
     else:
         layout, tensors, attention, file = OPENAI, _read_openai(source), {}, source
     tensors = {name: value if value.dtype == np.float16 else np.float32(value) for name, value in tensors.items()}

@@ -232,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
                 arguments.source, level=arguments.level, y_scale=arguments.y_scale
             )
             flows.save_flow(arguments.folder, flow, params, extras=extras, **about)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{arguments.folder}: wrote {'betas' if arguments.beta else 'a flow'} from {arguments.source}")

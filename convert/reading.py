@@ -334,10 +334,10 @@ def run(
         if script:
             config |= _provenance(config, Path(arguments.source), Path(arguments.folder).resolve().name, script)
             source = source_md(config)
+        weights.save_weights(arguments.folder, tree, config, source=source)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    weights.save_weights(arguments.folder, tree, config, source=source)
     print(f"{arguments.folder}: wrote {len(jax.tree.leaves(tree))} tensors from {arguments.source}")
     return 0
 

@@ -78,11 +78,13 @@ def check_images(where: str, images, *, minimum_size: int = 1) -> None:
         raise ValueError(
             f"{where}: images are {shape[1]}x{shape[2]} pixels; expected at least {minimum_size}. Resize them."
         )
+    if isinstance(images, jax.core.Tracer):
+        return
     _check_finite(where, "images", images)
-    if not isinstance(images, jax.core.Tracer) and images.size and float(jnp.max(jnp.abs(images))) > 16:
-        raise ValueError(
-            f"{where}: images reach {float(jnp.max(images)):.4g}; expected [0, 1]. Divide 8-bit images by 255."
-        )
+    values = np.asarray(images)  # known here, but under jit an operation of JAX on them would not be
+    reach = max(values.max(), -values.min()) if values.size else 0
+    if reach > 16:
+        raise ValueError(f"{where}: images reach {reach:.4g}; expected [0, 1]. Divide 8-bit images by 255.")
 
 
 def check_cond(where: str, cond, cond_dim: int, batch: int) -> None:

@@ -32,7 +32,7 @@ class Flow:
       module: the networks.
     """
 
-    buffers: PyTree
+    buffers: PyTree = struct.field(repr=False)
     prior: Prior
     module: RealNVP = struct.field(pytree_node=False)
 

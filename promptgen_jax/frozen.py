@@ -28,7 +28,7 @@ class Frozen:
       license: terms of the weights.
     """
 
-    weights: Any
+    weights: Any = struct.field(repr=False)
     prior: Prior
     module: nn.Module = struct.field(pytree_node=False)
     name: str = struct.field(pytree_node=False)

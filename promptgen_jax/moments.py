@@ -139,12 +139,12 @@ def moment_loss(
     Returns:
       The loss, and its part per attribute.
     """
-    logits = {name: jnp.asarray(gamma[name]) @ beta[name] for name in beta}
+    logits = {name: jnp.matmul(gamma[name], beta[name], precision="highest") for name in beta}
     if joint:
         logits = dict.fromkeys(beta, sum(logits.values()))
     parts = {}
     for name, value in logits.items():
-        mean = jax.nn.softmax(value) @ jnp.asarray(gamma[name])
+        mean = jnp.matmul(jax.nn.softmax(value), gamma[name], precision="highest")
         parts[name] = jnp.sum((mean - _target(mu[name], mean.shape[-1])) ** 2)
     return sum(parts.values()), parts
 

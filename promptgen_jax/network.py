@@ -28,7 +28,7 @@ class Network:
     softmax is P(label | image). Other outputs (pose in degrees, embeddings) are described by the module.
     """
 
-    weights: Any
+    weights: Any = struct.field(repr=False)
     module: nn.Module = struct.field(pytree_node=False)
     name: str = struct.field(pytree_node=False)
     checksum: str = struct.field(pytree_node=False)

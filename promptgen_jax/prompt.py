@@ -35,7 +35,7 @@ class Prompt:
 
     generator: Any
     flow: flows.Flow
-    params: PyTree
+    params: PyTree = struct.field(repr=False)
     conditions: Conditions | None = None
     name: str = struct.field(pytree_node=False, default="prompt")
     notes: tuple[tuple[str, str], ...] = struct.field(pytree_node=False, default=())
@@ -81,8 +81,9 @@ class Prompt:
         checks.check_key("prompt.sample", key)
         checks.check_count("prompt.sample: num_samples", num_samples)
         checks.check_count("prompt.sample: batch_size", batch_size)
-        if cond is not None and np.ndim(cond) == 1:
-            cond = np.broadcast_to(cond, (num_samples, np.size(cond)))
+        if cond is not None:
+            cond = np.asarray(cond, np.float32)
+            cond = np.broadcast_to(cond, (num_samples, cond.size)) if cond.ndim == 1 else cond
         checks.check_cond("prompt.sample", cond, self.flow.cond_dim, num_samples)
         sampling.warn_beyond(self, cond)
         return sampling.sample(self, key, num_samples, cond=cond, batch_size=batch_size)
@@ -195,9 +196,15 @@ class Prompt:
 
         Raises:
           FileNotFoundError: no prompt there, or its generator's weights are missing.
-          ValueError: damaged, another format version, a generator of another checksum, or options it does not have.
+          ValueError: damaged, another format version, a generator of another checksum, or options it does not have, or
+            options beside a generator.
         """
         path = Path(folder) / PROMPT
+        if generator is not None and options:
+            raise ValueError(
+                f"prompt {folder}: options {', '.join(options)} beside generator=, which is taken as it is. Set them "
+                "on it: generator.replace(...)."
+            )
         if not path.is_file():
             raise FileNotFoundError(f"{folder}: holds no {PROMPT}. Pass the folder that Prompt.save wrote.")
         name, checksum, saved = _read_about(path)

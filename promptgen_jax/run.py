@@ -116,17 +116,12 @@ def open_workdir(workdir: str | Path, config: dict) -> Path:
       PermissionError: not writable; ValueError: it holds a run of another config.
     """
     workdir = weights.open_folder("workdir", workdir)
-    path = workdir / "config.json"
-    config = json.loads(json.dumps(config))
-    if path.exists() and (found := json.loads(path.read_text())) != config:
-        differing = sorted(_differences(found, config))
-        raise ValueError(
-            f"workdir {workdir}: holds a run of another config (differs in {', '.join(differing[:5])}). "
-            "Choose another --workdir, or delete this one."
-        )
-    if sharding.is_first_host():
-        weights.write_json(path, config)
-    sharding.wait_for_hosts("workdir")
+    weights.claim(
+        workdir / "config.json",
+        config,
+        holds=f"workdir {workdir}: holds a run of another config",
+        advice="Choose another --workdir, or delete this one.",
+    )
     return workdir
 
 
@@ -174,11 +169,12 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
         flow, params = init_flow(jax.random.key(0), generator.prior, architecture="coupling", num_layers=2)
         return ebm, _saved(Prompt(generator=generator, flow=flow, params=params, name=name), folder, {})
     print(f"{name}: training ({', '.join(stage['controls'])})", flush=True)
-    started = time.monotonic()
+    resumed, started = (folder / training.CHECKPOINTS).exists(), time.monotonic()
     prompt, _ = training.fit(
         ebm, workdir=folder, flow=stage["flow"], name=name, seed=config["seed"], **stage["training"]
     )
-    return ebm, _saved(prompt, folder, {"train_seconds": time.monotonic() - started})
+    timing = {} if resumed else {"train_seconds": time.monotonic() - started}  # what went before is not known
+    return ebm, _saved(prompt, folder, timing)
 
 
 def _saved(prompt: Prompt, folder: Path, timing: dict) -> Prompt:
@@ -245,13 +241,14 @@ def _check_mixtures(config: dict) -> None:
 
 def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, folder: Path) -> list[dict]:
     """A sheet of the same noise before and after; of a 2-D toy problem, target density against samples."""
+    key_image = jax.random.fold_in(key, 0)
     if ebm.generator.image_size > 1 or sampling.is_mesh(ebm.generator):
         eps = prompt.prior.sample(key, options["num_shown"])
         prompt = _with_options(prompt, options["pictures"])
         if ebm.cond_prior:
-            images.save_png(folder / "samples.png", condition_sheet(prompt, ebm.cond_prior, key, eps))
+            images.save_png(folder / "samples.png", condition_sheet(prompt, ebm.cond_prior, key_image, eps))
             return [{"file": "samples.png", "caption": f"{CONDITION_CAPTION} {_axes(ebm.cond_prior)}"}]
-        draw = jax.jit(lambda generator, z: generator(key, z))
+        draw = jax.jit(lambda generator, z: generator(key_image, z))
         moved = jax.jit(lambda prompt, eps: prompt.latents(eps))(prompt, eps)
         shown = []
         for when, z in (("before", eps), ("after", moved)):
@@ -261,11 +258,11 @@ def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, fol
         return [{"file": "samples.png", "caption": "The same noise before and after; the first samples, none picked."}]
     if prompt.prior.dim != 2:
         return []
-    log_prob = jax.jit(lambda z: ebm.log_prob(key, z))
+    log_prob = jax.jit(lambda ebm, z: ebm.log_prob(key_image, z))
     eps = prompt.prior.sample(key, 4096)
     report.plot_density(
         folder / "samples.png",
-        log_density=lambda z: np.asarray(log_prob(jnp.asarray(z, jnp.float32))),
+        log_density=lambda z: np.asarray(log_prob(ebm, jnp.asarray(z, jnp.float32))),
         samples={"prior": np.asarray(eps), "flow": np.asarray(prompt.latents(eps))},
         extent=(-4, 4, -4, 4),
     )
@@ -319,16 +316,6 @@ def _innermost(generator):
 def _hardware() -> str:
     device = jax.devices()[0].device_kind
     return f"{jax.device_count()} x {device}, {os.cpu_count()} cores, {platform.machine()}"
-
-
-def _differences(one, other, prefix="") -> set[str]:
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return set() if one == other else {prefix.rstrip(".")}
-    return {
-        name
-        for key in one.keys() | other.keys()
-        for name in _differences(one.get(key), other.get(key), f"{prefix}{key}.")
-    }
 
 
 def load_prompt(workdir: str | Path, **options) -> Prompt:

@@ -7,7 +7,6 @@ on any number of devices and hosts, and devices have nothing to tell each other.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -182,22 +181,13 @@ def _file(number: int) -> str:
 def _open_folder(folder: str | Path, about: dict) -> Path:
     """Makes the folder and writes samples.json, or checks that it holds images of these very samples."""
     folder = weights.open_folder("sample: folder", folder)
-    path = folder / ABOUT
-    if path.exists():
-        found = json.loads(path.read_text())
-        if differing := sorted(name for name in about.keys() | found.keys() if about.get(name) != found.get(name)):
-            raise ValueError(
-                f"sample: folder {folder} holds images of another run (differs in {', '.join(differing)}). Choose "
-                "another folder, or delete this one."
-            )
-    elif any(folder.glob("*.png")):
+    advice = "Choose another folder, or delete this one."
+    if not (folder / ABOUT).exists() and any(folder.glob("*.png")):
         raise ValueError(
-            f"sample: folder {folder} holds pictures but no {ABOUT}, so it is not known what they show. Choose another "
-            "folder, or delete this one."
+            f"sample: folder {folder} holds pictures but no {ABOUT}, so it is not known what they show. {advice}"
         )
-    elif sharding.is_first_host():
-        weights.write_json(path, about)
-    sharding.wait_for_hosts("sample folder")
+    holds = f"sample: folder {folder} holds images of another run"
+    weights.claim(folder / ABOUT, about, holds=holds, advice=advice)
     return folder
 
 
@@ -209,7 +199,7 @@ def _describe(prompt, seed: int, cond) -> dict:
         digest.update(np.asarray(leaf).tobytes())
     options = {field.name: getattr(generator, field.name) for field in fields(generator)}
     plain = {name: value for name, value in options.items() if isinstance(value, (str, int, float, tuple))}
-    about = {
+    return {
         "format_version": weights.FORMAT_VERSION,
         "prompt": prompt.name,
         "flows_sha256": digest.hexdigest(),
@@ -217,7 +207,6 @@ def _describe(prompt, seed: int, cond) -> dict:
         "seed": seed,
         "conditions": None if cond is None else cond.tolist(),
     }
-    return json.loads(json.dumps(about))
 
 
 def warn_beyond(prompt, cond) -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promptgen_jax import card, checks, moments, sharding
+from promptgen_jax import card, checks, moments, sharding, weights
 from promptgen_jax.checkpoints import Checkpoints
 from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.ebm import LatentEBM
@@ -21,6 +21,9 @@ from promptgen_jax.objectives import OBJECTIVES, ReverseKL
 from promptgen_jax.optimizer import make_optimizer
 from promptgen_jax.prompt import Prompt, map_batches
 from promptgen_jax.types import Array, PyTree
+
+CHECKPOINTS, ABOUT = "checkpoints", "training.json"
+REPORTING = ("save_every", "log_every", "tensorboard")  # options that leave the trained flow as it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,11 +124,13 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
     metrics = jax.tree.map(jnp.mean, metrics)
     updates, opt_state = optimizer.update(gradient, state["opt_state"], state["params"])
     params = jax.tree.map(jnp.add, state["params"], updates)
-    # d loss / d beta = -weight · E_q[gamma], so the gradient also tells the moment that the flow has now
-    moment = {c.name: -grad_beta[c.name] / c.weight for c in ebm.controls if c.name in grad_beta}
-    mu = {c.name: c.mu for c in ebm.controls if c.name in moment}
-    metrics |= {f"moment_gap/{name}": jnp.max(jnp.abs(moment[name] - mu[name])) for name in moment}
-    beta = moments.closed_loop_update(state["beta"], moment, mu, rate=config.closed_loop, simplex=tuple(mu))
+    beta = state["beta"]
+    if config.objective != "forward_kl":
+        # d loss / d beta = -weight · E_q[gamma], so the gradient also tells the moment that the flow has now
+        moment = {c.name: -grad_beta[c.name] / c.weight for c in ebm.controls if c.name in grad_beta}
+        mu = {c.name: c.mu for c in ebm.controls if c.name in moment}
+        metrics |= {f"moment_gap/{name}": jnp.max(jnp.abs(moment[name] - mu[name])) for name in moment}
+        beta = moments.closed_loop_update(beta, moment, mu, rate=config.closed_loop, simplex=tuple(mu))
     norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
     state = {**state, "step": state["step"] + 1, "params": params, "opt_state": opt_state, "beta": beta}
     return state, {**metrics, "grad_norm": norm}
@@ -173,7 +178,8 @@ def fit(
 ) -> tuple[Prompt, list[dict]]:
     """Trains a flow to sample p(z|C) and returns it as a prompt.
 
-    With a workdir, metrics and checkpoints go there and the same call resumes, bit for bit.
+    With a workdir, metrics and checkpoints go there and the same call resumes, bit for bit. `training.json` in it says
+    what is trained there, as far as names, weights and options tell.
 
     Args:
       ebm: the target. Fit betas first with `fit_moments`. With a `cond_prior` the flow is conditional, and every
@@ -188,7 +194,8 @@ def fit(
       (prompt, history): history is a list of the logged metrics.
 
     Raises:
-      ValueError: options out of range, or an objective or generator that cannot take this target;
+      ValueError: options out of range, an objective or generator that cannot take this target, or a workdir of
+        another training.
       FloatingPointError: a term became NaN, naming it and the step.
     """
     for option in options:
@@ -201,6 +208,8 @@ def fit(
         raise ValueError(
             f"training.batch_size: {config.batch_size} does not divide over {num_devices} devices; choose a multiple."
         )
+    if workdir is not None:
+        _claim_workdir(Path(workdir), ebm, config, flow or {})
     key_flow = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
     trained_flow, params = init_flow(
         key_flow, ebm.generator.prior, cond_dim=ebm.cond_prior.dim if ebm.cond_prior else 0, **(flow or {})
@@ -248,11 +257,28 @@ def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
         )
 
 
+def _claim_workdir(workdir: Path, ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
+    """Raises ValueError if a training of something else, which would be resumed, is in the workdir."""
+    about = {
+        "generator": [ebm.generator.name, ebm.generator.checksum],
+        "controls": {control.name: [type(control).__name__, float(control.weight)] for control in ebm.controls},
+        "training": {name: value for name, value in dataclasses.asdict(config).items() if name not in REPORTING},
+        "flow": flow,
+    }
+    workdir.mkdir(parents=True, exist_ok=True)
+    weights.claim(
+        workdir / ABOUT,
+        about,
+        holds=f"fit: workdir {workdir} holds another training",
+        advice="Choose another workdir, or delete this one.",
+    )
+
+
 def _run(state, step, ebm, flow, config: TrainConfig, mesh, workdir, quiet) -> tuple[PyTree, list[dict]]:
     """The loop: resume, step, log, evaluate, save."""
     if workdir is None:
         return _loop(state, step, ebm, flow, config, mesh, None, None, quiet)
-    with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
+    with Checkpoints(Path(workdir) / CHECKPOINTS) as checkpoints:
         latest = checkpoints.latest_step()
         if latest is not None:
             state = checkpoints.load(latest, state)
@@ -295,7 +321,7 @@ def _loop(state, step, ebm, flow, config, mesh, checkpoints, workdir, quiet):
                 loss = evaluate(state["params"], with_beta(ebm, state["beta"]), flow)
                 if config.closed_loop or float(loss) < float(state["best_loss"]):
                     best = jax.tree.map(jnp.copy, state["params"])
-                    state = {**state, "best": best, "best_loss": jnp.float32(loss) + 0 * state["best_loss"]}
+                    state = {**state, "best": best, "best_loss": loss}
             if checkpoints and (number % config.save_every == 0 or number == config.num_steps):
                 checkpoints.save(number, state)
     finally:

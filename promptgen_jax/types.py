@@ -28,8 +28,8 @@ class Prior:
       blocks: sizes that add up to D; each block of z gets a flow of its own (Eq. 11: noise and class embedding).
     """
 
-    loc: Array
-    scale: Array
+    loc: Array = struct.field(repr=False)
+    scale: Array = struct.field(repr=False)
     blocks: tuple[int, ...] = struct.field(pytree_node=False)
 
     @classmethod

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from promptgen_jax import catalogue, checks
+from promptgen_jax import catalogue, checks, sharding
 
 FORMAT_VERSION = 1
 TENSORS, CONFIG = "weights.safetensors", "config.json"
@@ -83,10 +83,10 @@ def read_config(name_or_path: str | Path) -> dict:
         raise ValueError(
             f"{path}: not valid JSON ({error}). Restore the file or convert the checkpoint again."
         ) from None
-    if config.get("format_version") != FORMAT_VERSION:
+    version = config.get("format_version") if isinstance(config, dict) else None
+    if version != FORMAT_VERSION:
         raise ValueError(
-            f"{path}: format_version is {config.get('format_version')!r}; this release reads {FORMAT_VERSION}. "
-            "Convert the checkpoint again."
+            f"{path}: format_version is {version!r}; this release reads {FORMAT_VERSION}. Convert the checkpoint again."
         )
     return config
 
@@ -188,6 +188,38 @@ def open_folder(what: str, folder: str | Path) -> Path:
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"{what} {folder}: not writable. Choose another one.")
     return folder
+
+
+def claim(path: Path, about: dict, *, holds: str, advice: str) -> None:
+    """Writes what a folder is of, or checks that it is of that already. Of several hosts the first one writes.
+
+    Args:
+      path: the JSON file in it that says so.
+      about: the entries.
+      holds: start of the message if they differ, e.g. "workdir runs/x: holds a run of another config".
+      advice: end of the message.
+
+    Raises:
+      ValueError: the file has other entries, which are named.
+    """
+    about = json.loads(json.dumps(about, default=float))  # numbers of NumPy too
+    if path.exists():
+        if differing := sorted(_differences(json.loads(path.read_text()), about)):
+            raise ValueError(f"{holds} (differs in {', '.join(differing[:5])}). {advice}")
+    elif sharding.is_first_host():
+        write_json(path, about)
+    sharding.wait_for_hosts(path.name)
+
+
+def _differences(one, other, prefix="") -> set[str]:
+    """Names, joined by dots, of the entries in which two trees of JSON differ."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return set() if one == other else {prefix.rstrip(".")}
+    return {
+        name
+        for key in one.keys() | other.keys()
+        for name in _differences(one.get(key), other.get(key), f"{prefix}{key}.")
+    }
 
 
 def write_tensors(path: Path, tree: dict) -> str:

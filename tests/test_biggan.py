@@ -18,7 +18,7 @@ from official_biggan import SMALL, converted, small_state, torch, write
 
 import promptgen_jax as pg
 from convert import biggan_to_flax
-from promptgen_jax import catalogue, network, parts
+from promptgen_jax import network, parts
 from promptgen_jax.flow import init_flow
 from promptgen_jax.generators import biggan
 from promptgen_jax.models.biggan import statistics_row
@@ -357,13 +357,3 @@ def test_a_folder_is_read_as_hugging_face_keeps_it(tmp_path):
     assert biggan_to_flax.main([str(folder), str(tmp_path / "mine")]) == 0
     source = json.loads((tmp_path / "mine" / "config.json").read_text())["source"]
     assert source == "biggan-deep-16/pytorch_model.bin"
-
-
-@pytest.mark.parametrize("name", [name for name in catalogue.CHECKPOINTS if name.startswith("biggan")])
-def test_missing_checkpoint_says_where_to_get_it(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path))
-    checkpoint = catalogue.CHECKPOINTS[name]
-    with pytest.raises(FileNotFoundError) as error:
-        parts.load_generator(name)
-    for part in (checkpoint.file, checkpoint.url, checkpoint.command(name)):
-        assert part in str(error.value)

@@ -228,3 +228,19 @@ def test_refuses_hugging_face_folders(tmp_path, case, capsys):
     write_hugging_face(folder, hugging_face_stand_in())
     damage(folder)
     refuses(folder, tmp_path, message, capsys)
+
+
+def test_a_file_that_is_named_is_the_one_that_is_read(tmp_path, capsys):
+    """Though another one of the folder would be preferred."""
+    folder = tmp_path / "official"
+    folder.mkdir()
+    write_hugging_face(folder, hugging_face_stand_in())
+    write_hugging_face(folder, small_state(), kind="bin")
+    refuses(folder / "pytorch_model.bin", tmp_path, "not a CLIP with vision transformers", capsys)
+
+
+def test_a_folder_that_cannot_be_written_is_said_in_one_sentence(tmp_path, capsys):
+    source = write_archive(tmp_path / "small.pt", small_state())
+    (tmp_path / "taken").write_text("a file")
+    assert clip_to_flax.main([str(source), str(tmp_path / "taken" / "clip")]) == 1
+    assert capsys.readouterr().err.startswith("error: ")

@@ -7,7 +7,6 @@ import pytest
 from official_nvae import SMALL, converted, small_state, torch, write
 
 from convert import nvae_to_flax
-from promptgen_jax import catalogue, parts
 
 
 def changed(**entries):
@@ -64,16 +63,6 @@ def test_files_of_every_age_are_read(tmp_path):
     source = write(tmp_path / "checkpoint.pt", old, SMALL)
     for got, want in zip(*map(jax.tree.leaves, (nvae_to_flax.convert(source)[0], converted()[0])), strict=True):
         np.testing.assert_array_equal(got, want)
-
-
-@pytest.mark.parametrize("name", [name for name in catalogue.CHECKPOINTS if name.startswith("nvae")])
-def test_missing_checkpoint_says_where_to_get_it(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path))
-    checkpoint = catalogue.CHECKPOINTS[name]
-    with pytest.raises(FileNotFoundError) as error:
-        parts.load_generator(name)
-    for part in (checkpoint.file, checkpoint.url, checkpoint.command(name)):
-        assert part in str(error.value)
 
 
 def test_converter_adjusts_statistics_on_request(tmp_path, capsys):

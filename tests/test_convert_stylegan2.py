@@ -12,7 +12,7 @@ import pytest
 from official_stylegan2 import converted, official_state, torch, write, write_nvidia, write_rosinality
 
 from convert import nvidia_pickle, reading, stylegan2_to_flax
-from promptgen_jax import catalogue, parts, weights
+from promptgen_jax import weights
 from promptgen_jax.generators import stylegan2
 
 ROOT = Path(__file__).parent.parent
@@ -41,19 +41,6 @@ def test_converted_folder_loads_without_torch(tmp_path):
     np.testing.assert_allclose(images, jax.jit(lambda g, z: g(jax.random.key(0), z))(generator, z), atol=1e-5)
     assert generator.name == "mine"
     assert generator.image_size == 16
-
-
-@pytest.mark.parametrize("name", [name for name in catalogue.CHECKPOINTS if name.startswith("stylegan2")])
-def test_missing_checkpoint_says_where_to_get_it(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path))
-    checkpoint = catalogue.CHECKPOINTS[name]
-    if name in weights.available_weights():
-        pytest.skip("converted on this machine")
-    for load in (lambda: parts.load_generator(name), lambda: parts.load_generator("stylegan2", weights=name)):
-        with pytest.raises(FileNotFoundError) as error:
-            load()
-        for part in (checkpoint.file, checkpoint.url, f"python convert/stylegan2_to_flax.py {checkpoint.file}", name):
-            assert part in str(error.value)
 
 
 def test_folder_named_for_another_checkpoint_is_refused(tmp_path, capsys):

@@ -132,6 +132,27 @@ def test_resumed_is_bit_identical(tmp_path):
     assert leaves_equal(whole.params, resumed.params)
 
 
+def test_the_kept_best_is_the_best_of_all_evaluations(monkeypatch):
+    evaluated = []
+
+    def recording(config, mesh):
+        evaluate = real(config, mesh)
+
+        def record(params, ebm, flow):
+            evaluated.append((float(evaluate(params, ebm, flow)), jax.tree.map(np.array, params)))
+            return evaluate(params, ebm, flow)
+
+        return record
+
+    real = training._evaluator
+    monkeypatch.setattr(training, "_evaluator", recording)
+    options = OPTIONS | {"num_steps": 40, "batch_size": 64, "learning_rate": 1e-2}
+    prompt, _ = pg.fit(make_ebm(), flow=FLOW, **options, eval_every=10)
+    losses = [loss for loss, _ in evaluated]
+    assert np.argmin(losses) > 0
+    assert leaves_equal(prompt.params, evaluated[np.argmin(losses)][1])
+
+
 def test_the_step_compiles_once():
     ebm = make_ebm()
     with jax.log_compiles(False):

@@ -15,7 +15,7 @@ from official import GOLDEN, load_golden
 from official_diffae import converted, small_state, torch, write
 
 from convert import diffae_to_flax
-from promptgen_jax import catalogue, network, parts
+from promptgen_jax import network, parts
 from promptgen_jax.generators import diffae
 from promptgen_jax.models import diffusion
 from promptgen_jax.models.diffae import generate
@@ -339,13 +339,3 @@ def test_classes_of_other_programs_are_refused(tmp_path, capsys):
     source = write(tmp_path / "official.ckpt", small_state(), hook=pytest.raises)
     assert diffae_to_flax.main([str(source), str(tmp_path / "out")]) == 1
     assert "a file that needs code to load is refused" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", [name for name in catalogue.CHECKPOINTS if name.startswith("diffae")])
-def test_missing_checkpoint_says_where_to_get_it(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path))
-    checkpoint = catalogue.CHECKPOINTS[name]
-    with pytest.raises(FileNotFoundError) as error:
-        parts.load_generator(name)
-    for part in (checkpoint.file, checkpoint.url, checkpoint.command(name)):
-        assert part in str(error.value)

@@ -13,7 +13,7 @@ from test_sampling import some_prompt
 
 import main
 import promptgen_jax as pg
-from promptgen_jax import doctor, weights
+from promptgen_jax import catalogue, doctor, weights
 
 ROOT = Path(__file__).parent.parent
 
@@ -130,3 +130,17 @@ def test_hub_names(tmp_path, monkeypatch):
         pg.Prompt.from_pretrained(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match="not to be had from the Hugging Face Hub"):
         pg.Prompt.from_pretrained("nobody/nothing")
+
+
+@pytest.mark.parametrize("name", [name for name, each in catalogue.CHECKPOINTS.items() if each.kind == "generator"])
+def test_missing_generator_says_where_to_get_it(name, tmp_path, monkeypatch):
+    """By its name alone, and as the weights of its adapter."""
+    if name in weights.available_weights():
+        pytest.skip("converted on this machine")
+    monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path))
+    checkpoint = catalogue.CHECKPOINTS[name]
+    for load in (lambda: pg.load_generator(name), lambda: pg.load_generator(name.split("_")[0], weights=name)):
+        with pytest.raises(FileNotFoundError) as error:
+            load()
+        for part in (checkpoint.file, checkpoint.url, checkpoint.command(name)):
+            assert part in str(error.value)

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -19,6 +18,17 @@ HEAD = 'import sys; sys.path.insert(0, "tests")\nimport jax, numpy as np, prompt
 TRAIN = (
     HEAD
     + """
+import os, signal
+from promptgen_jax import logs
+log = logs.MetricLogger.log
+
+def log_and_die(self, step, metrics):
+    log(self, step, metrics)
+    if step == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if len(sys.argv) > 2:
+    logs.MetricLogger.log = log_and_die
 options = t.OPTIONS | {"num_steps": 500, "save_every": 20, "eval_every": 50}
 prompt, _ = pg.fit(t.make_ebm(), workdir=sys.argv[1], flow=t.FLOW, **options)
 prompt.save(sys.argv[1] + "/prompt")
@@ -47,18 +57,11 @@ def finish(process):
 
 def test_killed_at_a_random_step_then_run_again(tmp_path):
     finish(start(TRAIN, tmp_path / "whole"))
-    process = start(TRAIN, tmp_path / "killed")
-    metrics = tmp_path / "killed" / "metrics.jsonl"
     wanted = int(np.random.default_rng().integers(25, 150))  # any step must do
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
-        if metrics.exists() and metrics.read_text().count("\n") >= wanted:
-            break
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.communicate()
-    assert not (tmp_path / "killed" / "prompt").exists(), f"finished before it was killed at step {wanted}"
+    process = start(TRAIN, tmp_path / "killed", wanted)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, error
+    assert (tmp_path / "killed" / "metrics.jsonl").read_text().count("\n") == wanted
     finish(start(TRAIN, tmp_path / "killed"))
     trees = [pg.load_flow(tmp_path / run / "prompt" / "flow_0")[1] for run in ("whole", "killed")]
     for one, other in zip(*map(jax.tree.leaves, trees), strict=True):

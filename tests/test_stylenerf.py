@@ -17,7 +17,7 @@ from official_stylegan2 import official_state, write_nvidia, write_rosinality
 from official_stylenerf import SAMPLE, converted, settings_of
 
 from convert import nvidia_pickle, reading, stylegan2_to_flax, stylenerf_to_flax
-from promptgen_jax import catalogue, network, parts
+from promptgen_jax import network, parts
 from promptgen_jax.generators import stylenerf
 from promptgen_jax.models import volume
 from promptgen_jax.models.stylegan2 import truncate
@@ -352,13 +352,3 @@ def test_settings_run_no_code(tmp_path):
     source.write_bytes(pickle.dumps({"a": Path("x")}))
     with pytest.raises(ValueError, match="which is no part of a network"):
         reading.read_checkpoint(source)
-
-
-@pytest.mark.parametrize("name", [name for name in catalogue.CHECKPOINTS if name.startswith("stylenerf")])
-def test_missing_checkpoint_says_where_to_get_it(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path))
-    checkpoint = catalogue.CHECKPOINTS[name]
-    with pytest.raises(FileNotFoundError) as error:
-        parts.load_generator(name)
-    for part in (checkpoint.file, checkpoint.url, checkpoint.command(name)):
-        assert part in str(error.value)

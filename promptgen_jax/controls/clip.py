@@ -33,7 +33,7 @@ class ClipControl:
     """
 
     network: Network
-    text_features: Array
+    text_features: Array = struct.field(repr=False)
     text_weights: Array
     weight: float
     name: str = struct.field(pytree_node=False)
@@ -73,7 +73,7 @@ class ClipControl:
         def energies(views):
             features = clip.normalise(self.network(views)["embedding"])
             cosines = jnp.einsum("ne,te->nt", features, self.text_features, precision="highest")
-            return (1 - cosines) @ self.text_weights
+            return jnp.sum((1 - cosines) * self.text_weights, axis=1)
 
         size = self.network.module.image_size
         return augment.map_views(energies, draws, images, size=size, antialias=self.antialias, chunk=self.chunk)

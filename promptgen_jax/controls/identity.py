@@ -23,7 +23,7 @@ class IdentityControl:
 
     network: Network
     weight: float
-    photographs: Array | None
+    photographs: Array | None = struct.field(repr=False)
     name: str = struct.field(pytree_node=False)
 
     @property
@@ -39,7 +39,7 @@ class IdentityControl:
         """
         del key
         if self.photographs is not None:
-            return 1 - jnp.mean(self.embed(sample.images) @ self.photographs.T, axis=-1)
+            return 1 - jnp.sum(self.embed(sample.images) * jnp.mean(self.photographs, axis=0), axis=-1)
         if sample.reference is None:
             raise ValueError(
                 f"control {self.name}: the sample has no reference image. Give photographs, or a reference."

@@ -36,7 +36,7 @@ class MomentControl:
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,), nats, up to a constant. `key` is not used."""
         del key
-        return -self.gamma(sample.images) @ self.beta
+        return -jnp.sum(self.gamma(sample.images) * self.beta, axis=1)
 
 
 def build(*, network: str, attribute: str, mu: Any = "uniform", weight: float = 1.0, name: str = "") -> MomentControl:

@@ -43,7 +43,8 @@ def build(
     """Aims at a pose in degrees; None leaves an angle free.
 
     Raises:
-      FileNotFoundError, ValueError: unknown or damaged network, no angle given, sigma not positive.
+      FileNotFoundError, ValueError: unknown or damaged network, or one that reads no pose; no angle given, sigma not
+        positive.
     """
     target = (yaw, pitch, roll)
     if all(angle is None for angle in target):
@@ -51,7 +52,7 @@ def build(
     if not sigma > 0:
         raise ValueError(f"control {name}: sigma is {sigma}; expected a positive number of degrees.")
     return PoseControl(
-        network=load_network(network),
+        network=load_network(network).that_returns("pose"),
         weight=jnp.float32(weight),
         target=jnp.array([angle or 0.0 for angle in target], jnp.float32),
         active=jnp.array([angle is not None for angle in target], jnp.float32),

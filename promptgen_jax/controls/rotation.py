@@ -47,13 +47,13 @@ class RotationControl:
 
     def pose(self, images: Array) -> Array:
         """Angles (B, 3), radians, that the network reads from images relative to the canonical pose, as in rho."""
-        return rotations.to_euler_xyz(self.network(images)["rotation"] @ self.canonical.T)
+        return rotations.to_euler_xyz(rotations.compose(self.network(images)["rotation"], self.canonical.T))
 
 
 def squared_angle(cond: Array, canonical: Array, seen: Array, angle: str = "geodesic") -> Array:
     """angle(R(cond) canonical, seen)² (B,) of conditions (B, up to 3), a rotation (3, 3) and rotations (B, 3, 3)."""
     angles = jnp.pad(cond, ((0, 0), (0, 3 - cond.shape[-1])))
-    return ANGLES[angle](rotations.from_euler_xyz(angles) @ canonical, seen) ** 2
+    return ANGLES[angle](rotations.compose(rotations.from_euler_xyz(angles), canonical), seen) ** 2
 
 
 def build(

@@ -103,7 +103,7 @@ def _observe(prompt, ebm, networks, key, batch_size, eps, *cond) -> dict:
     @jax.jit
     def observe(ebm, networks, index, z, log_ratio, cond=None):
         batch_key = jax.random.fold_in(key, index[0])
-        images = ebm.images(batch_key, z)
+        images = ebm.images(batch_key, z)  # judges see the very ones whose energies weigh them
         shape = (*(min(side, DIVERSITY_SIZE) for side in images.shape[1:3]), 3)
         seen = {
             "images": jax.image.resize(images, (images.shape[0], *shape), "linear"),

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promptgen_jax.ops.rotations import from_axis_angle
+from promptgen_jax.ops.rotations import compose, from_axis_angle
 
 PARENTS = (-1, 0, 1, 1, 1)  # of root, neck, jaw and the two eyes
 COEFFICIENTS = {"shape": 100, "exp": 50, "pose": 6, "eyes": 6}
@@ -61,7 +61,7 @@ class FLAME(nn.Module):
         vertices, posed = skin(
             shaped, rotations, **{name: arrays[name] for name in ("pose_basis", "regressor", "weights")}
         )
-        rows = contour_rows(rotations[:, 0] @ rotations[:, 1])
+        rows = contour_rows(compose(rotations[:, 0], rotations[:, 1]))
         static, full = self._points("static", (51,)), self._points("full", (68,))
         contours = [table[rows] for table in self._points("contour", (2 * MAX_YAW + 1, 17))]
         both = [

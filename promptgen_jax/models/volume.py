@@ -37,10 +37,13 @@ def pixel_grid(size: int, image_size: int, align_corner: bool) -> np.ndarray:
 
 
 def cast_rays(rotation: jax.Array, grid: np.ndarray, fov: float) -> jax.Array:
-    """Rays (B, N, 3) through grid points (N, 2) at distance 1, for a field of view in degrees."""
+    """Rays (B, N, 3) through grid points (N, 2) at distance 1, for a field of view in degrees.
+
+    At full float32: `encode` multiplies points by up to 2^9 pi, and any rounding with them.
+    """
     spread = np.tan(np.deg2rad(fov) / 2)
     points = np.concatenate([spread * grid, -np.ones((len(grid), 1))], axis=1).astype(np.float32)
-    return jnp.einsum("bij,nj->bni", rotation, points)
+    return jnp.einsum("bij,nj->bni", rotation, points, precision="highest")
 
 
 def encode(points: jax.Array, num_frequencies: int) -> jax.Array:

@@ -49,7 +49,12 @@ def from_axis_angle(vectors: Array) -> Array:
     half = jnp.sin(angle / 2) / angle
     versine = jnp.where(small, 0.5 - squared / 24 * (1 - squared / 30), 2 * half**2)
     cross = _cross_matrix(vectors)
-    return jnp.eye(3, dtype=vectors.dtype) + sine * cross + versine * _multiply(cross, cross)
+    return jnp.eye(3, dtype=vectors.dtype) + sine * cross + versine * compose(cross, cross)
+
+
+def compose(one: Array, other: Array) -> Array:
+    """The rotation (..., 3, 3) that acts as `other` and then as `one`, at full float32 on accelerators too."""
+    return jnp.matmul(one, other, precision=PRECISION)
 
 
 def geodesic_angle(one: Array, other: Array) -> Array:
@@ -59,7 +64,7 @@ def geodesic_angle(one: Array, other: Array) -> Array:
     to π, where an arc cosine loses half the digits. Where w vanishes, its direction is taken from R + Rᵀ: the gradient
     has length 1 at π as well, and that of θ² is 0 at agreement only.
     """
-    relative = _multiply(one, jnp.swapaxes(other, -1, -2))
+    relative = compose(one, jnp.swapaxes(other, -1, -2))
     twist = jnp.stack([relative[..., i, j] - relative[..., j, i] for i, j in ((2, 1), (0, 2), (1, 0))], axis=-1) / 2
     sine = jnp.sum(jax.lax.stop_gradient(_direction(relative, twist)) * twist, axis=-1)
     return jnp.arctan2(sine, (jnp.trace(relative, axis1=-2, axis2=-1) - 1) / 2)
@@ -75,10 +80,6 @@ def official_angle(one: Array, other: Array) -> Array:
     inside = jnp.clip(cosine, -LINEAR_FROM, LINEAR_FROM)
     slope = -1 / (1 - LINEAR_FROM**2) ** 0.5
     return jnp.arccos(inside) + slope * (cosine - inside)
-
-
-def _multiply(one: Array, other: Array) -> Array:
-    return jnp.matmul(one, other, precision=PRECISION)
 
 
 def _cross_matrix(vectors: Array) -> Array:

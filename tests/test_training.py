@@ -1,0 +1,109 @@
+"""What a training says of itself, and what may be resumed; what an evaluation looks at."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import test_core
+from flax import struct
+from PIL import Image
+
+import promptgen_jax as pg
+from configs import synthetic_linear
+from promptgen_jax import run as runs
+from promptgen_jax.evaluation import stage
+
+KEY = jax.random.key(0)
+FLOW = {"architecture": "coupling", "num_layers": 2, "hidden_dim": 8}
+OPTIONS = {"num_steps": 2, "batch_size": 256, "log_every": 1, "quiet": True}
+
+
+@pytest.mark.parametrize("objective", ["reverse_kl", "score_function", "forward_kl"])
+def test_the_gap_to_a_moment_is_that_of_the_flow_or_not_told(objective):
+    """Forward KL has no gradient to read it off."""
+    generator = pg.load_generator("synthetic", problem="mixture2d")
+    ebm = pg.LatentEBM(generator, (pg.load_control("synthetic", energy="moment", mu=(0.5, 0.5), name="mode"),))
+    ebm, _ = pg.fit_moments(ebm, KEY)
+    _, history = pg.fit(ebm, flow=FLOW, objective=objective, **OPTIONS)
+    if objective == "forward_kl":
+        assert "moment_gap/mode" not in history[0]
+    else:  # at its start the flow leaves everything as it is, and shares are 0.3 and 0.7
+        assert 0.1 < history[0]["moment_gap/mode"] < 0.3
+
+
+def bright(images):
+    return jnp.mean(images, axis=(1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"ebm": test_core.make_ebm(bright)}, r"differs in controls\.bright, controls\.quadratic"),
+        ({"learning_rate": 0.1}, r"differs in training\.learning_rate"),
+        ({"num_steps": np.int64(3)}, r"differs in training\.num_steps"),
+        ({"flow": FLOW | {"hidden_dim": 4}}, r"differs in flow\.hidden_dim"),
+    ],
+    ids=["control", "option", "steps", "flow"],
+)
+def test_another_training_in_the_workdir_is_not_taken_for_this_one(change, match, tmp_path):
+    arguments = {"ebm": test_core.make_ebm(), "flow": FLOW, **OPTIONS}
+    first, _ = pg.fit(workdir=tmp_path, **arguments)
+    again, history = pg.fit(workdir=tmp_path, **arguments | {"log_every": 2, "save_every": 7})
+    assert test_core.leaves_equal(first.params, again.params)
+    assert not history
+    with pytest.raises(ValueError, match=match):
+        pg.fit(workdir=tmp_path, **arguments | change)
+
+
+def test_only_a_whole_training_is_timed(tmp_path):
+    """Of one that was resumed, what went before is not known."""
+    config = synthetic_linear.get_config("smoke").to_dict()
+    config["stages"]["quadratic"]["flow"] = FLOW
+    (control,) = runs.build_controls(config["stages"]["quadratic"])
+    ebm = pg.LatentEBM(pg.load_generator(**config["generator"]), (control,))
+    runs.train_stage("quadratic", config, ebm, tmp_path)
+    timing = tmp_path / "quadratic" / "timing.json"
+    assert json.loads(timing.read_text())["train_seconds"] > 0
+    shutil.rmtree(tmp_path / "quadratic" / "prompt")
+    runs.train_stage("quadratic", config, ebm, tmp_path)
+    assert json.loads(timing.read_text()) == {}
+
+
+@struct.dataclass
+class Noisy:
+    """A generator with noise of its own, of one number a latent; red where it repeats the latent, else white."""
+
+    prior: pg.Prior = pg.Prior.standard(4)
+    image_size: int = struct.field(pytree_node=False, default=4)
+
+    def __call__(self, key, z):
+        """Images (B, 4, 4, 3), with the noise added in the last colour."""
+        noise = jax.random.normal(key, z.shape)
+        red = jnp.where(noise == z, 0.0, 1.0)
+        return jnp.tile(jnp.stack([jnp.ones_like(z), red, red + 0.1 * noise], axis=-1)[:, None], (1, 4, 1, 1))
+
+
+def noisy_prompt():
+    ebm = pg.LatentEBM(Noisy(), (pg.FunctionControl(bright, name="bright"),))
+    flow, params = pg.init_flow(KEY, ebm.generator.prior, **FLOW)
+    return ebm, pg.Prompt(ebm.generator, flow, params)
+
+
+def test_judges_see_the_images_that_were_weighed():
+    """With the noise that their energies were computed with."""
+    ebm, prompt = noisy_prompt()
+    seen = stage._observe(prompt, ebm, {}, KEY, 4, ebm.generator.prior.sample(KEY, 8))
+    for found in seen.values():
+        np.testing.assert_allclose(bright(found["images"]), found["energies"]["bright"], atol=1e-5)
+
+
+def test_noise_of_pictures_does_not_repeat_their_latents(tmp_path):
+    ebm, prompt = noisy_prompt()
+    assert np.all(ebm.generator(KEY, ebm.generator.prior.sample(KEY, 4))[..., 1] == 0)  # red: one key for both
+    options = {"num_shown": 4, "columns": 2, "pictures": {}}
+    runs._pictures("bright", ebm, prompt, KEY, options, tmp_path)
+    pixels = np.asarray(Image.open(tmp_path / "samples.png")).astype(int)
+    assert not np.any(pixels[..., 0] - pixels[..., 1] > 100)
