@@ -1,5 +1,6 @@
 """The notebooks, executed from top to bottom in their smoke setting, in a folder of their own."""
 
+import html
 import re
 from pathlib import Path
 
@@ -101,6 +102,20 @@ def test_is_fit_for_colab(path):
     assert path.stat().st_size < MAX_BYTES
     shown = str(outputs(notebook))
     assert not [folder for folder in (str(ROOT), f"{Path.home()}/") if folder in shown]
+
+
+def test_report_is_stored_inline():
+    """The page shows what the run printed, with pictures, and asks for nothing outside itself."""
+    found = outputs(read(ROOT / "notebooks" / "quickstart.ipynb"))
+    printed = "".join(output.get("text", "") for output in found)
+    frame = next(output.data["text/html"] for output in found if "text/html" in output.get("data", {}))
+    page = html.unescape(re.search('<iframe srcdoc="([^"]*)"', frame)[1])
+    results = re.findall(r"(\S+) -> (\S+) (?:%|degrees)", printed)
+    assert len(results) == 5
+    for before, after in results:
+        assert f'<span class="was">{before}</span> → <strong>{after}</strong>' in page
+    assert page.count('<img src="data:image/jpeg;base64,') == 2
+    assert "://" not in re.sub("<svg.*?</svg>|<details>.*?</details>", "", page, flags=re.DOTALL)
 
 
 def test_asks_for_the_address_where_there_is_no_clone(tmp_path):
