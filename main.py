@@ -27,12 +27,18 @@ def main(argv: list[str]) -> int:
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, FileNotFoundError, PermissionError) as error:
         if "--debug" in argv:
             raise
-        message = error.args[0] if error.args else repr(error)
-        print(f"error: {message}" if not isinstance(error, OSError) else f"error: {error}", file=sys.stderr)
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
+
+
+def _sentence(error: Exception) -> str:
+    """What to tell of an error; one that Python raised for lack of a name says nothing alone."""
+    if isinstance(error, (KeyError, AttributeError)):
+        return f"{error!r}. Run it again with --debug to see where."
+    return str(error) if isinstance(error, OSError) or not error.args else str(error.args[0])
 
 
 def run(argv: list[str]) -> int:

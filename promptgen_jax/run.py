@@ -1,7 +1,8 @@
 """A run: the stages of a configuration, each a control trained on top of the generator of the one before.
 
 `train_and_evaluate(config, workdir)` is what the command line calls. A workdir holds config.json, one folder a stage
-(metrics.jsonl, checkpoints, prompt, evaluation.json, samples.png), report.json and report.html. Finished stages are
+(training.json,
+metrics.jsonl, checkpoints, prompt, evaluation.json, samples.png), report.json and report.html. Finished stages are
 not done again; an interrupted one resumes.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import os
 import platform
 import time
@@ -119,8 +119,10 @@ def open_workdir(workdir: str | Path, config: dict) -> Path:
     weights.claim(
         workdir / "config.json",
         config,
-        holds=f"workdir {workdir}: holds a run of another config",
-        advice="Choose another --workdir, or delete this one.",
+        lambda names: (
+            f"workdir {workdir}: holds a run of another config (differs in {names}). Choose another --workdir, or "
+            "delete this one."
+        ),
     )
     return workdir
 
@@ -202,7 +204,7 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earl
     }
     timing = folder / "timing.json"
     if trained and timing.exists():
-        stage["timing"] = json.loads(timing.read_text()) | {"steps": config["stages"][name]["training"]["num_steps"]}
+        stage["timing"] = weights.read_json(timing) | {"steps": config["stages"][name]["training"]["num_steps"]}
     weights.write_json(folder / "evaluation.json", stage)
     for line in stage["headline"]:
         before = f"{line['before']:.3g} -> " if "before" in line else ""
@@ -334,8 +336,8 @@ def load_prompt(workdir: str | Path, **options) -> Prompt:
 
 
 def read_config(workdir: Path) -> dict:
-    """The config of a run. Raises FileNotFoundError if the folder holds none."""
+    """The config of a run. Raises FileNotFoundError if the folder holds none, ValueError if it is damaged."""
     path = workdir / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"workdir {workdir}: holds no config.json. Train first: main.py --mode=train.")
-    return json.loads(path.read_text())
+    return weights.read_json(path)

@@ -269,8 +269,10 @@ def _claim_workdir(workdir: Path, ebm: LatentEBM, config: TrainConfig, flow: dic
     weights.claim(
         workdir / ABOUT,
         about,
-        holds=f"fit: workdir {workdir} holds another training",
-        advice="Choose another workdir, or delete this one.",
+        lambda names: (
+            f"fit: workdir {workdir} holds another training (differs in {names}). Choose another workdir, or delete "
+            "this one."
+        ),
     )
 
 

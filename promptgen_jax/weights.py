@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import flax.traverse_util
@@ -77,12 +78,7 @@ def read_config(name_or_path: str | Path) -> dict:
       ValueError: damaged, or written by a newer format.
     """
     path = find_weights(name_or_path) / CONFIG
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: not valid JSON ({error}). Restore the file or convert the checkpoint again."
-        ) from None
+    config = read_json(path)
     version = config.get("format_version") if isinstance(config, dict) else None
     if version != FORMAT_VERSION:
         raise ValueError(
@@ -143,6 +139,14 @@ def replace_folder(staged: Path, folder: Path) -> None:
     staged.mkdir()  # so that the TemporaryDirectory around it can clean up
 
 
+def read_json(path: Path):
+    """What a JSON file holds. Raises ValueError naming the file if that is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}). Restore the file, or make it again.") from None
+
+
 def write_json(path: Path, value) -> None:
     """Writes JSON atomically."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
@@ -190,22 +194,21 @@ def open_folder(what: str, folder: str | Path) -> Path:
     return folder
 
 
-def claim(path: Path, about: dict, *, holds: str, advice: str) -> None:
+def claim(path: Path, about: dict, refusal: Callable[[str], str]) -> None:
     """Writes what a folder is of, or checks that it is of that already. Of several hosts the first one writes.
 
     Args:
       path: the JSON file in it that says so.
       about: the entries.
-      holds: start of the message if they differ, e.g. "workdir runs/x: holds a run of another config".
-      advice: end of the message.
+      refusal: the message if some of them differ, of their names.
 
     Raises:
       ValueError: the file has other entries, which are named.
     """
     about = json.loads(json.dumps(about, default=float))  # numbers of NumPy too
     if path.exists():
-        if differing := sorted(_differences(json.loads(path.read_text()), about)):
-            raise ValueError(f"{holds} (differs in {', '.join(differing[:5])}). {advice}")
+        if differing := sorted(_differences(read_json(path), about)):
+            raise ValueError(refusal(", ".join(differing[:5])))
     elif sharding.is_first_host():
         write_json(path, about)
     sharding.wait_for_hosts(path.name)

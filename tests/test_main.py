@@ -56,7 +56,7 @@ def finished(tmp_path_factory):
 def test_quickstart_runs_and_reports(finished):
     workdir, output = finished
     assert "compiling" in output
-    assert re.search(r"a step takes \d+ MiB a device: \S+ MiB of weights and state, \S+ MiB of activations", output)
+    assert re.search(r"a step takes \S+ MiB a device: \S+ MiB of weights and state, \S+ MiB of activations", output)
     assert output.strip().endswith("report.html")
     stages = json.loads((workdir / "report.json").read_text())["stages"]
     assert [stage["name"] for stage in stages] == ["smile", "turn"]
@@ -246,6 +246,17 @@ def test_mistakes(arguments, match, tmp_path, capsys, monkeypatch):
     assert match in error
     assert "\n" not in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [("{", "config.json: not valid JSON"), ("{}", "error: KeyError('generator'). Run it again with --debug")],
+    ids=["damaged", "empty"],
+)
+def test_damaged_workdirs(content, match, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(content)
+    assert main.main(["--mode=sample", f"--workdir={tmp_path}"]) == 2
+    assert match in capsys.readouterr().err
 
 
 def test_workdir_of_another_config_is_refused(tmp_path):
