@@ -148,12 +148,12 @@ def _write_extras(prompt, folder: Path, key, num_samples: int, cond, *, latents:
     per_noise = 1 if cond is None else len(cond)
     if per_noise > 1:
         faces = min(num_samples, GRID_FACES)
-        shown = _read(folder, faces * per_noise)
+        shown = _read(folder, faces * per_noise) / np.float32(255)
         columns = next(count for count in range(round(per_noise**0.5), 0, -1) if per_noise % count == 0)
         blocks = shown.reshape(faces, per_noise, *shown.shape[1:])
         images.save_png(folder / GRID, images.block_sheet(blocks, columns=per_noise // columns, per_row=3))
     if npz:
-        weights.write_npz(folder / IMAGES_NPZ, arr_0=images.to_uint8(_read(folder, num_samples * per_noise)))
+        weights.write_npz(folder / IMAGES_NPZ, arr_0=_read(folder, num_samples * per_noise))
     if latents:
         eps = noise(prompt.prior, key, np.arange(num_samples))
         rows = {} if cond is None else {"cond": np.tile(cond, (num_samples, 1))}
@@ -170,8 +170,16 @@ def _innermost_latents(prompt, eps, *cond):
 
 
 def _read(folder: Path, count: int) -> np.ndarray:
+    """The first pictures (count, H, W, 3), uint8: of thousands, floats would not fit into memory."""
+
+    def read(number):
+        return images.to_uint8(images.load_image(folder / _file(number))[None])[0]
+
+    pictures = np.empty((count, *read(0).shape), np.uint8)
     with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(images.load_image, [folder / _file(number) for number in range(count)])))
+        for number, picture in enumerate(pool.map(read, range(count))):
+            pictures[number] = picture
+    return pictures
 
 
 def _file(number: int) -> str:
@@ -181,13 +189,19 @@ def _file(number: int) -> str:
 def _open_folder(folder: str | Path, about: dict) -> Path:
     """Makes the folder and writes samples.json, or checks that it holds images of these very samples."""
     folder = weights.open_folder("sample: folder", folder)
-    advice = "Choose another folder, or delete this one."
     if not (folder / ABOUT).exists() and any(folder.glob("*.png")):
         raise ValueError(
-            f"sample: folder {folder} holds pictures but no {ABOUT}, so it is not known what they show. {advice}"
+            f"sample: folder {folder} holds pictures but no {ABOUT}, so it is not known what they show. Choose another "
+            "folder, or delete this one."
         )
-    holds = f"sample: folder {folder} holds images of another run"
-    weights.claim(folder / ABOUT, about, holds=holds, advice=advice)
+    weights.claim(
+        folder / ABOUT,
+        about,
+        lambda names: (
+            f"sample: folder {folder} holds images of another run (differs in {names}). Choose another folder, or "
+            "delete this one."
+        ),
+    )
     return folder
 
 

@@ -16,6 +16,7 @@ from test_processes import free_address
 
 import main
 import promptgen_jax as pg
+from promptgen_jax import sampling
 from promptgen_jax.generators import nvae, stylegan2
 
 ROOT = Path(__file__).parent.parent
@@ -148,6 +149,7 @@ def test_files_hold_what_they_say(saved, tmp_path):
     pg.write_samples(prompt, tmp_path, num_samples=3, seed=5, say=lines.append)
     pg.write_samples(prompt, tmp_path, num_samples=6, seed=5, batch_size=3, npz=True, latents=True, say=lines.append)
     assert "3 of 6 images left" in "".join(lines)
+    assert sampling._read(tmp_path, 2).dtype == np.uint8  # floats of 50,000 pictures are 39 GB at 256 pixels
     pictures = np.load(tmp_path / "images.npz")["arr_0"]
     assert (pictures.shape, pictures.dtype) == ((6, 64, 64, 3), np.uint8)
     np.testing.assert_array_equal(pictures[4], np.asarray(Image.open(tmp_path / "000004.png")))

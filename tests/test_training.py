@@ -107,3 +107,23 @@ def test_noise_of_pictures_does_not_repeat_their_latents(tmp_path):
     runs._pictures("bright", ebm, prompt, KEY, options, tmp_path)
     pixels = np.asarray(Image.open(tmp_path / "samples.png")).astype(int)
     assert not np.any(pixels[..., 0] - pixels[..., 1] > 100)
+
+
+def test_certificates_of_one_prompt_compile_once():
+    """Those after the first; keys and samples are other ones, sizes the same."""
+    traces = []
+
+    def counted(images):
+        traces.append(images.shape)
+        return bright(images)
+
+    generator = pg.FunctionGenerator(prior=pg.Prior.standard(4), function=test_core.as_picture)
+    ebm = pg.LatentEBM(generator, (pg.FunctionControl(counted, name="bright"),))
+    flow, params = pg.init_flow(KEY, generator.prior, **FLOW)
+    prompt = pg.Prompt(generator, flow, params)
+    found = [
+        pg.evaluation.exactness(prompt, ebm, jax.random.key(seed), num_samples=8, reference_samples=8)
+        for seed in range(3)
+    ]
+    assert len(traces) == 2
+    assert found[0]["loss"] != found[1]["loss"]

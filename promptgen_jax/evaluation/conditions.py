@@ -7,7 +7,7 @@ import numpy as np
 
 from promptgen_jax.controls.identity import unit
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.evaluation.exactness import Z_95
+from promptgen_jax.evaluation.bias import Z_95
 from promptgen_jax.prompt import Prompt, map_batches
 
 BINS = 4  # of the asked angles

@@ -12,10 +12,9 @@ from scipy.special import logsumexp
 
 from promptgen_jax import checks
 from promptgen_jax.ebm import LatentEBM
+from promptgen_jax.evaluation.bias import Z_95
 from promptgen_jax.prompt import Prompt, filter_none, map_batches
 from promptgen_jax.types import Array
-
-Z_95 = 1.959964
 
 
 def log_weights(prompt: Prompt, ebm: LatentEBM, key: Array, num_samples: int, *, batch_size: int = 64) -> dict:
@@ -37,14 +36,20 @@ def log_weights(prompt: Prompt, ebm: LatentEBM, key: Array, num_samples: int, *,
     eps = prompt.prior.sample(key_eps, num_samples)
     cond = ebm.draw_cond(jax.random.fold_in(key_eps, 1), num_samples)
 
-    def weigh(prompt, ebm, eps, cond=None):
-        z, log_det = prompt.flow.forward_and_log_det(prompt.params, eps, cond)
-        energy = ebm.energy(key_ebm, z, cond)
-        log_q = prompt.prior.log_prob(eps) - log_det
-        return {"z": z, "log_weights": prompt.prior.log_prob(z) - energy - log_q, "energy": energy}
+    return map_batches(lambda *batch: _weigh(prompt, ebm, key_ebm, *batch), batch_size, eps, *filter_none(cond))
 
-    jitted = jax.jit(weigh)
-    return map_batches(lambda *batch: jitted(prompt, ebm, *batch), batch_size, eps, *filter_none(cond))
+
+@jax.jit
+def _weigh(prompt, ebm, key, eps, cond=None):
+    z, log_det = prompt.flow.forward_and_log_det(prompt.params, eps, cond)
+    energy = ebm.energy(key, z, cond)
+    log_q = prompt.prior.log_prob(eps) - log_det
+    return {"z": z, "log_weights": prompt.prior.log_prob(z) - energy - log_q, "energy": energy}
+
+
+@jax.jit
+def _energy(ebm, key, z, cond=None):
+    return ebm.energy(key, z, cond)
 
 
 def check_certifiable(prompt: Prompt, ebm: LatentEBM) -> None:
@@ -100,8 +105,7 @@ def exactness(
     if reference_samples:
         z = ebm.generator.prior.sample(key_prior, reference_samples)
         cond = ebm.draw_cond(jax.random.fold_in(key_prior, 1), reference_samples)
-        jitted = jax.jit(lambda ebm, z, cond=None: -ebm.energy(key_ebm, z, cond))
-        reference = map_batches(lambda *batch: jitted(ebm, *batch), batch_size, z, *filter_none(cond))
+        reference = -map_batches(lambda *batch: _energy(ebm, key_ebm, *batch), batch_size, z, *filter_none(cond))
     return certificate(log_w, reference)
 
 

@@ -13,7 +13,7 @@ from promptgen_jax.controls.pose import ANGLES
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.evaluation import bias
 from promptgen_jax.evaluation.conditions import evaluate_conditions
-from promptgen_jax.evaluation.exactness import Z_95, certificate
+from promptgen_jax.evaluation.exactness import certificate
 from promptgen_jax.network import load_network
 from promptgen_jax.prompt import Prompt, filter_none, map_batches
 from promptgen_jax.types import Sample
@@ -211,7 +211,7 @@ def _means(values: dict) -> dict:
     rows = {}
     for when, found in values.items():
         found = found.astype(np.float64)
-        mean, error = float(found.mean()), Z_95 * float(found.std()) / np.sqrt(len(found))
+        mean, error = float(found.mean()), bias.Z_95 * float(found.std()) / np.sqrt(len(found))
         rows[when] = {"mean": mean, "std": float(found.std()), "low": mean - error, "high": mean + error}
     return rows
 
