@@ -163,7 +163,7 @@ def check_flags(command: tuple[str, ...], arguments: list[str]) -> None:
 
 @functools.cache
 def help_of(command: tuple[str, ...]) -> str:
-    done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout.replace("--[no]", "--")
 

@@ -248,7 +248,7 @@ def test_command_answers_in_one_sentence(tmp_path, capsys, files, match):
 
 def test_command_prints_the_path(workdir):
     command = [sys.executable, "-m", "promptgen_jax.report", str(workdir)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     assert done.stdout == f"{workdir / 'report.html'}\n"
     assert done.stderr == ""
 
@@ -284,7 +284,7 @@ def chromium(tmp_path_factory):
 
     def run(*arguments):
         command = [program, *flags, f"--user-data-dir={profile}", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
 
     return run
 
