@@ -243,6 +243,7 @@ def convert(source: str | Path, *, num_batches: int = 0, temperature: float = 1.
         tree = readjust(module, tree, num_batches=num_batches, temperature=temperature)
         samples = f"{num_batches} batches of {BATCH_SIZE} samples at temperature {temperature:g}"
         statistics = f"batch-norm statistics adjusted to {samples}"
+        config["flags"] = f"--readjust {num_batches} --temperature {temperature:g}"
     size, groups = config["image_size"], len(module.group_sizes)
     about = (
         f"The generating half of an NVAE: {groups} groups of latents, {config['latent_dim']:,} numbers, to {size} x "

@@ -345,7 +345,8 @@ def run(
 def _provenance(config: dict, source: Path, name: str, script: str) -> dict:
     """Name, licence and command of a folder. Raises ValueError if it is named for a checkpoint that this is not.
 
-    `config["file"]` is the file that was read, if `source` is a folder.
+    `config["file"]` is the file that was read, if `source` is a folder, and `config["flags"]` what the converter was
+    told besides.
     """
     known = catalogue.CHECKPOINTS.get(name)
     if known and known.converter != script:
@@ -358,17 +359,16 @@ def _provenance(config: dict, source: Path, name: str, script: str) -> dict:
             f"{source}: a network of {config['image_size']} pixels, but {name} has {known.image_size}. "
             f"{catalogue.how_to_get(name)} Or choose another folder name for this file."
         )
-    file = source / config.pop("file", "")
+    file, flags = source / config.pop("file", ""), config.pop("flags", "")
     official = known and file.resolve().parts[-len(Path(known.file).parts) :] == Path(known.file).parts
+    command = known.command(name) if official else f"python convert/{script} {source.name} ported_weights/{name}"
     return {
         "name": name,
         "source": known.file if official else str(file.relative_to(source.parent)),
         "source_sha256": weights.file_sha256(file),
         "url": known.url if official else "not a file of `promptgen_jax/catalogue.py`",
         "license": known.license if known else "that of the file it was converted from",
-        "converter": known.command(name)
-        if official
-        else f"python convert/{script} {source.name} ported_weights/{name}",
+        "converter": f"{command} {flags}".rstrip(),
     }
 
 

@@ -72,5 +72,6 @@ def test_converter_adjusts_statistics_on_request(tmp_path, capsys):
     about = (tmp_path / "mine" / "SOURCE.md").read_text()
     assert "adjusted to 2 batches of 16 samples at temperature 0.7" in about
     assert "statistics of the file" not in about
+    assert "checkpoint.pt ported_weights/mine --readjust 2 --temperature 0.7`" in about
     assert nvae_to_flax.main([str(source), str(tmp_path / "other"), "--readjust", "-1"]) == 1
     assert not (tmp_path / "other").exists()
