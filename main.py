@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     """Runs a mode; returns the exit code. Mistakes of the user print one sentence and return 2."""
     try:
         return run(argv)
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError, FileNotFoundError, PermissionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
         if "--debug" in argv:
             raise
         message = error.args[0] if error.args else repr(error)
@@ -33,6 +33,9 @@ def main(argv: list[str]) -> int:
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from what was written.", file=sys.stderr)
+        return 130
 
 
 def run(argv: list[str]) -> int:
@@ -71,7 +74,7 @@ def run(argv: list[str]) -> int:
     try:
         rest = values(["main.py", *argv])
     except flags.Error as error:
-        raise ValueError(_what_a_config_said(str(error))) from None
+        raise ValueError(_what_a_flag_said(str(error))) from None
     except (KeyError, AttributeError) as error:
         raise ValueError(_mistyped_key(str(error.args[0]), argv)) from None
     if values.help:
@@ -153,9 +156,12 @@ def _conditions(prompt, angles: list[str]):
     """The condition of the command line in radians, a grid if it names none, or None for a prompt without."""
     import numpy as np
 
+    from promptgen_jax import checks
+
     dim, names = prompt.flow.cond_dim, prompt.conditions.names if prompt.conditions else ()
     try:
         condition = np.radians(np.array(angles, np.float32))
+        checks.check_finite("--condition", "angles", condition)
     except ValueError:
         raise ValueError(f"--condition={','.join(angles)}: expected degrees, e.g. 10,-15.") from None
     if len(condition) and not dim:
@@ -170,8 +176,10 @@ def _conditions(prompt, angles: list[str]):
     return prompt.conditions.grid()
 
 
-def _what_a_config_said(message: str) -> str:
-    """The last line, without its class, of a traceback that the flag of the config file wraps; else all of it."""
+def _what_a_flag_said(message: str) -> str:
+    """Of a traceback that the flag of the config file wraps, the last line without its class; else all, but plainer."""
+    if "invalid literal for int" in message:
+        return f"{message.partition(':')[0]}: expected an integer."
     if "Traceback" not in message:
         return message
     return message.strip().splitlines()[-1].partition(": ")[2]

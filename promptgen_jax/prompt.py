@@ -217,7 +217,10 @@ class Prompt:
                 f"{result.checksum[:12]}…. Use the same weights."
             )
         for index, fields in enumerate(saved):
-            flow, params = flows.load_flow(Path(folder) / f"flow_{index}")
+            part = Path(folder) / f"flow_{index}"
+            if not (part / weights.CONFIG).is_file() or not (part / weights.TENSORS).is_file():
+                raise FileNotFoundError(f"{part}: missing or incomplete. Copy the whole folder that Prompt.save wrote.")
+            flow, params = flows.load_flow(part)
             result = cls(generator=result, flow=flow, params=params, **fields)
         return result
 
@@ -234,7 +237,10 @@ def _read_about(path: Path) -> tuple[str, str, list[dict]]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged ({error!r}). Save the prompt again.") from None
     if version != weights.FORMAT_VERSION:
-        raise ValueError(f"{path}: format_version {version}; this release reads {weights.FORMAT_VERSION}.")
+        raise ValueError(
+            f"{path}: format_version {version}; this release reads {weights.FORMAT_VERSION}. "
+            "Use the release that wrote it, or train again."
+        )
     try:
         name, checksum, names = about["generator"]["name"], about["generator"]["checksum"], about["flows"]
         nothing = [None] * len(names)

@@ -29,6 +29,7 @@ from promptgen_jax.prompt import Prompt, map_batches
 from promptgen_jax.types import Conditions
 
 GENERATOR = "generator"
+ANOTHER = "Choose another --workdir, or delete this one."
 GRID_SIZE = 3  # conditions per angle in pictures
 CONDITION_CAPTION = "One face per block, the same noise under every condition; the first faces, none picked."
 VERSIONS = ("jax", "flax", "optax", "distrax", "orbax-checkpoint", "numpy")
@@ -50,6 +51,7 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
     Raises:
       ValueError, FileNotFoundError, PermissionError: bad configuration, weights, or workdir; nothing is half-written.
     """
+    checks.check_seed("config.seed", config["seed"])
     generator = parts.load_generator(**config["generator"])
     controls = {name: build_controls(config["stages"][name]) for name in config["order"]}
     conditions = {name: build_conditions(config["stages"][name]) for name in config["order"]}
@@ -334,8 +336,11 @@ def load_prompt(workdir: str | Path, **options) -> Prompt:
 
 
 def read_config(workdir: Path) -> dict:
-    """The config of a run. Raises FileNotFoundError if the folder holds none."""
+    """The config of a run. Raises FileNotFoundError if the folder holds none, ValueError if it is damaged."""
     path = workdir / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"workdir {workdir}: holds no config.json. Train first: main.py --mode=train.")
-    return json.loads(path.read_text())
+    config = weights.read_json(path, advice=ANOTHER)
+    if missing := [name for name in ("generator", "order", "stages", "evaluation") if name not in config]:
+        raise ValueError(f"{path}: lacks {', '.join(missing)}. {ANOTHER}")
+    return config

@@ -77,13 +77,8 @@ def read_config(name_or_path: str | Path) -> dict:
       ValueError: damaged, or written by a newer format.
     """
     path = find_weights(name_or_path) / CONFIG
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: not valid JSON ({error}). Restore the file or convert the checkpoint again."
-        ) from None
-    version = config.get("format_version") if isinstance(config, dict) else None
+    config = read_json(path, advice="Restore the file or convert the checkpoint again.")
+    version = config.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(
             f"{path}: format_version is {version!r}; this release reads {FORMAT_VERSION}. Convert the checkpoint again."
@@ -148,6 +143,21 @@ def write_json(path: Path, value) -> None:
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def read_json(path: Path, *, advice: str) -> dict:
+    """Reads a JSON object; `advice` says what to do if the file holds none.
+
+    Raises:
+      ValueError: damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}). {advice}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: holds no JSON object. {advice}")
+    return value
+
+
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Writes a file atomically: it is either the old one or the whole new one."""
     path = Path(path)
@@ -204,7 +214,7 @@ def claim(path: Path, about: dict, *, holds: str, advice: str) -> None:
     """
     about = json.loads(json.dumps(about, default=float))  # numbers of NumPy too
     if path.exists():
-        if differing := sorted(_differences(json.loads(path.read_text()), about)):
+        if differing := sorted(_differences(read_json(path, advice=advice), about)):
             raise ValueError(f"{holds} (differs in {', '.join(differing[:5])}). {advice}")
     elif sharding.is_first_host():
         write_json(path, about)

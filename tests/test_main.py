@@ -234,8 +234,9 @@ def test_stages_stand_on_what_they_name(tmp_path):
             ("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.stages.smile.training.batch_size=0"),
             "batch_size",
         ),
+        (("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.seed=-1"), "config.seed: got -1; expected"),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_mistakes(arguments, match, tmp_path, capsys, monkeypatch):
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]
