@@ -29,7 +29,7 @@ from promptgen_jax.prompt import Prompt, map_batches
 from promptgen_jax.types import Conditions
 
 GENERATOR = "generator"
-ANOTHER = "Choose another --workdir, or delete this one."
+AGAIN = "Train again, in another --workdir."
 GRID_SIZE = 3  # conditions per angle in pictures
 CONDITION_CAPTION = "One face per block, the same noise under every condition; the first faces, none picked."
 VERSIONS = ("jax", "flax", "optax", "distrax", "orbax-checkpoint", "numpy")
@@ -330,17 +330,27 @@ def load_prompt(workdir: str | Path, **options) -> Prompt:
     Raises:
       FileNotFoundError: not trained yet; TypeError, ValueError: options that the generator does not have.
     """
-    config = read_config(Path(workdir).resolve())
+    workdir = Path(workdir).resolve()
+    config = read_config(workdir)
     generator = parts.load_generator(**config["generator"] | config["evaluation"]["pictures"] | options)
-    return Prompt.load(Path(workdir).resolve() / config["order"][-1] / "prompt", generator=generator)
+    return Prompt.load(workdir / config["order"][-1] / "prompt", generator=generator)
 
 
 def read_config(workdir: Path) -> dict:
-    """The config of a run. Raises FileNotFoundError if the folder holds none, ValueError if it is damaged."""
+    """The config of a finished run.
+
+    Raises:
+      FileNotFoundError: the folder holds none, or one that is not trained to the end; ValueError: it is damaged.
+    """
     path = workdir / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"workdir {workdir}: holds no config.json. Train first: main.py --mode=train.")
-    config = weights.read_json(path, advice=ANOTHER)
-    if missing := [name for name in ("generator", "order", "stages", "evaluation") if name not in config]:
-        raise ValueError(f"{path}: lacks {', '.join(missing)}. {ANOTHER}")
+    config = weights.read_json(path, advice=AGAIN)
+    if missing := [name for name in ("generator", "order", "stages", "evaluation") if not config.get(name)]:
+        raise ValueError(f"{path}: lacks {', '.join(missing)}. {AGAIN}")
+    if not (workdir / config["order"][-1] / "prompt" / "prompt.json").is_file():
+        raise FileNotFoundError(
+            f"workdir {workdir}: its stage {config['order'][-1]} is not trained to the end. Repeat the command that "
+            "began it; it goes on where it was."
+        )
     return config
