@@ -11,12 +11,14 @@ Any key can be overridden: `--config.stages.smile.training.num_steps=50`. What e
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import sys
 import warnings
 from pathlib import Path
 
+CONFIGS = Path(__file__).parent / "configs"
 MODES = ("train", "evaluate", "sample", "list", "doctor")
 
 
@@ -45,9 +47,9 @@ def run(argv: list[str]) -> int:
 
     from promptgen_jax import checks
 
-    config_path = next((arg.split("=", 1)[1] for arg in argv if arg.startswith("--config=")), None)
+    config_path = _config_path(argv)
     if config_path is not None and not Path(config_path.split(":")[0]).is_file():
-        known = [str(path) for path in Path("configs").glob("*.py") if path.stem != "pieces"]
+        known = [os.path.relpath(path) for path in CONFIGS.glob("*.py") if path.stem != "pieces"]
         raise FileNotFoundError(f"--config={config_path}: no such file. {checks.nearest(config_path, known)}")
     values = flags.FlagValues()
     config_flag = config_flags.DEFINE_config_file("config", None, "Path of a config file.", flag_values=values)
@@ -87,7 +89,7 @@ def run(argv: list[str]) -> int:
     if values.mode == "list":
         from promptgen_jax import inventory
 
-        print(inventory.describe())
+        print(inventory.describe(CONFIGS))
         return 0
     if values.mode == "doctor":
         from promptgen_jax import doctor
@@ -117,6 +119,16 @@ def run(argv: list[str]) -> int:
     command = "python main.py " + " ".join(shlex.quote(arg) for arg in argv)
     print(f"report: {runs.train_and_evaluate(config, values.workdir, command=command)}")
     return 0
+
+
+def _config_path(argv: list[str]) -> str | None:
+    """What follows --config, with an equals sign or a blank."""
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name == "--config":
+            return value if equals else next(words, "")
+    return None
 
 
 def _sample(values) -> Path:
@@ -187,6 +199,8 @@ def _what_a_flag_said(message: str) -> str:
 
 def _mistyped_key(message: str, argv: list[str]) -> str:
     """What ml_collections says of a key that a config lacks, nested quotes and two lines, as one sentence."""
+    if "'get_config'" in message:
+        return "--config: this file is no config, it has no get_config. Choose another one of configs/."
     if not message.startswith(("'", '"')):
         return message
     key, near = re.search(r"\w+", message)[0], re.search(r'Did you mean "(\w+)"', message)

@@ -18,6 +18,7 @@ from promptgen_jax import flow as flows
 from promptgen_jax.types import Array, Conditions, Prior, PyTree
 
 PROMPT = "prompt.json"
+WRITTEN = re.compile(r"prompt\.json|README\.md|flow_\d+")  # in the folder of a prompt
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -114,9 +115,15 @@ class Prompt:
 
         Raises:
           PermissionError: the folder beside which it is staged cannot be written.
+          ValueError: the folder holds something else than an older prompt, which would be lost.
         """
         folder = Path(folder)
         weights.open_folder("prompt.save: folder", folder.parent)
+        if foreign := [path.name for path in _entries(folder) if not WRITTEN.fullmatch(path.name)]:
+            raise ValueError(
+                f"prompt.save: folder {folder} holds {', '.join(foreign[:3])}, which would be lost, as a prompt has a "
+                "folder of its own. Choose a new one."
+            )
         stack, generator = self.stack()
         about = {
             "format_version": weights.FORMAT_VERSION,
@@ -223,6 +230,10 @@ class Prompt:
             flow, params = flows.load_flow(part)
             result = cls(generator=result, flow=flow, params=params, **fields)
         return result
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
 
 
 def _read_about(path: Path) -> tuple[str, str, list[dict]]:

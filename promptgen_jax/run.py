@@ -51,7 +51,7 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
     Raises:
       ValueError, FileNotFoundError, PermissionError: bad configuration, weights, or workdir; nothing is half-written.
     """
-    checks.check_seed("config.seed", config["seed"])
+    _check_config(config)
     generator = parts.load_generator(**config["generator"])
     controls = {name: build_controls(config["stages"][name]) for name in config["order"]}
     conditions = {name: build_conditions(config["stages"][name]) for name in config["order"]}
@@ -231,6 +231,15 @@ def mixtures_stage(config: dict, made: dict) -> dict:
         print(f"  {line['label']}: {line['before']:.5f} -> {line['after']:.5f}", flush=True)
     summary = "As many samples of every prompt in a group, judged together; before is the generator without a control."
     return {"name": "equal numbers of each", "summary": summary, "headline": headline, "shares": rows}
+
+
+def _check_config(config: dict) -> None:
+    """What no part looks at before the run is under way."""
+    checks.check_seed("config.seed", config["seed"])
+    for name in ("num_samples", "num_shown", "columns"):
+        checks.check_count(f"config.evaluation.{name}", config["evaluation"][name])
+    for name in config["order"]:
+        checks.check_known("config.order", name, config["stages"])
 
 
 def _check_mixtures(config: dict) -> None:
