@@ -121,8 +121,8 @@ def open_workdir(workdir: str | Path, config: dict) -> Path:
     weights.claim(
         workdir / "config.json",
         config,
-        holds=f"workdir {workdir}: holds a run of another config",
-        advice="Choose another --workdir, or delete this one.",
+        refusal="workdir {}: holds a run of another config (differs in {}). Choose another --workdir, or delete "
+        "this one.",
     )
     return workdir
 

@@ -182,13 +182,17 @@ def _file(number: int) -> str:
 def _open_folder(folder: str | Path, about: dict) -> Path:
     """Makes the folder and writes samples.json, or checks that it holds images of these very samples."""
     folder = weights.open_folder("sample: folder", folder)
-    advice = "Choose another folder, or delete this one."
     if not (folder / ABOUT).exists() and any(folder.glob("*.png")):
         raise ValueError(
-            f"sample: folder {folder} holds pictures but no {ABOUT}, so it is not known what they show. {advice}"
+            f"sample: folder {folder} holds pictures but no {ABOUT}, so it is not known what they show. Choose another "
+            "folder, or delete this one."
         )
-    holds = f"sample: folder {folder} holds images of another run"
-    weights.claim(folder / ABOUT, about, holds=holds, advice=advice)
+    weights.claim(
+        folder / ABOUT,
+        about,
+        refusal="sample: folder {} holds images of another run (differs in {}). Choose another folder, or delete "
+        "this one.",
+    )
     return folder
 
 

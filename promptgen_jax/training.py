@@ -273,8 +273,7 @@ def _claim_workdir(workdir: Path, ebm: LatentEBM, config: TrainConfig, flow: dic
     weights.claim(
         weights.open_folder("fit: workdir", workdir) / ABOUT,
         about,
-        holds=f"fit: workdir {workdir} holds another training",
-        advice="Choose another workdir, or delete this one.",
+        refusal="fit: workdir {} holds another training (differs in {}). Choose another workdir, or delete this one.",
     )
 
 

@@ -200,22 +200,22 @@ def open_folder(what: str, folder: str | Path) -> Path:
     return folder
 
 
-def claim(path: Path, about: dict, *, holds: str, advice: str) -> None:
+def claim(path: Path, about: dict, *, refusal: str) -> None:
     """Writes what a folder is of, or checks that it is of that already. Of several hosts the first one writes.
 
     Args:
       path: the JSON file in it that says so.
       about: the entries.
-      holds: start of the message if they differ, e.g. "workdir runs/x: holds a run of another config".
-      advice: end of the message.
+      refusal: the message if they differ, with {} for the folder and {} for what differs, and then what to do.
 
     Raises:
-      ValueError: the file has other entries, which are named.
+      ValueError: the file has other entries, which are named, or is damaged.
     """
     about = json.loads(json.dumps(about, default=float))  # numbers of NumPy too
     if path.exists():
-        if differing := sorted(_differences(read_json(path, advice=advice), about)):
-            raise ValueError(f"{holds} (differs in {', '.join(differing[:5])}). {advice}")
+        found = read_json(path, advice=refusal.partition(". ")[2])
+        if differing := sorted(_differences(found, about)):
+            raise ValueError(refusal.format(path.parent, ", ".join(differing[:5])))
     elif sharding.is_first_host():
         write_json(path, about)
     sharding.wait_for_hosts(path.name)
