@@ -18,7 +18,7 @@ from promptgen_jax import flow as flows
 from promptgen_jax.types import Array, Conditions, Prior, PyTree
 
 PROMPT = "prompt.json"
-WRITTEN = re.compile(r"prompt\.json|README\.md|flow_\d+")  # in the folder of a prompt
+WRITTEN = re.compile(r"prompt\.json|README\.md|flow_\d+|\.DS_Store|\.ipynb_checkpoints")  # by us, or without worth
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
