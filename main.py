@@ -11,12 +11,14 @@ Any key can be overridden: `--config.stages.smile.training.num_steps=50`. What e
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import sys
 import warnings
 from pathlib import Path
 
+CONFIGS = Path(__file__).parent / "configs"
 MODES = ("train", "evaluate", "sample", "list", "doctor")
 
 
@@ -24,7 +26,7 @@ def main(argv: list[str]) -> int:
     """Runs a mode; returns the exit code. Mistakes of the user print one sentence and return 2."""
     try:
         return run(argv)
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError, FileNotFoundError, PermissionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
         if "--debug" in argv:
             raise
         print(f"error: {_sentence(error)}", file=sys.stderr)
@@ -32,6 +34,9 @@ def main(argv: list[str]) -> int:
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from what was written.", file=sys.stderr)
+        return 130
 
 
 def _sentence(error: Exception) -> str:
@@ -48,9 +53,9 @@ def run(argv: list[str]) -> int:
 
     from promptgen_jax import checks
 
-    config_path = next((arg.split("=", 1)[1] for arg in argv if arg.startswith("--config=")), None)
+    config_path = _config_path(argv)
     if config_path is not None and not Path(config_path.split(":")[0]).is_file():
-        known = [str(path) for path in Path("configs").glob("*.py") if path.stem != "pieces"]
+        known = [os.path.relpath(path) for path in CONFIGS.glob("*.py") if path.stem != "pieces"]
         raise FileNotFoundError(f"--config={config_path}: no such file. {checks.nearest(config_path, known)}")
     values = flags.FlagValues()
     config_flag = config_flags.DEFINE_config_file("config", None, "Path of a config file.", flag_values=values)
@@ -77,7 +82,7 @@ def run(argv: list[str]) -> int:
     try:
         rest = values(["main.py", *argv])
     except flags.Error as error:
-        raise ValueError(_what_a_config_said(str(error))) from None
+        raise ValueError(_what_a_flag_said(str(error))) from None
     except (KeyError, AttributeError) as error:
         raise ValueError(_mistyped_key(str(error.args[0]), argv)) from None
     if values.help:
@@ -90,7 +95,7 @@ def run(argv: list[str]) -> int:
     if values.mode == "list":
         from promptgen_jax import inventory
 
-        print(inventory.describe())
+        print(inventory.describe(CONFIGS))
         return 0
     if values.mode == "doctor":
         from promptgen_jax import doctor
@@ -120,6 +125,16 @@ def run(argv: list[str]) -> int:
     command = "python main.py " + " ".join(shlex.quote(arg) for arg in argv)
     print(f"report: {runs.train_and_evaluate(config, values.workdir, command=command)}")
     return 0
+
+
+def _config_path(argv: list[str]) -> str | None:
+    """What follows --config, with an equals sign or a blank."""
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name == "--config":
+            return value if equals else next(words, "")
+    return None
 
 
 def _sample(values) -> Path:
@@ -159,9 +174,12 @@ def _conditions(prompt, angles: list[str]):
     """The condition of the command line in radians, a grid if it names none, or None for a prompt without."""
     import numpy as np
 
+    from promptgen_jax import checks
+
     dim, names = prompt.flow.cond_dim, prompt.conditions.names if prompt.conditions else ()
     try:
         condition = np.radians(np.array(angles, np.float32))
+        checks.check_finite("--condition", "angles", condition)
     except ValueError:
         raise ValueError(f"--condition={','.join(angles)}: expected degrees, e.g. 10,-15.") from None
     if len(condition) and not dim:
@@ -176,8 +194,10 @@ def _conditions(prompt, angles: list[str]):
     return prompt.conditions.grid()
 
 
-def _what_a_config_said(message: str) -> str:
-    """The last line, without its class, of a traceback that the flag of the config file wraps; else all of it."""
+def _what_a_flag_said(message: str) -> str:
+    """Of a traceback that the flag of the config file wraps, the last line without its class; else all, but plainer."""
+    if "invalid literal for int" in message:
+        return f"{message.partition(':')[0]}: expected an integer."
     if "Traceback" not in message:
         return message
     return message.strip().splitlines()[-1].partition(": ")[2]
@@ -185,6 +205,8 @@ def _what_a_config_said(message: str) -> str:
 
 def _mistyped_key(message: str, argv: list[str]) -> str:
     """What ml_collections says of a key that a config lacks, nested quotes and two lines, as one sentence."""
+    if "'get_config'" in message:
+        return "--config: this file is no config, it has no get_config. Choose another one of configs/."
     if not message.startswith(("'", '"')):
         return message
     key, near = re.search(r"\w+", message)[0], re.search(r'Did you mean "(\w+)"', message)

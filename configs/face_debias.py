@@ -22,4 +22,4 @@ def get_config(arg: str = ""):
     config.evaluation.judges = {"faceres": ("gender",)}
     config.order = ("debias",)
     config.evaluation.num_samples = 4096
-    return pieces.shrink(config) if arg == "smoke" else config
+    return pieces.variant(config, arg)

@@ -23,4 +23,4 @@ def get_config(arg: str = ""):
     )
     config.order = ("debias",)
     config.evaluation.num_samples = 4096
-    return pieces.shrink(config) if arg == "smoke" else config
+    return pieces.variant(config, arg)

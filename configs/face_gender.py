@@ -27,4 +27,4 @@ def get_config(arg: str = ""):
     )
     config.evaluation.judges = {"faceres": ("gender",)}
     config.order = ("female",)
-    return pieces.shrink(config) if arg == "smoke" else config
+    return pieces.variant(config, arg)

@@ -20,4 +20,4 @@ def get_config(arg: str = ""):
     config.stages.both = pieces.stage("Both controls in one training.", controls, batch_size=16)
     config.evaluation.judges.facemesh = ()
     config.order = ("both",)
-    return pieces.shrink(config) if arg == "smoke" else config
+    return pieces.variant(config, arg)

@@ -35,4 +35,4 @@ def get_config(arg: str = ""):
     config.evaluation.update({"num_samples": 1024, "num_shown": 9})
     config.evaluation.judges = {"faceres": ()}
     config.order = ("pose",)
-    return pieces.shrink(config) if arg == "smoke" else config
+    return pieces.variant(config, arg)

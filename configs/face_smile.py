@@ -28,4 +28,4 @@ def get_config(arg: str = ""):
     config.stages.smile.flow.hidden_dim = 128
     config.evaluation.judges.faceres = ()
     config.order = ("smile",)
-    return pieces.shrink(config) if arg == "smoke" else config
+    return pieces.variant(config, arg)

@@ -50,4 +50,4 @@ def get_config(arg: str = ""):
     config.mixtures = {title: {"stages": tuple(cells), "judges": JUDGES[title]} for title, cells in CELLS.items()}
     config.evaluation.update({"num_samples": 1024})
     config.evaluation.judges = {}
-    return pieces.shrink(config) if arg == "smoke" else config
+    return pieces.variant(config, arg)

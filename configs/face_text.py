@@ -39,4 +39,4 @@ def get_config(arg: str = ""):
     }
     config.evaluation.num_samples = 1024
     config.order = ("text",)
-    return pieces.shrink(config) if arg == "smoke" else config
+    return pieces.variant(config, arg)

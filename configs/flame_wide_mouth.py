@@ -22,4 +22,4 @@ def get_config(arg: str = ""):
     config.stages.mouth = pieces.stage("Corners of the mouth 65 mm apart.", {"mouth": control}, num_steps=300)
     config.evaluation.judges = {}
     config.order = ("mouth",)
-    return pieces.shrink(config) if arg == "smoke" else config
+    return pieces.variant(config, arg)

@@ -4,6 +4,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from promptgen_jax import checks
 from promptgen_jax.training import TrainConfig
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig) if field.name != "seed"}
@@ -155,3 +156,14 @@ def two_steps(config: ConfigDict) -> ConfigDict:
                 control.num_augmentations = 2
     config.evaluation.update({"num_samples": 2, "num_shown": 2, "columns": 2})
     return config
+
+
+def variant(config: ConfigDict, arg: str, small=shrink) -> ConfigDict:
+    """What the word after the colon asks for: nothing the config itself, `smoke` its small variant.
+
+    Raises:
+      ValueError: another word.
+    """
+    if arg:
+        checks.check_known("--config, after the colon", arg, ("smoke",))
+    return small(config) if arg else config

@@ -25,4 +25,4 @@ def get_config(arg: str = ""):
     config.evaluation.judges.facemesh = ()
     config.evaluation.num_samples = 1024
     config.order = ("smile", "turn")
-    return pieces.shrink(config) if arg == "smoke" else config
+    return pieces.variant(config, arg)

@@ -39,4 +39,4 @@ def get_config(arg: str = ""):
     config.evaluation.update({"pictures": {"truncation_psi": 0.7}, "num_samples": 4096})
     config.evaluation.judges = {"fairface": ("gender",)}
     config.order = ("text", "gender")
-    return pieces.two_steps(config) if arg == "smoke" else config
+    return pieces.variant(config, arg, pieces.two_steps)

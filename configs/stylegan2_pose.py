@@ -37,4 +37,4 @@ def get_config(arg: str = ""):
     pictures = {"truncation_psi": 0.7}
     config.evaluation.update({"pictures": pictures, "num_samples": 1024, "num_shown": 7})
     config.evaluation.judges = {}
-    return pieces.two_steps(config) if arg == "smoke" else config
+    return pieces.variant(config, arg, pieces.two_steps)

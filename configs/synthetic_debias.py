@@ -29,4 +29,4 @@ def get_config(arg: str = ""):
         )
     config.order = tuple(TRAININGS)
     config.evaluation.num_samples = 65536
-    return pieces.shrink(config) if arg == "smoke" else config
+    return pieces.variant(config, arg)

@@ -20,4 +20,4 @@ def get_config(arg: str = ""):
         learning_rate=3e-3,
     )
     config.order = ("quadratic",)
-    return pieces.shrink(config) if arg == "smoke" else config
+    return pieces.variant(config, arg)

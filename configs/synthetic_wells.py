@@ -21,4 +21,4 @@ def get_config(arg: str = ""):
         learning_rate=3e-3,
     )
     config.order = ("wells",)
-    return pieces.shrink(config) if arg == "smoke" else config
+    return pieces.variant(config, arg)

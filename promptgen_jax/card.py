@@ -6,6 +6,9 @@ Its front matter is what the Hugging Face Hub reads.
 from __future__ import annotations
 
 import json
+import re
+
+import numpy as np
 
 TRAINING, EFFECT = "Training", "Measured effect"
 LIMITS = (
@@ -21,8 +24,7 @@ def card(prompt) -> str:
     front = {
         "library_name": "promptgen_jax",
         "license": "other",
-        "license_name": terms,
-        "base_model": generator.name,
+        "license_name": re.sub("[^a-z0-9.-]+", "-", f"{generator.name}-terms".lower()),  # the Hub wants an id
         "tags": ["promptgen", "generative-visual-prompt", "jax", "flax"],
     }
     matter = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in front.items()]
@@ -38,6 +40,8 @@ def card(prompt) -> str:
         f"`{generator.name}`, sha256 `{generator.checksum or 'not known'}`. Licence: {terms}. Its weights are not "
         "in this folder.",
     ]
+    if prompt.conditions is not None:
+        lines += ["## Condition", _ranges(prompt.conditions)]
     for each in stack:
         if len(stack) > 1:
             lines.append(f"## Flow `{each.name}`")
@@ -48,13 +52,23 @@ def card(prompt) -> str:
 
 def training_note(ebm, settings: dict, flow: dict) -> tuple[str, str]:
     """Title and text on how a prompt was trained, from its target and the options that were set."""
-    lines = ["| control | kind | weight | network, licence |", "| --- | --- | --- | --- |"]
+    lines = ["| control | kind | options | weight | network, licence |", "| --- | --- | --- | --- | --- |"]
     for control in ebm.controls:
         network = getattr(control, "network", None)
         source = f"{network.name}, {getattr(network, 'license', '') or 'not stated'}" if network is not None else ""
-        lines.append(f"| {control.name} | {type(control).__name__} | {float(control.weight):g} | {source} |")
-    options = ", ".join(f"{name} {value}" for name, value in {**settings, **flow}.items() if value is not None)
-    return TRAINING, "\n".join([*lines, "", f"Settings: {options}."])
+        options, weight = _listed(options_of(control)), f"{float(control.weight):g}"
+        lines.append(f"| {control.name} | {type(control).__name__} | {options} | {weight} | {source} |")
+    return TRAINING, "\n".join([*lines, "", f"Settings: {_listed({**settings, **flow})}."])
+
+
+def options_of(control) -> dict:
+    """The fields of a control that are numbers or text, by name, but for its name and weight."""
+    told = ("name", "weight", "needs_reference")
+    return {
+        name: value
+        for name, value in vars(control).items()
+        if name not in told and isinstance(value, (str, int, float)) and value != ""
+    }
 
 
 def effect_note(stage: dict) -> tuple[str, str]:
@@ -100,6 +114,17 @@ def _mean(found: dict) -> str:
     return "{:.3g} [{:.3g}, {:.3g}]".format(*(found[name] for name in ("mean", "low", "high")))
 
 
+def _listed(options: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
+
+
+def _ranges(conditions) -> str:
+    low, high = (np.degrees(np.asarray(end)).round(4) for end in (conditions.low, conditions.high))
+    names = conditions.names or [f"angle {index}" for index in range(len(low))]
+    ranges = ", ".join(f"{name} {a:g} to {b:g}" for name, a, b in zip(names, low, high, strict=True))
+    return f"`cond` holds angles in radians. In degrees, the flow was trained on: {ranges}."
+
+
 def _example_cond(prompt) -> str:
     dim = prompt.flow.cond_dim
-    return f", cond=({', '.join(dim * ['0.0'])},)" if dim else ""
+    return f", cond=[{', '.join(dim * ['0.0'])}]" if dim else ""

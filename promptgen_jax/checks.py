@@ -39,6 +39,12 @@ def check_count(where: str, value, *, minimum: int = 1) -> None:
         raise ValueError(f"{where}: got {value!r}; expected an integer of at least {minimum}.")
 
 
+def check_seed(where: str, value) -> None:
+    """Raises ValueError unless `value` is an integer of 32 bits, as jax.random.key forgets the bits beyond them."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**32:
+        raise ValueError(f"{where}: got {value!r}; expected an integer from 0 to {2**32 - 1}.")
+
+
 def check_number(where: str, value, low: float, high: float, *, above: bool = False) -> None:
     """Raises ValueError unless `value` is a number from `low`, or above it, to `high`."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -56,7 +62,7 @@ def check_latents(where: str, z, dim: int) -> None:
         )
     if not jnp.issubdtype(z.dtype, jnp.floating):
         raise TypeError(f"{where}: latents are {z.dtype}; expected float32. Use z.astype('float32').")
-    _check_finite(where, "latents", z)
+    check_finite(where, "latents", z)
 
 
 def check_images(where: str, images, *, minimum_size: int = 1) -> None:
@@ -80,7 +86,7 @@ def check_images(where: str, images, *, minimum_size: int = 1) -> None:
         )
     if isinstance(images, jax.core.Tracer):
         return
-    _check_finite(where, "images", images)
+    check_finite(where, "images", images)
     values = np.asarray(images)  # known here, but under jit an operation of JAX on them would not be
     reach = max(values.max(), -values.min()) if values.size else 0
     if reach > 16:
@@ -88,7 +94,7 @@ def check_images(where: str, images, *, minimum_size: int = 1) -> None:
 
 
 def check_cond(where: str, cond, cond_dim: int, batch: int) -> None:
-    """Raises ValueError unless `cond` is (batch, cond_dim), or None when `cond_dim` is 0."""
+    """Raises ValueError unless `cond` is (batch, cond_dim) and finite, or None when `cond_dim` is 0."""
     if cond_dim == 0:
         if cond is not None:
             raise ValueError(
@@ -97,9 +103,12 @@ def check_cond(where: str, cond, cond_dim: int, batch: int) -> None:
     elif cond is None or cond.shape != (batch, cond_dim):
         got = "none" if cond is None else cond.shape
         raise ValueError(f"{where}: cond is {got}; expected ({batch}, {cond_dim}). Pass one row per sample.")
+    else:
+        check_finite(where, "cond", cond)
 
 
-def _check_finite(where: str, what: str, values) -> None:
+def check_finite(where: str, what: str, values) -> None:
+    """Raises ValueError if any of the values is NaN or infinite; inside jit they are not known."""
     if isinstance(values, jax.core.Tracer):
         return
     bad = int(np.sum(~np.isfinite(np.asarray(values))))

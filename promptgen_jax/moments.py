@@ -291,7 +291,7 @@ def _check_inputs(where, gamma, mu):
                 f"{where}: gamma of {name} has {len(rows)} samples and that of {names[0]} {count}; expected the same "
                 "samples. Score all attributes on one batch."
             )
-        checks._check_finite(f"{where}: gamma of {name}", "gamma", rows)
+        checks.check_finite(f"{where}: gamma of {name}", "gamma", rows)
         sums = rows.sum(axis=1, keepdims=True)
         if rows.shape[1] > 1 and rows.min() >= -SUM_TOLERANCE and np.max(np.abs(sums - 1)) < SUM_TOLERANCE:
             simplex.add(name)

@@ -18,6 +18,7 @@ from promptgen_jax import flow as flows
 from promptgen_jax.types import Array, Conditions, Prior, PyTree
 
 PROMPT = "prompt.json"
+WRITTEN = re.compile(r"prompt\.json|README\.md|flow_\d+|\.DS_Store|\.ipynb_checkpoints")  # by us, or without worth
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -114,9 +115,15 @@ class Prompt:
 
         Raises:
           PermissionError: the folder beside which it is staged cannot be written.
+          ValueError: the folder holds something else than an older prompt, which would be lost.
         """
         folder = Path(folder)
         weights.open_folder("prompt.save: folder", folder.parent)
+        if foreign := [path.name for path in _entries(folder) if not WRITTEN.fullmatch(path.name)]:
+            raise ValueError(
+                f"prompt.save: folder {folder} holds {', '.join(foreign[:3])}, which would be lost, as a prompt has a "
+                "folder of its own. Choose a new one."
+            )
         stack, generator = self.stack()
         about = {
             "format_version": weights.FORMAT_VERSION,
@@ -217,9 +224,16 @@ class Prompt:
                 f"{result.checksum[:12]}…. Use the same weights."
             )
         for index, fields in enumerate(saved):
-            flow, params = flows.load_flow(Path(folder) / f"flow_{index}")
+            part = Path(folder) / f"flow_{index}"
+            if not (part / weights.CONFIG).is_file() or not (part / weights.TENSORS).is_file():
+                raise FileNotFoundError(f"{part}: missing or incomplete. Copy the whole folder that Prompt.save wrote.")
+            flow, params = flows.load_flow(part)
             result = cls(generator=result, flow=flow, params=params, **fields)
         return result
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
 
 
 def _read_about(path: Path) -> tuple[str, str, list[dict]]:
@@ -234,7 +248,10 @@ def _read_about(path: Path) -> tuple[str, str, list[dict]]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged ({error!r}). Save the prompt again.") from None
     if version != weights.FORMAT_VERSION:
-        raise ValueError(f"{path}: format_version {version}; this release reads {weights.FORMAT_VERSION}.")
+        raise ValueError(
+            f"{path}: format_version {version}; this release reads {weights.FORMAT_VERSION}. "
+            "Use the release that wrote it, or train again."
+        )
     try:
         name, checksum, names = about["generator"]["name"], about["generator"]["checksum"], about["flows"]
         nothing = [None] * len(names)

@@ -1,9 +1,8 @@
 """A run: the stages of a configuration, each a control trained on top of the generator of the one before.
 
 `train_and_evaluate(config, workdir)` is what the command line calls. A workdir holds config.json, one folder a stage
-(training.json,
-metrics.jsonl, checkpoints, prompt, evaluation.json, samples.png), report.json and report.html. Finished stages are
-not done again; an interrupted one resumes.
+(training.json, metrics.jsonl, checkpoints, prompt, evaluation.json, samples.png), report.json and report.html. Finished
+stages are not done again; an interrupted one resumes.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from promptgen_jax.prompt import Prompt, map_batches
 from promptgen_jax.types import Conditions
 
 GENERATOR = "generator"
+AGAIN = "Train again, in another --workdir."
 GRID_SIZE = 3  # conditions per angle in pictures
 CONDITION_CAPTION = "One face per block, the same noise under every condition; the first faces, none picked."
 VERSIONS = ("jax", "flax", "optax", "distrax", "orbax-checkpoint", "numpy")
@@ -50,6 +50,7 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
     Raises:
       ValueError, FileNotFoundError, PermissionError: bad configuration, weights, or workdir; nothing is half-written.
     """
+    _check_config(config)
     generator = parts.load_generator(**config["generator"])
     controls = {name: build_controls(config["stages"][name]) for name in config["order"]}
     conditions = {name: build_conditions(config["stages"][name]) for name in config["order"]}
@@ -119,10 +120,8 @@ def open_workdir(workdir: str | Path, config: dict) -> Path:
     weights.claim(
         workdir / "config.json",
         config,
-        lambda names: (
-            f"workdir {workdir}: holds a run of another config (differs in {names}). Choose another --workdir, or "
-            "delete this one."
-        ),
+        refusal="workdir {}: holds a run of another config (differs in {}). Choose another --workdir, or delete "
+        "this one.",
     )
     return workdir
 
@@ -204,7 +203,9 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earl
     }
     timing = folder / "timing.json"
     if trained and timing.exists():
-        stage["timing"] = weights.read_json(timing) | {"steps": config["stages"][name]["training"]["num_steps"]}
+        stage["timing"] = weights.read_json(timing, advice=AGAIN) | {
+            "steps": config["stages"][name]["training"]["num_steps"]
+        }
     weights.write_json(folder / "evaluation.json", stage)
     for line in stage["headline"]:
         before = f"{line['before']:.3g} -> " if "before" in line else ""
@@ -231,6 +232,15 @@ def mixtures_stage(config: dict, made: dict) -> dict:
         print(f"  {line['label']}: {line['before']:.5f} -> {line['after']:.5f}", flush=True)
     summary = "As many samples of every prompt in a group, judged together; before is the generator without a control."
     return {"name": "equal numbers of each", "summary": summary, "headline": headline, "shares": rows}
+
+
+def _check_config(config: dict) -> None:
+    """What no part looks at before the run is under way."""
+    checks.check_seed("config.seed", config["seed"])
+    for name in ("num_samples", "num_shown", "columns"):
+        checks.check_count(f"config.evaluation.{name}", config["evaluation"][name])
+    for name in config["order"]:
+        checks.check_known("config.order", name, config["stages"])
 
 
 def _check_mixtures(config: dict) -> None:
@@ -330,14 +340,27 @@ def load_prompt(workdir: str | Path, **options) -> Prompt:
     Raises:
       FileNotFoundError: not trained yet; TypeError, ValueError: options that the generator does not have.
     """
-    config = read_config(Path(workdir).resolve())
+    workdir = Path(workdir).resolve()
+    config = read_config(workdir)
     generator = parts.load_generator(**config["generator"] | config["evaluation"]["pictures"] | options)
-    return Prompt.load(Path(workdir).resolve() / config["order"][-1] / "prompt", generator=generator)
+    return Prompt.load(workdir / config["order"][-1] / "prompt", generator=generator)
 
 
 def read_config(workdir: Path) -> dict:
-    """The config of a run. Raises FileNotFoundError if the folder holds none, ValueError if it is damaged."""
+    """The config of a finished run.
+
+    Raises:
+      FileNotFoundError: the folder holds none, or one that is not trained to the end; ValueError: it is damaged.
+    """
     path = workdir / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"workdir {workdir}: holds no config.json. Train first: main.py --mode=train.")
-    return weights.read_json(path)
+    config = weights.read_json(path, advice=AGAIN)
+    if missing := [name for name in ("generator", "order", "stages", "evaluation") if not config.get(name)]:
+        raise ValueError(f"{path}: lacks {', '.join(missing)}. {AGAIN}")
+    if not (workdir / config["order"][-1] / "prompt" / "prompt.json").is_file():
+        raise FileNotFoundError(
+            f"workdir {workdir}: its stage {config['order'][-1]} is not trained to the end. Repeat the command that "
+            "began it; it goes on where it was."
+        )
+    return config

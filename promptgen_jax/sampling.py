@@ -86,10 +86,11 @@ def write_samples(
 
     Raises:
       ValueError, PermissionError: a count below 1, conditions of a wrong shape, a toy prompt whose samples are points,
-        a folder that cannot be written or holds other images; nothing is half-written.
+        a seed that is no 32-bit number, a folder that cannot be written or holds other images; nothing is half-written.
     """
     checks.check_count("sample: num_samples", num_samples)
     checks.check_count("sample: batch_size", batch_size)
+    checks.check_seed("sample: seed", seed)
     if prompt.image_size == 1 and not is_mesh(prompt):
         raise ValueError(f"sample: {prompt.name} is a toy problem, whose samples are points, not pictures.")
     if cond is not None:
@@ -112,9 +113,9 @@ def write_samples(
             shown = images.to_uint8(viewed(prompt, made))
             list(pool.map(images.save_png, [folder / _file(number) for number in numbers], shown))
             progress.add(len(numbers))
-    sharding.wait_for_hosts("samples")
-    if sharding.is_first_host():
-        _write_extras(prompt, folder, key, num_samples, cond, latents=latents, npz=npz)
+        sharding.wait_for_hosts("samples")
+        if sharding.is_first_host():
+            _write_extras(prompt, folder, key, num_samples, cond, latents=latents, npz=npz)
     sharding.wait_for_hosts("sample extras")
     return folder
 
@@ -197,10 +198,8 @@ def _open_folder(folder: str | Path, about: dict) -> Path:
     weights.claim(
         folder / ABOUT,
         about,
-        lambda names: (
-            f"sample: folder {folder} holds images of another run (differs in {names}). Choose another folder, or "
-            "delete this one."
-        ),
+        refusal="sample: folder {} holds images of another run (differs in {}). Choose another folder, or delete "
+        "this one.",
     )
     return folder
 

@@ -71,6 +71,7 @@ class TrainConfig:
             checks.check_count(f"training.{field}", getattr(self, field))
         for field in ("kl_batch_size", "warmup_steps", "eval_every"):
             checks.check_count(f"training.{field}", getattr(self, field), minimum=0)
+        checks.check_seed("training.seed", self.seed)
         checks.check_known("training.objective", self.objective, OBJECTIVES)
         if not self.learning_rate > 0 or not self.clip_norm > 0:
             raise ValueError("training: learning_rate and clip_norm must be positive.")
@@ -259,20 +260,20 @@ def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
 
 def _claim_workdir(workdir: Path, ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
     """Raises ValueError if a training of something else, which would be resumed, is in the workdir."""
+    controls = {
+        control.name: [type(control).__name__, float(control.weight), card.options_of(control)]
+        for control in ebm.controls
+    }
     about = {
         "generator": [ebm.generator.name, ebm.generator.checksum],
-        "controls": {control.name: [type(control).__name__, float(control.weight)] for control in ebm.controls},
+        "controls": controls,
         "training": {name: value for name, value in dataclasses.asdict(config).items() if name not in REPORTING},
         "flow": flow,
     }
-    workdir.mkdir(parents=True, exist_ok=True)
     weights.claim(
-        workdir / ABOUT,
+        weights.open_folder("fit: workdir", workdir) / ABOUT,
         about,
-        lambda names: (
-            f"fit: workdir {workdir} holds another training (differs in {names}). Choose another workdir, or delete "
-            "this one."
-        ),
+        refusal="fit: workdir {} holds another training (differs in {}). Choose another workdir, or delete this one.",
     )
 
 

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import flax.traverse_util
@@ -78,8 +77,8 @@ def read_config(name_or_path: str | Path) -> dict:
       ValueError: damaged, or written by a newer format.
     """
     path = find_weights(name_or_path) / CONFIG
-    config = read_json(path)
-    version = config.get("format_version") if isinstance(config, dict) else None
+    config = read_json(path, advice="Restore the file or convert the checkpoint again.")
+    version = config.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(
             f"{path}: format_version is {version!r}; this release reads {FORMAT_VERSION}. Convert the checkpoint again."
@@ -139,17 +138,24 @@ def replace_folder(staged: Path, folder: Path) -> None:
     staged.mkdir()  # so that the TemporaryDirectory around it can clean up
 
 
-def read_json(path: Path):
-    """What a JSON file holds. Raises ValueError naming the file if that is not JSON."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}). Restore the file, or make it again.") from None
-
-
 def write_json(path: Path, value) -> None:
     """Writes JSON atomically."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: Path, *, advice: str) -> dict:
+    """Reads a JSON object; `advice` says what to do if the file holds none.
+
+    Raises:
+      ValueError: damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}). {advice}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: holds no JSON object. {advice}")
+    return value
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -194,21 +200,22 @@ def open_folder(what: str, folder: str | Path) -> Path:
     return folder
 
 
-def claim(path: Path, about: dict, refusal: Callable[[str], str]) -> None:
+def claim(path: Path, about: dict, *, refusal: str) -> None:
     """Writes what a folder is of, or checks that it is of that already. Of several hosts the first one writes.
 
     Args:
       path: the JSON file in it that says so.
       about: the entries.
-      refusal: the message if some of them differ, of their names.
+      refusal: the message if they differ, with {} for the folder and {} for what differs, and then what to do.
 
     Raises:
-      ValueError: the file has other entries, which are named.
+      ValueError: the file has other entries, which are named, or is damaged.
     """
     about = json.loads(json.dumps(about, default=float))  # numbers of NumPy too
     if path.exists():
-        if differing := sorted(_differences(read_json(path), about)):
-            raise ValueError(refusal(", ".join(differing[:5])))
+        found = read_json(path, advice=refusal.partition(". ")[2])
+        if differing := sorted(_differences(found, about)):
+            raise ValueError(refusal.format(path.parent, ", ".join(differing[:5])))
     elif sharding.is_first_host():
         write_json(path, about)
     sharding.wait_for_hosts(path.name)

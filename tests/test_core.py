@@ -207,6 +207,11 @@ def test_saved_stack_samples_the_same(tmp_path):
     inner, _ = pg.fit(make_ebm(), flow=FLOW, name="inner", **OPTIONS)
     outer, _ = pg.fit(make_ebm().replace(generator=inner), flow=FLOW, name="outer", **OPTIONS)
     outer.save(tmp_path / "prompt")
+    outer.save(tmp_path / "prompt")  # in place of the older one
+    (tmp_path / "prompt" / "thesis.txt").touch()
+    for folder in (tmp_path, tmp_path / "prompt", tmp_path / "prompt" / "thesis.txt"):
+        with pytest.raises(ValueError, match="holds .*which would be lost"):
+            outer.save(folder)
     generator = make_ebm().generator
     again = pg.Prompt.load(tmp_path / "prompt", generator=generator)
     assert np.array_equal(outer.sample(jax.random.key(0), 5), again.sample(jax.random.key(0), 5))

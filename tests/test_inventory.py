@@ -93,8 +93,11 @@ def test_card(tmp_path):
     prompt, _ = pg.fit(ebm, flow={"hidden_dim": 8, "num_layers": 2}, num_steps=1, batch_size=2, quiet=True, name="grin")
     prompt.with_note("Measured effect", "A little.").save(tmp_path / "a")
     text = (tmp_path / "a" / "README.md").read_text()
-    facts = ("# grin", "DigiFace-1M", "| ClassifierControl |", "faceapi_expression, MIT", "num_steps 1", "A little.")
-    assert text.startswith('---\nlibrary_name: "promptgen_jax"\nlicense: "other"\n')
+    facts = ("# grin", "DigiFace-1M", "num_steps 1", "faceapi_expression, MIT", "A little.")
+    facts += ("| ClassifierControl | attribute expression, target happy, mirror False, floor 0.0 | 1 |",)
+    assert text.startswith(
+        '---\nlibrary_name: "promptgen_jax"\nlicense: "other"\nlicense_name: "dcgan-digiface-terms"\ntags: ['
+    )
     for fact in (*facts, generator.checksum):
         assert fact in text
     pg.Prompt.from_pretrained(tmp_path / "a").save(tmp_path / "b")

@@ -234,8 +234,20 @@ def test_stages_stand_on_what_they_name(tmp_path):
             ("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.stages.smile.training.batch_size=0"),
             "batch_size",
         ),
+        (("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.seed=-1"), "config.seed: got -1; expected"),
+        (("--config=configs/quickstart.py:smok", "--workdir={tmp}/x"), "unknown name 'smok'. Did you mean 'smoke'?"),
+        (("--config=configs/stylegan2_pose.py:smok", "--workdir={tmp}/x"), "unknown name 'smok'. Did you mean 'smoke'"),
+        (("--config", "configs/quikstart.py", "--workdir", "{tmp}/x"), "Did you mean 'configs/quickstart.py'"),
+        (
+            ("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.evaluation.num_samples=0"),
+            "config.evaluation.num_samples: got 0; expected",
+        ),
+        (
+            ("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.order=('turn','smil')"),
+            "config.order: unknown name 'smil'. Did you mean 'smile'?",
+        ),
     ],
-    ids=range(15),
+    ids=range(21),
 )
 def test_mistakes(arguments, match, tmp_path, capsys, monkeypatch):
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]
@@ -248,15 +260,11 @@ def test_mistakes(arguments, match, tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("content", "match"),
-    [("{", "config.json: not valid JSON"), ("{}", "error: KeyError('generator'). Run it again with --debug")],
-    ids=["damaged", "empty"],
-)
-def test_damaged_workdirs(content, match, tmp_path, capsys):
-    (tmp_path / "config.json").write_text(content)
-    assert main.main(["--mode=sample", f"--workdir={tmp_path}"]) == 2
-    assert match in capsys.readouterr().err
+def test_a_file_without_a_config(tmp_path):
+    """In a process of its own, since the flag of the config file remembers the last one."""
+    done = call("--config=configs/pieces.py", f"--workdir={tmp_path / 'x'}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "this file is no config" in done.stderr
 
 
 def test_workdir_of_another_config_is_refused(tmp_path):

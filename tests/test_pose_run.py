@@ -170,11 +170,17 @@ def test_sampling_a_conditional_run(finished, tmp_path):
     latents = np.load(tmp_path / "grid" / "latents.npz")
     assert (latents["eps"].shape, latents["z"].shape, latents["cond"].shape) == ((2, 100), (18, 100), (18, 2))
     np.testing.assert_allclose(np.degrees(latents["cond"][14]), [0, 20], atol=1e-4)
+    card = (finished / "pose" / "prompt" / "README.md").read_text()
+    assert "images = prompt.sample(jax.random.key(0), 16, cond=[0.0, 0.0])\n" in card
+    assert "In degrees, the flow was trained on: nod -20 to 20, turn -20 to 20." in card
 
 
-@pytest.mark.parametrize(("condition", "match"), [("5", "2 angles (nod, turn)"), ("a,b", "expected degrees")])
-def test_wrong_conditions_of_sampling(finished, condition, match, capsys, monkeypatch):
-    arguments = ["--mode=sample", f"--workdir={finished}", f"--condition={condition}"]
+@pytest.mark.parametrize(
+    ("condition", "match"), [("5", "2 angles (nod, turn)"), ("a,b", "expected degrees"), ("nan,0", "expected degrees")]
+)
+def test_wrong_conditions_of_sampling(finished, condition, match, tmp_path, capsys, monkeypatch):
+    arguments = ["--mode=sample", f"--workdir={finished}", f"--output={tmp_path / 'x'}", f"--condition={condition}"]
     monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
     assert main.main(arguments) == 2
     assert match in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

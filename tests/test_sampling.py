@@ -217,7 +217,17 @@ def test_bad_folders(saved, tmp_path):
         (("--prompt={tmp}/other_generator", "--output={tmp}/x"), "sha256 000000000000…"),
         (("--prompt={tmp}/damaged", "--output={tmp}/x"), "damaged (KeyError('checksum')). Save the prompt again."),
         (("--prompt={saved}", "--output={tmp}/x", "--num_samples=0"), "num_samples: got 0"),
-        (("--prompt={saved}", "--output={tmp}/x", "--num_samples=many"), "num_samples=many"),
+        (("--prompt={saved}", "--output={tmp}/x", "--num_samples=many"), "--num_samples=many: expected an integer."),
+        (("--prompt={saved}", "--output={tmp}/x", f"--seed={2**64}"), "seed: got 18446744073709551616; expected an"),
+        (("--prompt={tmp}/half", "--output={tmp}/x"), "half/flow_1: missing or incomplete. Copy the whole folder"),
+        (("--prompt={saved}", "--output={tmp}/bad_json"), "samples.json: not valid JSON"),
+        (("--workdir={tmp}/bad_json",), "config.json: not valid JSON"),
+        (("--workdir={tmp}/old", "--output={tmp}/x"), "config.json: lacks generator, order, stages, evaluation."),
+        (
+            ("--workdir={tmp}/begun", "--output={tmp}/x"),
+            "its stage smile is not trained to the end. Repeat the command",
+        ),
+        (("--workdir={tmp}/begun", "--mode=evaluate"), "its stage smile is not trained to the end. Repeat the command"),
         (("--prompt={saved}", "--output={tmp}/x", "--batch_size=-1"), "batch_size: got -1"),
         (("--prompt={saved}", "--output={tmp}/x", "--condition=3,4"), "this prompt takes no condition"),
         (("--prompt={saved}", "--output={tmp}/x", "--options=psi"), "expected name=value"),
@@ -225,7 +235,7 @@ def test_bad_folders(saved, tmp_path):
         (("--prompt={saved}", "--output=/proc/x"), "cannot be made"),
         (("--workdir={tmp}/x",), "Train first"),
     ],
-    ids=range(13),
+    ids=range(20),
 )
 def test_bad_input(arguments, match, saved, tmp_path, capsys):
     about = json.loads((saved / "prompt.json").read_text())
@@ -237,6 +247,14 @@ def test_bad_input(arguments, match, saved, tmp_path, capsys):
     for name, change in wrong.items():
         shutil.copytree(saved, tmp_path / name)
         (tmp_path / name / "prompt.json").write_text(json.dumps(about | change))
+    shutil.copytree(saved, tmp_path / "half", ignore=shutil.ignore_patterns("flow_1"))
+    begun = json.dumps(
+        {"generator": {"name": "x"}, "order": ["smile"], "stages": {"smile": {}}, "evaluation": {"x": 1}}
+    )
+    for name, content in (("bad_json", "{"), ("old", '{"seed": 1}'), ("begun", begun)):
+        (tmp_path / name).mkdir()
+        for file in ("config.json", "samples.json"):
+            (tmp_path / name / file).write_text(content)
     assert main.main(["--mode=sample", *(each.format(tmp=tmp_path, saved=saved) for each in arguments)]) == 2
     error = capsys.readouterr().err.strip()
     assert match in error
