@@ -25,6 +25,12 @@ class LatentEBM:
     controls: tuple
     cond_prior: Any = None
 
+    def __post_init__(self):
+        """Raises TypeError for a control that is not in a tuple."""
+        if callable(self.controls):
+            kind = type(self.controls).__name__
+            raise TypeError(f"LatentEBM: controls is a {kind}; expected a tuple of controls. Write (control,).")
+
     def images(self, key: Array, z: Array) -> Array:
         """Images (B, H, W, 3) of latents (B, D), with the same generator noise as `energy` under this key."""
         return self.generator(_named_key(key, "generator"), z)

@@ -150,8 +150,11 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
       (ebm, fit): the ebm with its betas, and a `moments.MomentFit`; fit is None without moment controls.
 
     Raises:
-      ValueError: mu cannot be reached by reweighting the samples.
+      ValueError, TypeError: mu cannot be reached by reweighting the samples, a count below 1, a raw key.
     """
+    checks.check_key("fit_moments", key)
+    checks.check_count("fit_moments: num_samples", num_samples)
+    checks.check_count("fit_moments: batch_size", batch_size)
     controls = [control for control in ebm.controls if isinstance(control, MomentControl)]
     if not controls:
         return ebm, None

@@ -44,6 +44,28 @@ def test_options_beside_a_generator_are_refused(tmp_path):
         pg.Prompt.load(tmp_path / "prompt", generator=prompt().generator, truncation_psi=0.7)
 
 
+def test_a_control_alone_is_no_target():
+    control = pg.FunctionControl(lambda images: jnp.mean(images, axis=(1, 2, 3)))
+    with pytest.raises(
+        TypeError, match=r"controls is a FunctionControl; expected a tuple of controls. Write \(control,\)"
+    ):
+        pg.LatentEBM(test_core.make_ebm().generator, control)
+
+
+CALLS = {
+    "fit_moments": lambda key: pg.fit_moments(test_core.make_ebm(), key),
+    "exactness": lambda key: pg.evaluation.exactness(prompt(), test_core.make_ebm(), key),
+    "resample": lambda key: pg.evaluation.resample(prompt(), test_core.make_ebm(), key, 4),
+    "log_weights": lambda key: pg.evaluation.log_weights(prompt(), test_core.make_ebm(), key, 4),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_seed_is_no_key(call):
+    with pytest.raises(TypeError, match=rf"{call}: got int for key; expected a typed key. Use jax.random.key\(seed\)"):
+        CALLS[call](0)
+
+
 def test_objects_show_themselves_without_their_weights():
     """Typed at a prompt or the end of a notebook's cell."""
     control = pg.load_control("pose", yaw=10.0)

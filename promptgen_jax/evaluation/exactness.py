@@ -97,8 +97,10 @@ def exactness(
       -log_z_reference. Nats. A conditional prompt is certified together with its conditions, see `log_weights`.
 
     Raises:
-      ValueError: as `log_weights`.
+      ValueError, TypeError: as `log_weights`.
     """
+    checks.check_key("exactness", key)
+    checks.check_count("exactness: reference_samples", reference_samples, minimum=0)
     key_flow, key_prior, key_ebm = jax.random.split(key, 3)
     log_w = log_weights(prompt, ebm, key_flow, num_samples, batch_size=batch_size)["log_weights"]
     reference = None
@@ -140,7 +142,11 @@ def resample(prompt: Prompt, ebm: LatentEBM, key: Array, num_samples: int, *, nu
       key: frozen draws.
       num_samples: how many to return; with repetition.
       num_proposals: flow samples to choose from; 0 means 8 per sample.
+
+    Raises:
+      ValueError, TypeError: as `log_weights`.
     """
+    checks.check_key("resample", key)
     checks.check_count("resample: num_samples", num_samples)
     key_draw, key_choice = jax.random.split(key)
     drawn = log_weights(prompt, ebm, key_draw, num_proposals or 8 * num_samples)
