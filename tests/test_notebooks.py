@@ -124,7 +124,7 @@ def test_asks_for_the_address_where_there_is_no_clone(tmp_path):
     notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"][:1]
     resources = {"metadata": {"path": str(tmp_path)}}
     with pytest.raises(CellExecutionError, match="Write the address of the repository"):
-        NotebookClient(notebook, timeout=60, kernel_name="python3", resources=resources).execute()
+        NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
 
 
 def test_begin_alike_and_are_listed():
