@@ -117,7 +117,7 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
         return jax.tree.map(jnp.add, total, gradient), metrics
 
     zeros = jax.tree.map(jnp.zeros_like, (state["params"], state["beta"]))
-    if config.accumulation == 1:  # in a loop, even of one turn, convolutions not of ops.convolution are slow on CPUs
+    if config.accumulation == 1:  # no loop where there is nothing to accumulate
         gradient, metrics = micro_step(zeros, 0)
     else:
         gradient, metrics = jax.lax.scan(micro_step, zeros, jnp.arange(config.accumulation))

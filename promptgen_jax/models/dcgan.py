@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from promptgen_jax.ops.convolution import convolve
+
 
 class DCGAN(nn.Module):
     """Latents to square RGB images of 4 · 2^len(features) pixels.
@@ -25,9 +27,20 @@ class DCGAN(nn.Module):
         """Images (B, S, S, 3) in [0, 1] of latents z (B, D), standard normal."""
         x = _Project(self.features[0], name="layer1")(z)
         for index, features in enumerate((*self.features[1:], 3), start=2):
-            upsample = nn.ConvTranspose(features, (4, 4), (2, 2), ((2, 2), (2, 2)), name=f"layer{index}")
-            x = upsample(nn.relu(x))
+            x = _Upsample(features, name=f"layer{index}")(nn.relu(x))
         return (jnp.tanh(x) + 1) / 2
+
+
+class _Upsample(nn.Module):
+    """Transposed 4x4 convolution of stride 2."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (4, 4, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return convolve(x, kernel, padding=((2, 2), (2, 2)), dilation=2) + bias
 
 
 class _Project(nn.Module):

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promptgen_jax.models.layers import SeparableConv
+from promptgen_jax.models.layers import Conv, SeparableConv
 from promptgen_jax.ops.depthwise import max_pool
 from promptgen_jax.ops.resample import resize_bilinear_legacy
 
@@ -28,11 +28,11 @@ class Emotion(nn.Module):
         images = resize_bilinear_legacy(images, INPUT_SIZE)
         grey = jnp.sum(images * jnp.asarray(GREY, images.dtype), axis=-1, keepdims=True)
         x = (grey - 0.5) * 2
-        x = nn.relu(nn.Conv(32, (3, 3), (2, 2), padding="VALID", name="conv1")(x))
-        x = nn.relu(nn.Conv(64, (3, 3), padding="VALID", name="conv2")(x))
+        x = nn.relu(Conv(32, 3, 2, padding="VALID", name="conv1")(x))
+        x = nn.relu(Conv(64, 3, padding="VALID", name="conv2")(x))
         x = _Block(128, activate_input=False, name="block1")(x)
         x = _Block(256, name="block2")(x)
-        x = nn.Conv(self.num_classes, (3, 3), name="head")(x)
+        x = Conv(self.num_classes, 3, name="head")(x)
         return {"emotion": jnp.mean(x, axis=(1, 2))}
 
 
@@ -47,4 +47,4 @@ class _Block(nn.Module):
         main = nn.relu(x) if self.activate_input else x
         main = nn.relu(SeparableConv(self.features, name="separable1")(main))
         main = max_pool(SeparableConv(self.features, name="separable2")(main), window=3)
-        return main + nn.Conv(self.features, (1, 1), (2, 2), name="residual")(x)
+        return main + Conv(self.features, 1, 2, name="residual")(x)

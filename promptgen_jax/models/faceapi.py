@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promptgen_jax.models.layers import SeparableConv
+from promptgen_jax.models.layers import Conv, SeparableConv
 from promptgen_jax.ops.depthwise import max_pool
 from promptgen_jax.ops.resample import resize_bilinear_legacy
 
@@ -49,7 +49,7 @@ class AgeGender(nn.Module):
     @nn.compact
     def __call__(self, images) -> dict[str, jax.Array]:
         """{"gender": logits (B, 2), "age": years (B,)} of images (B, H, W, 3) in [0, 1]."""
-        x = nn.relu(nn.Conv(32, (3, 3), (2, 2), name="conv_in")(_preprocess(images)))
+        x = nn.relu(Conv(32, 3, 2, padding="SAME", name="conv_in")(_preprocess(images)))
         x = _ReductionBlock(64, activate_input=False, name="reduction0")(x)
         x = _ReductionBlock(128, name="reduction1")(x)
         for index in range(self.num_main_blocks):
@@ -72,7 +72,7 @@ class _DenseBlock(nn.Module):
         if self.separable_stem:
             total = SeparableConv(self.features, stride=2, name="conv0")(x)
         else:
-            total = nn.Conv(self.features, (3, 3), (2, 2), name="conv0")(x)
+            total = Conv(self.features, 3, 2, padding="SAME", name="conv0")(x)
         total = nn.relu(total)
         total = total + SeparableConv(self.features, name="conv1")(total)
         total = total + SeparableConv(self.features, name="conv2")(nn.relu(total))
@@ -89,7 +89,7 @@ class _ReductionBlock(nn.Module):
         main = nn.relu(SeparableConv(self.features, name="separable0")(main))
         main = SeparableConv(self.features, name="separable1")(main)
         main = max_pool(main, window=3)
-        return main + nn.Conv(self.features, (1, 1), (2, 2), name="expansion")(x)
+        return main + Conv(self.features, 1, 2, name="expansion")(x)
 
 
 class _MainBlock(nn.Module):

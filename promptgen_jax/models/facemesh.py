@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promptgen_jax.models.layers import DepthwiseConv, PReLU
+from promptgen_jax.models.layers import Conv, DepthwiseConv, PReLU
 from promptgen_jax.ops.depthwise import max_pool
 from promptgen_jax.ops.resample import resize_bilinear_legacy
 
@@ -40,7 +40,7 @@ class FaceMesh(nn.Module):
           rotation: (B, 3, 3) the same as a matrix, see `head_rotation`.
         """
         x = resize_bilinear_legacy(images, INPUT_SIZE)
-        x = PReLU(name="stem_activation")(nn.Conv(16, (3, 3), (2, 2), name="stem")(x))
+        x = PReLU(name="stem_activation")(Conv(16, 3, 2, padding="SAME", name="stem")(x))
         for index, (features, stride) in enumerate(TRUNK, start=1):
             x = _Unit(features, stride, name=f"unit{index}")(x)
         landmarks = _Head(3, NUM_LANDMARKS * 3, name="mesh")(x).reshape(-1, NUM_LANDMARKS, 3)
@@ -122,7 +122,7 @@ class _Unit(nn.Module):
         skip = max_pool(x, window=2, padding="VALID") if self.stride == 2 else x
         skip = jnp.pad(skip, ((0, 0), (0, 0), (0, 0), (0, self.features - x.shape[-1])))
         main = DepthwiseConv(self.stride, name="depthwise")(x)
-        main = nn.Conv(self.features, (1, 1), name="pointwise")(main)
+        main = Conv(self.features, 1, name="pointwise")(main)
         return PReLU(name="activation")(main + skip)
 
 
@@ -136,6 +136,6 @@ class _Head(nn.Module):
     def __call__(self, x):
         for index in range(1, self.num_units + 1):
             x = _Unit(128, 2 if index == 1 else 1, name=f"unit{index}")(x)
-        x = PReLU(name="bottleneck_activation")(nn.Conv(32, (1, 1), name="bottleneck")(x))
+        x = PReLU(name="bottleneck_activation")(Conv(32, 1, name="bottleneck")(x))
         x = _Unit(32, 1, name="last_unit")(x)
-        return nn.Conv(self.num_outputs, (3, 3), padding="VALID", name="output")(x)[:, 0, 0]
+        return Conv(self.num_outputs, 3, padding="VALID", name="output")(x)[:, 0, 0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import lax
 
 from promptgen_jax.ops.convolution import convolve
 from promptgen_jax.ops.depthwise import depthwise_conv
@@ -34,23 +35,30 @@ class SeparableConv(nn.Module):
     def __call__(self, x):
         """Maps (B, H, W, C) to (B, ceil(H / stride), ceil(W / stride), features)."""
         x = DepthwiseConv(self.stride, name="depthwise")(x)
-        return nn.Conv(self.features, (1, 1), name="pointwise")(x)
+        return Conv(self.features, 1, name="pointwise")(x)
 
 
 class Conv(nn.Module):
-    """Convolution with size // 2 zeros on every side. SAME pads one side less where the stride is 2."""
+    """Convolution, by default with size // 2 zeros on every side; `padding` is that, "SAME" or "VALID".
+
+    SAME pads one side less where the stride is 2.
+    """
 
     features: int
     size: int
     stride: int = 1
     use_bias: bool = True
+    padding: str = ""
 
     @nn.compact
     def __call__(self, x):
-        """Maps (B, H, W, C) to (B, ceil(H / stride), ceil(W / stride), features)."""
-        shape, zeros = (self.size, self.size, x.shape[-1], self.features), (self.size // 2, self.size // 2)
+        """Maps (B, H, W, C) to (B, ceil(H / stride), ceil(W / stride), features), VALID to less."""
+        shape, sides = (self.size, self.size, x.shape[-1], self.features), (self.size, self.size)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        x = convolve(x, kernel, stride=self.stride, padding=(zeros, zeros))
+        zeros = 2 * ((self.size // 2, self.size // 2),)
+        if self.padding:
+            zeros = tuple(lax.padtype_to_pads(x.shape[1:3], sides, (self.stride, self.stride), self.padding))
+        x = convolve(x, kernel, stride=self.stride, padding=zeros)
         return x + self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else x
 
 
