@@ -134,6 +134,14 @@ def test_convolution_matches_lax(name, height, width):
     assert_same_values_and_gradients(ours, reference, (images, kernel), atol=1e-4)
 
 
+def test_convolution_of_half_precision_is_that_of_the_kernels():
+    images = jax.random.normal(jax.random.key(0), (1, 8, 8, 4), jnp.bfloat16)
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 4, 5))
+    got, pullback = jax.vjp(lambda images: convolution.convolve(images, kernel), images)
+    np.testing.assert_array_equal(got, convolution.convolve(images.astype(jnp.float32), kernel))
+    assert pullback(got)[0].dtype == jnp.bfloat16
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends take kernels in any order")
 @pytest.mark.parametrize("name", sorted(CONVOLUTIONS.keys() - {"1x1"}))  # which XLA makes a matrix product
 def test_convolution_keeps_its_order_in_loops(name):

@@ -39,7 +39,7 @@ class SeparableConv(nn.Module):
 
 
 class Conv(nn.Module):
-    """Convolution, by default with size // 2 zeros on every side; `padding` is that, "SAME" or "VALID".
+    """Convolution with size // 2 zeros on every side, unless `padding` is "SAME" or "VALID".
 
     SAME pads one side less where the stride is 2.
     """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 Pairs = tuple[tuple[int, int], tuple[int, int]]
@@ -33,8 +34,10 @@ def convolve(
       dilation: of the images, between whose pixels stand dilation - 1 zeros.
 
     Returns:
-      (B, H', W', O).
+      (B, H', W', O), of the wider of both dtypes.
     """
+    dtype = jnp.promote_types(images.dtype, kernel.dtype)
+    images, kernel = images.astype(dtype), kernel.astype(dtype)
     if jax.default_backend() != "cpu":
         return _native(images, kernel, stride, padding, dilation)
     return _ordered(images, kernel, stride, padding, dilation)
