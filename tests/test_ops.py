@@ -142,6 +142,22 @@ def test_convolution_of_half_precision_is_that_of_the_kernels():
     assert pullback(got)[0].dtype == jnp.bfloat16
 
 
+def test_second_derivatives_of_convolution():
+    """By reverse mode over reverse mode."""
+    images, kernel = jax.random.normal(jax.random.key(0), (1, 4, 4, 2)), jnp.ones((3, 3, 2, 2)) / 9
+
+    def energy(convolve):
+        return lambda images: jnp.sum(jnp.tanh(convolve(images)))
+
+    ours = energy(lambda images: convolution.convolve(images, kernel, stride=2, padding=((1, 1), (1, 1))))
+    reference = energy(
+        lambda images: lax.conv_general_dilated(
+            images, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+    )
+    np.testing.assert_allclose(jax.jacrev(jax.grad(ours))(images), jax.hessian(reference)(images), atol=1e-6)
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends take kernels in any order")
 @pytest.mark.parametrize("name", sorted(CONVOLUTIONS.keys() - {"1x1"}))  # which XLA makes a matrix product
 def test_convolution_keeps_its_order_in_loops(name):
