@@ -29,7 +29,7 @@ def log_and_die(self, step, metrics):
 
 if len(sys.argv) > 2:
     logs.MetricLogger.log = log_and_die
-options = t.OPTIONS | {"num_steps": 500, "save_every": 20, "eval_every": 50}
+options = t.OPTIONS | {"num_steps": 160, "save_every": 20, "eval_every": 50}
 prompt, _ = pg.fit(t.make_ebm(), workdir=sys.argv[1], flow=t.FLOW, **options)
 prompt.save(sys.argv[1] + "/prompt")
 """
