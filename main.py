@@ -93,12 +93,12 @@ def run(argv: list[str]) -> int:
     checks.check_known("--mode", values.mode, MODES)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     if values.mode == "list":
-        from promptgen_jax import inventory
+        from promptgen_jax.runs import inventory
 
         print(inventory.describe(CONFIGS))
         return 0
     if values.mode == "doctor":
-        from promptgen_jax import doctor
+        from promptgen_jax.runs import doctor
 
         return doctor.examine()
     if values.mode == "sample" and values.prompt is not None:
@@ -107,14 +107,14 @@ def run(argv: list[str]) -> int:
     elif values.workdir is None:
         raise ValueError("--workdir is missing: name a folder for the run, e.g. --workdir=runs/quickstart.")
     if values.num_processes:
-        from promptgen_jax import sharding
+        from promptgen_jax import devices
 
-        sharding.start_hosts(values.coordinator, values.num_processes, values.process_id)
+        devices.start_hosts(values.coordinator, values.num_processes, values.process_id)
     if values.mode == "sample":
         print(f"pictures: {_sample(values)}")
         return 0
 
-    from promptgen_jax import run as runs
+    from promptgen_jax.runs import run as runs
 
     if values.mode == "evaluate":
         config = runs.read_config(Path(values.workdir).resolve())
@@ -139,8 +139,9 @@ def _config_path(argv: list[str]) -> str | None:
 
 def _sample(values) -> Path:
     """Writes pictures of a run or a saved prompt, as the flags say."""
-    from promptgen_jax import Prompt, sampling
-    from promptgen_jax import run as runs
+    from promptgen_jax import Prompt
+    from promptgen_jax.runs import run as runs
+    from promptgen_jax.runs import sampling
 
     options = dict(_option(text) for text in values.options)
     if values.prompt is not None:

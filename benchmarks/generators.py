@@ -22,8 +22,8 @@ from jax.interpreters.partial_eval import dce_jaxpr
 import promptgen_jax as pg
 from benchmarks.augment import best_times
 from benchmarks.depthwise import processor
-from promptgen_jax import network
 from promptgen_jax.generators import biggan, dcgan, diffae, flame, nvae, stylegan2, stylenerf
+from promptgen_jax.models import network
 from promptgen_jax.objectives import ReverseKL
 from promptgen_jax.types import Prior
 

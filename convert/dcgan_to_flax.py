@@ -14,7 +14,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import reading
-from promptgen_jax import weights
+from promptgen_jax.store import weights
 
 BATCH_NORM_EPSILON = 1e-5
 NUM_LAYERS = 5

@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from convert import array_pickle, reading
-from promptgen_jax import network, weights
+from promptgen_jax.models import network
 from promptgen_jax.models.flame import COEFFICIENTS, PARENTS
+from promptgen_jax.store import weights
 
 LANDMARKS = "landmark_embedding.npy"
 IDENTITY = 300  # columns of shape before those of expression

@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import family, reading
-from promptgen_jax import network
+from promptgen_jax.models import network
 from promptgen_jax.models.nvae import NVAE
 
 ENCODER = ("stem.", "pre_process.", "enc_tower.", "enc0.", "enc_sampler.", "nf_cells.")

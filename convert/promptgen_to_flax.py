@@ -20,8 +20,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import reading
-from promptgen_jax import flow as flows
-from promptgen_jax import weights
+from promptgen_jax.flows import base as flows
+from promptgen_jax.store import weights
 from promptgen_jax.types import Prior
 
 ROOT, INNER = "module.", "gan_wrapper.generator."

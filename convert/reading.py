@@ -24,7 +24,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from convert import nvidia_pickle, torchscript
-from promptgen_jax import catalogue, network, weights
+from promptgen_jax.models import network
+from promptgen_jax.store import catalogue, weights
 
 LEGACY_TORCH = pickle.dumps(nvidia_pickle.LEGACY_MAGIC, protocol=2)
 
@@ -366,7 +367,7 @@ def _provenance(config: dict, source: Path, name: str, script: str) -> dict:
         "name": name,
         "source": known.file if official else str(file.relative_to(source.parent)),
         "source_sha256": weights.file_sha256(file),
-        "url": known.url if official else "not a file of `promptgen_jax/catalogue.py`",
+        "url": known.url if official else "not a file of `promptgen_jax/store/catalogue.py`",
         "license": known.license if known else "that of the file it was converted from",
         "converter": f"{command} {flags}".rstrip(),
     }

@@ -1,14 +1,16 @@
 """Generative Visual Prompt in JAX: control what distribution a frozen generator samples from."""
 
+import importlib
+
 from promptgen_jax import evaluation
 from promptgen_jax.controls.function import FunctionControl
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flow import init_flow, load_flow
+from promptgen_jax.flows.base import init_flow, load_flow
 from promptgen_jax.generators.function import FunctionGenerator
-from promptgen_jax.network import load_network
+from promptgen_jax.models.network import load_network
 from promptgen_jax.parts import load_control, load_generator
 from promptgen_jax.prompt import Prompt
-from promptgen_jax.sampling import write_samples
+from promptgen_jax.runs.sampling import write_samples
 from promptgen_jax.training import fit, fit_moments
 from promptgen_jax.types import Conditions, Prior, Sample
 
@@ -30,3 +32,21 @@ __all__ = [
     "load_network",
     "write_samples",
 ]
+
+_MOVED = {  # modules by the names that notebooks of version 0.1.0 import
+    "catalogue": "store.catalogue",
+    "images": "store.images",
+    "moments": "training.moments",
+    "network": "models.network",
+    "run": "runs.run",
+    "sampling": "runs.sampling",
+    "sharding": "devices",
+    "weights": "store.weights",
+}
+
+
+def __getattr__(name: str):
+    """A module by its earlier name."""
+    if name in _MOVED:
+        return importlib.import_module(f"promptgen_jax.{_MOVED[name]}")
+    raise AttributeError(f"module 'promptgen_jax' has no attribute {name!r}")

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flow import Flow
+from promptgen_jax.flows.base import Flow
 from promptgen_jax.types import Array, PyTree
 
 

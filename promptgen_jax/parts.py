@@ -6,13 +6,14 @@ import importlib
 import inspect
 import pkgutil
 
-from promptgen_jax import catalogue, checks, weights
+from promptgen_jax import checks
+from promptgen_jax.store import catalogue, weights
 
 
 def available(package: str) -> list[str]:
     """Names of the adapters in `promptgen_jax.<package>`."""
     module = importlib.import_module(f"promptgen_jax.{package}")
-    return sorted(info.name for info in pkgutil.iter_modules(module.__path__))
+    return sorted(info.name for info in pkgutil.iter_modules(module.__path__) if not info.name.startswith("_"))
 
 
 def load_generator(name: str, **options):

@@ -8,13 +8,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from promptgen_jax import card, checks, parts, sampling, weights
-from promptgen_jax import flow as flows
+from promptgen_jax import checks, parts
+from promptgen_jax.devices import map_batches  # noqa: F401  notebooks of version 0.1.0 find it here
+from promptgen_jax.flows import base as flows
+from promptgen_jax.runs import sampling
+from promptgen_jax.store import card, weights
 from promptgen_jax.types import Array, Conditions, Prior, PyTree
 
 PROMPT = "prompt.json"
@@ -276,21 +278,3 @@ def _ranges(conditions: Conditions | None) -> dict | None:
     ends = np.degrees([np.asarray(conditions.low), np.asarray(conditions.high)]).T.round(4).tolist()
     names = conditions.names or [f"angle {index}" for index in range(len(ends))]
     return dict(zip(names, ends, strict=True))
-
-
-def filter_none(*arrays) -> list:
-    """The arrays that are not None."""
-    return [array for array in arrays if array is not None]
-
-
-def map_batches(function, batch_size: int, *arrays):
-    """Applies a jitted function of batches to whole arrays, padding the last batch; results as NumPy."""
-    total = arrays[0].shape[0]
-    size = min(batch_size, total)
-    pieces = []
-    for start in range(0, total, size):
-        batch = [array[start : start + size] for array in arrays]
-        missing = size - batch[0].shape[0]
-        batch = [jnp.concatenate([piece, jnp.repeat(piece[-1:], missing, 0)]) if missing else piece for piece in batch]
-        pieces.append(jax.tree.map(lambda leaf, keep=size - missing: np.asarray(leaf)[:keep], function(*batch)))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)

@@ -14,9 +14,9 @@ from golden import seeded
 from official import GOLDEN, load_golden
 
 from convert import celeba_to_flax, deca_to_flax, fairface_to_flax, irse50_to_flax
-from promptgen_jax import catalogue
 from promptgen_jax.models import irse, resnet
 from promptgen_jax.ops import resample
+from promptgen_jax.store import catalogue
 
 torch = pytest.importorskip("torch")
 

@@ -14,7 +14,7 @@ from golden import seeded
 from official import GOLDEN
 
 from convert import stylegan2_to_flax
-from promptgen_jax import weights
+from promptgen_jax.store import weights
 
 torch = pytest.importorskip("torch")
 

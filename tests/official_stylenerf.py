@@ -9,7 +9,7 @@ from official import GOLDEN
 from official_stylegan2 import official_state, write_nvidia
 
 from convert import stylenerf_to_flax
-from promptgen_jax import weights
+from promptgen_jax.store import weights
 
 SAMPLE = GOLDEN / "stylenerf_tiny" / "official_layout.pkl"
 

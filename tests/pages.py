@@ -32,7 +32,7 @@ from typing import NamedTuple
 import pytest
 
 import main
-from promptgen_jax import catalogue
+from promptgen_jax.store import catalogue
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

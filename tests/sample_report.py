@@ -6,8 +6,8 @@ import math
 import numpy as np
 from PIL import Image
 
-from promptgen_jax import images, logs
 from promptgen_jax.evaluation import bias
+from promptgen_jax.store import images, logs
 
 SHARE_LABELS = ["neutral", "happy", "surprised"]
 

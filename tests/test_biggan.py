@@ -18,9 +18,10 @@ from official_biggan import SMALL, converted, small_state, torch, write
 
 import promptgen_jax as pg
 from convert import biggan_to_flax
-from promptgen_jax import network, parts
-from promptgen_jax.flow import init_flow
+from promptgen_jax import parts
+from promptgen_jax.flows.base import init_flow
 from promptgen_jax.generators import biggan
+from promptgen_jax.models import network
 from promptgen_jax.models.biggan import statistics_row
 from promptgen_jax.objectives import OBJECTIVES
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promptgen_jax.report import charts, markup, plot_density
+from promptgen_jax.runs.report import charts, markup, plot_density
 
 
 @pytest.mark.parametrize(

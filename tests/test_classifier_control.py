@@ -10,7 +10,7 @@ import pytest
 import promptgen_jax as pg
 from promptgen_jax.controls.classifier import ClassifierControl
 from promptgen_jax.controls.moment import MomentControl
-from promptgen_jax.network import Network
+from promptgen_jax.models.network import Network
 from promptgen_jax.types import Sample
 
 CUTS = {"race": (0, 7), "gender": (7, 9), "age": (9, 18)}

@@ -26,11 +26,11 @@ from test_augment import assert_stored, formula_images
 
 import promptgen_jax as pg
 from convert import clip_to_flax, promptgen_to_flax
-from promptgen_jax import network, tokenizer, weights
-from promptgen_jax.flow import load_flow
-from promptgen_jax.models import clip
+from promptgen_jax.flows.base import load_flow
+from promptgen_jax.models import clip, network, tokenizer
 from promptgen_jax.ops import augment
-from promptgen_jax.optimizer import make_optimizer
+from promptgen_jax.store import weights
+from promptgen_jax.training.optimizer import make_optimizer
 
 pytestmark = ALLOWED
 

@@ -11,10 +11,10 @@ import pytest
 from official_clip import ALLOWED, convert, small_state, view_energies_and_gradient, write_archive
 
 import promptgen_jax as pg
-from promptgen_jax import catalogue, network, tokenizer
 from promptgen_jax.generators import dcgan
-from promptgen_jax.models import clip
+from promptgen_jax.models import clip, network, tokenizer
 from promptgen_jax.ops import augment
+from promptgen_jax.store import catalogue
 
 pytestmark = ALLOWED
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import promptgen_jax as pg
-from promptgen_jax import parts, types, weights
+from promptgen_jax import parts, types
 from promptgen_jax.models import clip
+from promptgen_jax.store import weights
 
 KEY = jax.random.key(3)
 BATCH = 3

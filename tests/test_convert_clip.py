@@ -21,7 +21,7 @@ from official_clip import (
 )
 
 from convert import clip_to_flax, torchscript
-from promptgen_jax import weights
+from promptgen_jax.store import weights
 
 pytestmark = ALLOWED
 

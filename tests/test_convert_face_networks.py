@@ -7,7 +7,8 @@ import pytest
 from official_faces import CASES, every_network, hollow_state, torch, write_official
 
 from convert import celeba_to_flax, fairface_to_flax, layers
-from promptgen_jax import catalogue, network, weights
+from promptgen_jax.models import network
+from promptgen_jax.store import catalogue, weights
 
 
 def without(state, *names):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from convert import dcgan_to_flax, faceapi_to_flax, human_models_to_flax, reading
-from promptgen_jax import network, weights
 from promptgen_jax.generators import dcgan
+from promptgen_jax.models import network
+from promptgen_jax.store import weights
 
 
 def write_tfjs(folder, tensors, *, graph, quantised=None, shard_bytes=1 << 20):

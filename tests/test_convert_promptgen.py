@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from convert import promptgen_to_flax
-from promptgen_jax import weights
-from promptgen_jax.flow import load_flow
+from promptgen_jax.flows.base import load_flow
+from promptgen_jax.store import weights
 
 INNER = "gan_wrapper.generator."
 LAYERS = "eps_to_z.module_list."

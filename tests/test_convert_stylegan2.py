@@ -12,8 +12,8 @@ import pytest
 from official_stylegan2 import converted, official_state, torch, write, write_nvidia, write_rosinality
 
 from convert import nvidia_pickle, reading, stylegan2_to_flax
-from promptgen_jax import weights
 from promptgen_jax.generators import stylegan2
+from promptgen_jax.store import weights
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,6 +16,7 @@ import promptgen_jax as pg
 from promptgen_jax import training
 from promptgen_jax.evaluation.stage import evaluate
 from promptgen_jax.objectives import ReverseKL, ScoreFunction
+from promptgen_jax.training import train
 
 DIM = 4
 SHIFT = jnp.array([1.0, -0.5, 0.0, 0.5])
@@ -114,19 +115,19 @@ def test_resumed_is_bit_identical(tmp_path):
     class KilledError(Exception):
         pass
 
-    real = training.Checkpoints.save
+    real = train.Checkpoints.save
 
     def save_then_die(self, step, state):
         real(self, step, state)
         if step == 4:
             raise KilledError
 
-    training.Checkpoints.save = save_then_die
+    train.Checkpoints.save = save_then_die
     try:
         with pytest.raises(KilledError):
             pg.fit(make_ebm(), workdir=tmp_path / "cut", flow=FLOW, **OPTIONS, eval_every=2)
     finally:
-        training.Checkpoints.save = real
+        train.Checkpoints.save = real
     resumed, history = pg.fit(make_ebm(), workdir=tmp_path / "cut", flow=FLOW, **OPTIONS, eval_every=2)
     assert [line["step"] for line in history] == [5, 6]
     assert leaves_equal(whole.params, resumed.params)
@@ -144,8 +145,8 @@ def test_the_kept_best_is_the_best_of_all_evaluations(monkeypatch):
 
         return record
 
-    real = training._evaluator
-    monkeypatch.setattr(training, "_evaluator", recording)
+    real = train._evaluator
+    monkeypatch.setattr(train, "_evaluator", recording)
     options = OPTIONS | {"num_steps": 40, "batch_size": 64, "learning_rate": 1e-2}
     prompt, _ = pg.fit(make_ebm(), flow=FLOW, **options, eval_every=10)
     losses = [loss for loss, _ in evaluated]

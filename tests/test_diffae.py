@@ -15,9 +15,9 @@ from official import GOLDEN, load_golden
 from official_diffae import converted, small_state, torch, write
 
 from convert import diffae_to_flax
-from promptgen_jax import network, parts
+from promptgen_jax import parts
 from promptgen_jax.generators import diffae
-from promptgen_jax.models import diffusion
+from promptgen_jax.models import diffusion, network
 from promptgen_jax.models.diffae import generate
 
 pytestmark = pytest.mark.usefixtures("highest_precision")

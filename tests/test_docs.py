@@ -11,7 +11,8 @@ import pytest
 from pages import Block
 
 import promptgen_jax as pg
-from promptgen_jax import catalogue, controls, parts
+from promptgen_jax import controls, parts
+from promptgen_jax.store import catalogue
 
 DOCS = pages.ROOT / "docs"
 NAMES = [str(page.relative_to(pages.ROOT)) for page in pages.PAGES]

@@ -9,13 +9,14 @@ from test_augment import crop, pool
 
 from configs import stylegan2_pose
 from convert import layers, reading
-from promptgen_jax import catalogue, network, parts, training, types, weights
-from promptgen_jax import run as runs
+from promptgen_jax import parts, training, types
 from promptgen_jax.controls.rotation import squared_angle
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.generators import dcgan
-from promptgen_jax.models import irse
+from promptgen_jax.models import irse, network
 from promptgen_jax.ops import resample, rotations
+from promptgen_jax.runs import run as runs
+from promptgen_jax.store import catalogue, weights
 
 KEY = jax.random.key(0)
 SETS = [(name, option, size) for name, case in CASES.items() for option, sizes in case.sizes.items() for size in sizes]

@@ -13,8 +13,7 @@ from golden import seeded
 from official import GOLDEN, assert_close, load_golden
 
 from convert import array_pickle, flame_to_flax
-from promptgen_jax import network
-from promptgen_jax.models import flame
+from promptgen_jax.models import flame, network
 
 torch = pytest.importorskip("torch")
 

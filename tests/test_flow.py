@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from promptgen_jax import weights
-from promptgen_jax.flow import init_flow, load_flow, save_flow
+from promptgen_jax.flows.base import init_flow, load_flow, save_flow
+from promptgen_jax.store import weights
 from promptgen_jax.types import Prior
 
 BATCH = 5

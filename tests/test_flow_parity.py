@@ -7,8 +7,8 @@ import official
 import pytest
 
 from convert import promptgen_to_flax
-from promptgen_jax.flow import load_flow
-from promptgen_jax.ops.bijectors import Rotation, SideBySide
+from promptgen_jax.flows.base import load_flow
+from promptgen_jax.flows.bijectors import Rotation, SideBySide
 
 # name: manifest, suffixes of the golden arrays of its flows, number of trained parameters per flow
 CASES = {

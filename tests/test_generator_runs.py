@@ -18,7 +18,7 @@ import official_stylenerf
 import pytest
 
 import main
-from promptgen_jax import weights
+from promptgen_jax.store import weights
 
 pytestmark = official_clip.ALLOWED
 FLOW = {"num_layers": 2, "hidden_dim": 16}

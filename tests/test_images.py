@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promptgen_jax import images as im
+from promptgen_jax.store import images as im
 
 
 def batch(num, size=4, seed=0):

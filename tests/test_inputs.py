@@ -7,7 +7,8 @@ import pytest
 import test_core
 
 import promptgen_jax as pg
-from promptgen_jax import checks, weights
+from promptgen_jax import checks
+from promptgen_jax.store import weights
 
 KEY = jax.random.key(0)
 FLOW = {"architecture": "coupling", "num_layers": 2, "hidden_dim": 8}

@@ -13,7 +13,8 @@ from test_sampling import some_prompt
 
 import main
 import promptgen_jax as pg
-from promptgen_jax import catalogue, doctor, weights
+from promptgen_jax.runs import doctor
+from promptgen_jax.store import catalogue, weights
 
 ROOT = Path(__file__).parent.parent
 

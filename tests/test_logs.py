@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from promptgen_jax import logs
+from promptgen_jax.store import logs
 
 
 class Console:

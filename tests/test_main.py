@@ -26,8 +26,8 @@ from configs import (
     stylegan2_text,
     stylenerf_text,
 )
-from promptgen_jax import catalogue
-from promptgen_jax import run as runs
+from promptgen_jax.runs import run as runs
+from promptgen_jax.store import catalogue
 
 ROOT = Path(__file__).parent.parent
 CONTROLS = ("faceapi_age_gender", "faceapi_expression", "facemesh", "faceres", "emotion")

@@ -9,9 +9,9 @@ from PIL import Image
 
 import promptgen_jax as pg
 from configs import flame_wide_mouth
-from promptgen_jax import images
-from promptgen_jax import run as runs
 from promptgen_jax.generators import flame
+from promptgen_jax.runs import run as runs
+from promptgen_jax.store import images
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import official
 import optax
 import pytest
 
-from promptgen_jax.moments import check_mu, closed_loop_update, fit_beta, fit_beta_sgd, moment_loss
-from promptgen_jax.optimizer import make_optimizer
+from promptgen_jax.training.moments import check_mu, closed_loop_update, fit_beta, fit_beta_sgd, moment_loss
+from promptgen_jax.training.optimizer import make_optimizer
 
 ATTRIBUTES = {"race": slice(0, 7), "gender": slice(7, 9), "age": slice(9, 18)}
 UNIFORM = dict.fromkeys(ATTRIBUTES, "uniform")

@@ -15,8 +15,9 @@ from official import GOLDEN, load_golden
 from official_nvae import GROUPS, SMALL, converted, small_state, torch, write
 
 from convert import nvae_to_flax
-from promptgen_jax import network, parts
+from promptgen_jax import parts
 from promptgen_jax.generators import nvae
+from promptgen_jax.models import network
 from promptgen_jax.models import nvae as models
 
 pytestmark = pytest.mark.usefixtures("highest_precision")

@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 
-from promptgen_jax.optimizer import clip_by_global_norm, linear_decay, make_optimizer, official_adamw
+from promptgen_jax.training.optimizer import clip_by_global_norm, linear_decay, make_optimizer, official_adamw
 
 
 def test_adamw_adds_eps_to_the_uncorrected_root():

@@ -11,10 +11,12 @@ import pytest
 
 import promptgen_jax as pg
 from configs import stylegan2_class, stylegan2_debias, stylegan2_makeup
-from promptgen_jax import run as runs
-from promptgen_jax import training, weights
+from promptgen_jax import training
 from promptgen_jax.generators import stylegan2
 from promptgen_jax.models import resnet
+from promptgen_jax.runs import run as runs
+from promptgen_jax.store import weights
+from promptgen_jax.training import train
 
 pytestmark = official_clip.ALLOWED
 REDUCED = {"widths": [2, 4, 8, 16], "blocks": [1, 1, 1, 1]}
@@ -103,7 +105,7 @@ def test_takes_a_step(name):
     options, flow = stage["training"] | {"num_steps": 1, "batch_size": 2}, stage["flow"] | REDUCED_FLOW
     prompt, history = training.fit(ebm, flow=flow, quiet=True, **options)
     assert np.isfinite(history[-1]["loss"])
-    start = training.init_flow(jax.random.fold_in(jax.random.key(42), 2**31 - 1), ebm.generator.prior, **flow)
+    start = train.init_flow(jax.random.fold_in(jax.random.key(42), 2**31 - 1), ebm.generator.prior, **flow)
     moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), prompt.params, start[1])
     assert max(jax.tree.leaves(moved)) > 0
 

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from promptgen_jax import network
 from promptgen_jax.generators import dcgan
-from promptgen_jax.models import facemesh, faceres
+from promptgen_jax.models import facemesh, faceres, network
 
 GOLDEN = Path(__file__).parent / "golden"
 NETWORKS = ("faceapi_expression", "faceapi_age_gender", "emotion", "facemesh", "faceres")

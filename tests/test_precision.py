@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import promptgen_jax as pg
-from promptgen_jax import moments
 from promptgen_jax.controls.clip import ClipControl
 from promptgen_jax.controls.identity import IdentityControl
 from promptgen_jax.controls.rotation import RotationControl
 from promptgen_jax.models import volume
-from promptgen_jax.network import Network
+from promptgen_jax.models.network import Network
 from promptgen_jax.ops import augment
+from promptgen_jax.training import moments
 from promptgen_jax.types import Sample
 
 IMAGES = jnp.full((2, 8, 8, 3), 0.5)

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from sample_report import SHARE_LABELS, full_report, make_workdir, shares
 
-from promptgen_jax.report import markup, write_report
 from promptgen_jax.report.__main__ import main
+from promptgen_jax.runs.report import markup, write_report
 
 HOSTILE = "<script>alert('x')</script>\"' onload=\"x\" & </style></title></p>"
 

@@ -16,8 +16,8 @@ from test_processes import free_address
 
 import main
 import promptgen_jax as pg
-from promptgen_jax import sampling
 from promptgen_jax.generators import nvae, stylegan2
+from promptgen_jax.runs import sampling
 
 ROOT = Path(__file__).parent.parent
 KEY = jax.random.key(0)

@@ -14,8 +14,8 @@ from golden import seeded
 from official import GOLDEN, load_golden
 from official_stylegan2 import converted, torch
 
-from promptgen_jax import network
 from promptgen_jax.generators import stylegan2
+from promptgen_jax.models import network
 from promptgen_jax.models import stylegan2 as models
 from promptgen_jax.ops import upfirdn
 

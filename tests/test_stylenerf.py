@@ -17,9 +17,9 @@ from official_stylegan2 import official_state, write_nvidia, write_rosinality
 from official_stylenerf import SAMPLE, converted, settings_of
 
 from convert import nvidia_pickle, reading, stylegan2_to_flax, stylenerf_to_flax
-from promptgen_jax import network, parts
+from promptgen_jax import parts
 from promptgen_jax.generators import stylenerf
-from promptgen_jax.models import volume
+from promptgen_jax.models import network, volume
 from promptgen_jax.models.stylegan2 import truncate
 
 pytestmark = pytest.mark.usefixtures("highest_precision")

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from promptgen_jax import network, tokenizer
 from promptgen_jax.controls.clip import load_clip
-from promptgen_jax.models import clip
+from promptgen_jax.models import clip, network, tokenizer
 from promptgen_jax.tinyclip import captions, data, measures, train
 from promptgen_jax.tinyclip.captions import UNKNOWN
 

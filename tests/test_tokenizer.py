@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from promptgen_jax import tokenizer
+from promptgen_jax.models import tokenizer
 
 GOLDEN = Path(__file__).parent / "golden" / "clip_vit_b32"
 ROWS = json.loads((GOLDEN / "tokens.json").read_text())["rows"]

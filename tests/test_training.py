@@ -13,8 +13,8 @@ from PIL import Image
 
 import promptgen_jax as pg
 from configs import synthetic_linear
-from promptgen_jax import run as runs
 from promptgen_jax.evaluation import stage
+from promptgen_jax.runs import run as runs
 
 KEY = jax.random.key(0)
 FLOW = {"architecture": "coupling", "num_layers": 2, "hidden_dim": 8}

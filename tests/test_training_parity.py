@@ -9,8 +9,8 @@ import pytest
 from golden import seeded
 
 from convert import promptgen_to_flax
-from promptgen_jax.flow import load_flow
-from promptgen_jax.optimizer import make_optimizer
+from promptgen_jax.flows.base import load_flow
+from promptgen_jax.training.optimizer import make_optimizer
 
 ATTRIBUTES = {"race": slice(0, 7), "gender": slice(7, 9), "age": slice(9, 18)}
 DEBIAS_WEIGHT = 2.0

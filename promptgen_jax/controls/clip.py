@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from promptgen_jax import checks, network, tokenizer
-from promptgen_jax.models import clip
-from promptgen_jax.network import Network
+from promptgen_jax import checks
+from promptgen_jax.models import clip, network, tokenizer
+from promptgen_jax.models.network import Network
 from promptgen_jax.ops import augment
 from promptgen_jax.types import Array, Sample
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from promptgen_jax.images import load_image
-from promptgen_jax.network import Network, load_network
+from promptgen_jax.models.network import Network, load_network
+from promptgen_jax.store.images import load_image
 from promptgen_jax.types import Array, Sample
 
 

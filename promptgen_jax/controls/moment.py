@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import struct
 
-from promptgen_jax import moments
-from promptgen_jax.network import Network, load_network
+from promptgen_jax.models.network import Network, load_network
+from promptgen_jax.training import moments
 from promptgen_jax.types import Array, Sample
 
 

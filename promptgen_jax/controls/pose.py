@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import struct
 
-from promptgen_jax.network import Network, load_network
+from promptgen_jax.models.network import Network, load_network
 from promptgen_jax.types import Array, Sample
 
 ANGLES = ("yaw", "pitch", "roll")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from promptgen_jax import checks
-from promptgen_jax.network import Network, load_network
+from promptgen_jax.models.network import Network, load_network
 from promptgen_jax.ops import rotations
 from promptgen_jax.types import Array, Sample
 

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from promptgen_jax import checks, moments
+from promptgen_jax import checks
 from promptgen_jax.controls.classifier import ClassifierControl
 from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.generators.synthetic import to_points
+from promptgen_jax.training import moments
 from promptgen_jax.types import Array, Sample
 
 ENERGIES = ("classifier", "moment", "quadratic", "wells")

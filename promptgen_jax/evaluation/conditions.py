@@ -6,9 +6,10 @@ import jax
 import numpy as np
 
 from promptgen_jax.controls.identity import unit
+from promptgen_jax.devices import map_batches
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.evaluation.bias import Z_95
-from promptgen_jax.prompt import Prompt, map_batches
+from promptgen_jax.prompt import Prompt
 
 BINS = 4  # of the asked angles
 

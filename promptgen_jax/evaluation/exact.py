@@ -12,9 +12,9 @@ from scipy.special import expit, log_expit, logsumexp
 from scipy.stats import norm
 
 from promptgen_jax import checks
+from promptgen_jax.devices import map_batches
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.generators.synthetic import OFFSET, SHARES, LinearGenerator
-from promptgen_jax.prompt import map_batches
 
 
 class NormalTarget(NamedTuple):

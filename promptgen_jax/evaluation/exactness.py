@@ -11,9 +11,10 @@ import numpy as np
 from scipy.special import logsumexp
 
 from promptgen_jax import checks
+from promptgen_jax.devices import filter_none, map_batches
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.evaluation.bias import Z_95
-from promptgen_jax.prompt import Prompt, filter_none, map_batches
+from promptgen_jax.prompt import Prompt
 from promptgen_jax.types import Array
 
 

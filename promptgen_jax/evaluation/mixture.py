@@ -11,9 +11,9 @@ import itertools
 import jax
 import numpy as np
 
+from promptgen_jax.devices import map_batches
 from promptgen_jax.evaluation.stage import log_softmax, share_row
-from promptgen_jax.network import load_network
-from promptgen_jax.prompt import map_batches
+from promptgen_jax.models.network import load_network
 
 
 def evaluate_mixtures(

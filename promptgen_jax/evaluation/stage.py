@@ -10,12 +10,13 @@ import jax
 import numpy as np
 
 from promptgen_jax.controls.pose import ANGLES
+from promptgen_jax.devices import filter_none, map_batches
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.evaluation import bias
 from promptgen_jax.evaluation.conditions import evaluate_conditions
 from promptgen_jax.evaluation.exactness import certificate
-from promptgen_jax.network import load_network
-from promptgen_jax.prompt import Prompt, filter_none, map_batches
+from promptgen_jax.models.network import load_network
+from promptgen_jax.prompt import Prompt
 from promptgen_jax.types import Sample
 
 DIVERSITY_SIZE = 64  # pixels a side at which pixel diversity is measured

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flax import struct
 
 from promptgen_jax import checks
-from promptgen_jax.frozen import Frozen, load_fields, random_weights
+from promptgen_jax.generators._frozen import Frozen, load_fields, random_weights
 from promptgen_jax.models import dcgan
 from promptgen_jax.types import Array, Prior
 

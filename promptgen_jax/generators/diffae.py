@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from promptgen_jax import checks
-from promptgen_jax.frozen import Frozen, load_fields, random_weights
+from promptgen_jax.generators._frozen import Frozen, load_fields, random_weights
 from promptgen_jax.models import diffae, diffusion
 from promptgen_jax.types import Array, Prior
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from promptgen_jax import checks, network
-from promptgen_jax.frozen import Frozen
-from promptgen_jax.models import flame
+from promptgen_jax import checks
+from promptgen_jax.generators._frozen import Frozen
+from promptgen_jax.models import flame, network
 from promptgen_jax.types import Array, Prior
 
 IDENTITY = flame.COEFFICIENTS["shape"] + flame.COEFFICIENTS["exp"]

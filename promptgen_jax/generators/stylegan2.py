@@ -6,7 +6,7 @@ import jax
 from flax import struct
 
 from promptgen_jax import checks
-from promptgen_jax.frozen import Frozen, load_fields, random_weights
+from promptgen_jax.generators._frozen import Frozen, load_fields, random_weights
 from promptgen_jax.models import stylegan2
 from promptgen_jax.types import Array, Prior
 

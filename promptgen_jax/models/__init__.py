@@ -1,1 +1,1 @@
-"""Ported networks as Linen modules; they know nothing of PromptGen."""
+"""Frozen, ported networks and how a folder of weights fills them; they know nothing of PromptGen."""

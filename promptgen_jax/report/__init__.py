@@ -1,9 +1,5 @@
-"""Reports: a run's work directory as one self-contained HTML file, and plots of two-dimensional targets.
+"""The command `python -m promptgen_jax.report WORKDIR`; the pages are made in `promptgen_jax.runs.report`."""
 
-`python -m promptgen_jax.report WORKDIR` makes the report of a finished run again.
-"""
-
-from promptgen_jax.report.density import plot_density
-from promptgen_jax.report.page import write_report
+from promptgen_jax.runs.report import plot_density, write_report
 
 __all__ = ["plot_density", "write_report"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from promptgen_jax.report.page import write_report
+from promptgen_jax.runs.report.page import write_report
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promptgen_jax import weights
 from promptgen_jax.generators import dcgan
-from promptgen_jax.network import load_network
+from promptgen_jax.models.network import load_network
+from promptgen_jax.store import weights
 
 GENERATOR = "dcgan_digiface"
 NETWORKS = ("faceapi_expression", "faceapi_age_gender", "facemesh")

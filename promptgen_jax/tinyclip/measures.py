@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promptgen_jax import tokenizer
-from promptgen_jax.models import clip
+from promptgen_jax.models import clip, tokenizer
 from promptgen_jax.tinyclip import captions, data
 from promptgen_jax.tinyclip.captions import ATTRIBUTES, UNKNOWN
 

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from promptgen_jax import checks, tokenizer, weights
-from promptgen_jax.models import clip
+from promptgen_jax import checks
+from promptgen_jax.models import clip, tokenizer
 from promptgen_jax.ops import augment
+from promptgen_jax.store import weights
 from promptgen_jax.tinyclip import captions, data, measures
 from promptgen_jax.tinyclip.captions import UNKNOWN
 

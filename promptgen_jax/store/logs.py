@@ -16,7 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from promptgen_jax import checks, weights
+from promptgen_jax import checks
+from promptgen_jax.store import weights
 
 METRICS = "metrics.jsonl"
 SHOWN = ("loss", "energy/")  # what the console line shows; the file holds every metric

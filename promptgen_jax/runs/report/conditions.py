@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from promptgen_jax.report.markup import Html, element, interval, number, percent, table
+from promptgen_jax.runs.report.markup import Html, element, interval, number, percent, table
 
 
 def conditions(found: dict | None) -> Html | None:

@@ -7,9 +7,9 @@ import json
 from importlib import resources
 from pathlib import Path
 
-from promptgen_jax import weights
-from promptgen_jax.report.markup import Html, element, table
-from promptgen_jax.report.sections import change, headline, stage_parts
+from promptgen_jax.runs.report.markup import Html, element, table
+from promptgen_jax.runs.report.sections import change, headline, stage_parts
+from promptgen_jax.store import weights
 
 INPUT, OUTPUT, CONFIG = "report.json", "report.html", "config.json"
 # the page asks for nothing outside itself, and a browser is told to hold it to that

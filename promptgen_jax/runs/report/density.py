@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from promptgen_jax import weights
+from promptgen_jax.store import weights
 
 MAX_DOTS = 4000  # of a panel; more would be a blot
 

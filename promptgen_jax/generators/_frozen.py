@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from promptgen_jax import network
-from promptgen_jax import weights as weight_folders
+from promptgen_jax.models import network
+from promptgen_jax.store import weights as weight_folders
 from promptgen_jax.types import Prior
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from promptgen_jax import checks, compilation, images, sharding, weights
+from promptgen_jax import checks, devices
+from promptgen_jax.store import images, weights
 from promptgen_jax.types import Array
 
 ABOUT, GRID, IMAGES_NPZ, LATENTS_NPZ = "samples.json", "grid.png", "images.npz", "latents.npz"
@@ -107,16 +108,16 @@ def write_samples(
     say(f"sampling: {len(left)} of {total} images left, {size} at a time on {jax.local_device_count()} device(s)")
     batches = _split(left, size)
     pairs = ((numbers // per_noise, () if cond is None else (cond[numbers % per_noise],)) for numbers in batches)
-    with ThreadPoolExecutor() as pool, compilation.kept_in(folder):
+    with ThreadPoolExecutor() as pool, devices.kept_in(folder):
         progress = _Progress(len(left), say)
         for numbers, made in zip(batches, _draw_ahead(prompt, key, pairs, size), strict=True):
             shown = images.to_uint8(viewed(prompt, made))
             list(pool.map(images.save_png, [folder / _file(number) for number in numbers], shown))
             progress.add(len(numbers))
-        sharding.wait_for_hosts("samples")
-        if sharding.is_first_host():
+        devices.wait_for_hosts("samples")
+        if devices.is_first_host():
             _write_extras(prompt, folder, key, num_samples, cond, latents=latents, npz=npz)
-    sharding.wait_for_hosts("sample extras")
+    devices.wait_for_hosts("sample extras")
     return folder
 
 
@@ -132,12 +133,12 @@ def _split(numbers: np.ndarray, size: int) -> list[np.ndarray]:
 
 def _draw_ahead(prompt, key, pairs: Iterable, size: int) -> Iterator[np.ndarray]:
     """Images of every pair of numbers and conditions; while one batch is used the next is computed."""
-    mesh = sharding.local_mesh()
-    prompt, key = jax.device_put((prompt, key), sharding.replicated(mesh))
+    mesh = devices.local_mesh()
+    prompt, key = jax.device_put((prompt, key), devices.replicated(mesh))
     waiting = None
     for numbers, cond in pairs:
         rows = [np.resize(array, (size, *array.shape[1:])) for array in (numbers, *cond)]
-        made = _draw(prompt, key, *jax.device_put(rows, sharding.batch_sharding(mesh)))
+        made = _draw(prompt, key, *jax.device_put(rows, devices.batch_sharding(mesh)))
         if waiting is not None:
             yield np.asarray(waiting[1])[: waiting[0]]
         waiting = len(numbers), made

@@ -1,11 +1,22 @@
-"""Data parallelism: one `data` mesh axis over all devices; batches are split, everything else is replicated."""
+"""Devices: one `data` mesh axis over all of them, several hosts, batches of any size, and what XLA has compiled.
+
+Batches are split over the devices, everything else is replicated.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+CACHE = "compilation_cache"
 
 
 def data_mesh() -> Mesh:
@@ -70,3 +81,44 @@ def start_hosts(coordinator: str, num_processes: int, process_id: int) -> None:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     else:
         jax.distributed.initialize()
+
+
+def filter_none(*arrays) -> list:
+    """The arrays that are not None."""
+    return [array for array in arrays if array is not None]
+
+
+def map_batches(function, batch_size: int, *arrays):
+    """Applies a jitted function of batches to whole arrays, padding the last batch; results as NumPy."""
+    total = arrays[0].shape[0]
+    size = min(batch_size, total)
+    pieces = []
+    for start in range(0, total, size):
+        batch = [array[start : start + size] for array in arrays]
+        missing = size - batch[0].shape[0]
+        batch = [jnp.concatenate([piece, jnp.repeat(piece[-1:], missing, 0)]) if missing else piece for piece in batch]
+        pieces.append(jax.tree.map(lambda leaf, keep=size - missing: np.asarray(leaf)[:keep], function(*batch)))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+
+
+@contextlib.contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """Within it, compiled programs are written to the folder and read from there, unless JAX has a place for them.
+
+    All of them: JAX leaves out what it compiled within a second, which on a fast machine is all there is.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        yield
+        return
+    seconds = jax.config.jax_persistent_cache_min_compile_time_secs
+    _use(str(folder / CACHE), 0.0)
+    try:
+        yield
+    finally:
+        _use(None, seconds)
+
+
+def _use(folder: str | None, seconds: float) -> None:
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+    compilation_cache.reset_cache()  # JAX looks at the option only once

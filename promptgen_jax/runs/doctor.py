@@ -16,10 +16,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from promptgen_jax import weights
 from promptgen_jax.controls.clip import load_clip
-from promptgen_jax.network import load_network
+from promptgen_jax.models.network import load_network
 from promptgen_jax.parts import load_generator
+from promptgen_jax.store import weights
 
 CHECK = "check.npz"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "distrax", "tfp-nightly", "orbax-checkpoint", "transformers", "numpy")

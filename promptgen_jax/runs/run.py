@@ -18,13 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promptgen_jax import card, checks, compilation, images, parts, report, sampling, sharding, training, weights
+from promptgen_jax import checks, devices, parts, training
+from promptgen_jax.devices import map_batches
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.evaluation.mixture import evaluate_mixtures
 from promptgen_jax.evaluation.stage import evaluate
-from promptgen_jax.flow import init_flow
-from promptgen_jax.network import load_network
-from promptgen_jax.prompt import Prompt, map_batches
+from promptgen_jax.flows.base import init_flow
+from promptgen_jax.models.network import load_network
+from promptgen_jax.prompt import Prompt
+from promptgen_jax.runs import report, sampling
+from promptgen_jax.store import card, images, weights
 from promptgen_jax.types import Conditions
 
 GENERATOR = "generator"
@@ -58,14 +61,14 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
     _check_mixtures(config)
     workdir = open_workdir(workdir, config)
     made, targets = {GENERATOR: generator}, {}
-    with compilation.kept_in(workdir):
+    with devices.kept_in(workdir):
         for name in config["order"]:
             inner = _with_options(made[below[name]], config["stages"][name].get("below") or {})
             ebm = LatentEBM(generator=inner, controls=controls[name], cond_prior=conditions[name])
             targets[name], made[name] = train_stage(name, config, ebm, workdir)
-        if sharding.is_first_host():
+        if devices.is_first_host():
             _evaluate_all(config, workdir, command, targets, made, below, controls)
-        sharding.wait_for_hosts("report")
+        devices.wait_for_hosts("report")
     return workdir / "report.html"
 
 
@@ -180,11 +183,11 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
 
 def _saved(prompt: Prompt, folder: Path, timing: dict) -> Prompt:
     """The prompt, once it is written beside the timing."""
-    if sharding.is_first_host():
+    if devices.is_first_host():
         folder.mkdir(parents=True, exist_ok=True)
         weights.write_json(folder / "timing.json", timing)
         prompt.save(folder / "prompt")
-    sharding.wait_for_hosts(f"prompt {folder.name}")
+    devices.wait_for_hosts(f"prompt {folder.name}")
     return prompt
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from promptgen_jax import checks, weights
+from promptgen_jax import checks
+from promptgen_jax.store import weights
 
 LIGHT = np.array([0.3, 0.4, 0.866])  # towards it, seen from a mesh
 PAPER, INK = 255, (25, 25, 30)  # background of grids and sheets; colour of labels

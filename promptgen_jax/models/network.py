@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from promptgen_jax import checks, weights
+from promptgen_jax import checks
+from promptgen_jax.store import weights
 
 
 @struct.dataclass

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from promptgen_jax import logs
-from promptgen_jax.report import charts
-from promptgen_jax.report.certificate import certificate
-from promptgen_jax.report.conditions import conditions
-from promptgen_jax.report.markup import Html, duration, element, interval, number, percent, table
+from promptgen_jax.runs.report import charts
+from promptgen_jax.runs.report.certificate import certificate
+from promptgen_jax.runs.report.conditions import conditions
+from promptgen_jax.runs.report.markup import Html, duration, element, interval, number, percent, table
+from promptgen_jax.store import logs
 
 MAX_WIDTH = 1280  # of an embedded picture; larger ones are reduced
 TINY = 480  # to about this width small pictures are enlarged, by whole factors and with hard pixels

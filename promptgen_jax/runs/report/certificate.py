@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from promptgen_jax.report.markup import Html, element, interval, number, percent
+from promptgen_jax.runs.report.markup import Html, element, interval, number, percent
 
 INTRO = (
     "Asking for something defines a target: the generator's own distribution, tilted towards what was asked. "

@@ -12,7 +12,7 @@ import optax
 from scipy.special import logsumexp
 
 from promptgen_jax import checks
-from promptgen_jax.optimizer import make_optimizer
+from promptgen_jax.training.optimizer import make_optimizer
 
 SUM_TOLERANCE = 1e-4
 MOMENT_TOLERANCE = 1e-4

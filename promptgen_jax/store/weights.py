@@ -19,7 +19,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from promptgen_jax import catalogue, checks, sharding
+from promptgen_jax import checks, devices
+from promptgen_jax.store import catalogue
 
 FORMAT_VERSION = 1
 TENSORS, CONFIG = "weights.safetensors", "config.json"
@@ -27,7 +28,7 @@ TENSORS, CONFIG = "weights.safetensors", "config.json"
 
 def weight_roots() -> list[Path]:
     """Where folders of weights are looked for: `$PROMPTGEN_WEIGHTS`, ./ported_weights, and beside the library."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     roots = [Path(os.environ["PROMPTGEN_WEIGHTS"])] if os.environ.get("PROMPTGEN_WEIGHTS") else []
     return [*roots, Path("ported_weights"), package.parent / "ported_weights", package / "ported_weights"]
 
@@ -216,9 +217,9 @@ def claim(path: Path, about: dict, *, refusal: str) -> None:
         found = read_json(path, advice=refusal.partition(". ")[2])
         if differing := sorted(_differences(found, about)):
             raise ValueError(refusal.format(path.parent, ", ".join(differing[:5])))
-    elif sharding.is_first_host():
+    elif devices.is_first_host():
         write_json(path, about)
-    sharding.wait_for_hosts(path.name)
+    devices.wait_for_hosts(path.name)
 
 
 def _differences(one, other, prefix="") -> set[str]:

@@ -11,15 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promptgen_jax import card, checks, moments, sharding, weights
-from promptgen_jax.checkpoints import Checkpoints
+from promptgen_jax import checks, devices
 from promptgen_jax.controls.moment import MomentControl
+from promptgen_jax.devices import map_batches
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flow import init_flow
-from promptgen_jax.logs import MetricLogger, memory_line
+from promptgen_jax.flows.base import init_flow
 from promptgen_jax.objectives import OBJECTIVES, ReverseKL
-from promptgen_jax.optimizer import make_optimizer
-from promptgen_jax.prompt import Prompt, map_batches
+from promptgen_jax.prompt import Prompt
+from promptgen_jax.store import card, weights
+from promptgen_jax.store.checkpoints import Checkpoints
+from promptgen_jax.store.logs import MetricLogger, memory_line
+from promptgen_jax.training import moments
+from promptgen_jax.training.optimizer import make_optimizer
 from promptgen_jax.types import Array, PyTree
 
 CHECKPOINTS, ABOUT = "checkpoints", "training.json"
@@ -86,7 +89,7 @@ class TrainConfig:
 def make_objective(config: TrainConfig, mesh):
     """The objective of a config, its batch split over the mesh."""
     options = {"kl_batch_size": config.kl_batch_size} if config.objective == "reverse_kl" else {}
-    batch = sharding.batch_sharding(mesh)
+    batch = devices.batch_sharding(mesh)
     return OBJECTIVES[config.objective](batch_size=config.batch_size, sharding=batch, **options)
 
 
@@ -206,7 +209,7 @@ def fit(
         checks.check_known("training option", option, [field.name for field in dataclasses.fields(TrainConfig)])
     config = TrainConfig(**options)
     _check_target(ebm, config, flow or {})
-    mesh = sharding.data_mesh()
+    mesh = devices.data_mesh()
     num_devices = mesh.devices.size
     if config.batch_size % num_devices:
         raise ValueError(
@@ -234,13 +237,13 @@ def fit(
         "best_loss": jnp.asarray(jnp.inf, jnp.float32),
     }
     state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)  # nothing shared: the step donates its state
-    state, ebm, trained_flow = (sharding.replicate(tree, mesh) for tree in (state, ebm, trained_flow))
+    state, ebm, trained_flow = (devices.replicate(tree, mesh) for tree in (state, ebm, trained_flow))
     step_options = {"objective": make_objective(config, mesh), "optimizer": optimizer, "config": config}
     step = functools.partial(jax.jit, donate_argnums=0)(functools.partial(train_step, **step_options))
     params_best, history = _run(state, step, ebm, trained_flow, config, mesh, workdir, quiet)
     prompt = Prompt(ebm.generator, trained_flow, params_best, conditions=ebm.cond_prior, name=name)
     note = card.training_note(ebm, dataclasses.asdict(config), flow or {})
-    return sharding.local(prompt).with_note(*note), history
+    return devices.local(prompt).with_note(*note), history
 
 
 def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
@@ -293,7 +296,7 @@ def _run(state, step, ebm, flow, config: TrainConfig, mesh, workdir, quiet) -> t
 
 def _loop(state, step, ebm, flow, config, mesh, checkpoints, workdir, quiet):
     start = int(state["step"])
-    enabled = sharding.is_first_host()
+    enabled = devices.is_first_host()
     logger = None
     if workdir is not None:
         logger = MetricLogger(
@@ -339,7 +342,7 @@ def _loop(state, step, ebm, flow, config, mesh, checkpoints, workdir, quiet):
 def _evaluator(config: TrainConfig, mesh):
     """The full objective on frozen noise: loss()."""
     size = -(-config.eval_size // config.batch_size) * config.batch_size
-    objective = ReverseKL(batch_size=config.batch_size, sharding=sharding.batch_sharding(mesh))
+    objective = ReverseKL(batch_size=config.batch_size, sharding=devices.batch_sharding(mesh))
     key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 2)
     loss = jax.jit(lambda params, key, ebm, flow: objective(params, key, ebm, flow)[0])
 

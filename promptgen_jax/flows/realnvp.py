@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from promptgen_jax.ops import bijectors
+from promptgen_jax.flows import bijectors
 
 ARCHITECTURES = ("allinone", "coupling")
 CONDITIONING = ("concat", "equivariant")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from promptgen_jax import catalogue, parts, weights
+from promptgen_jax import parts
+from promptgen_jax.store import catalogue, weights
 
 
 def describe(configs: str | Path = "configs") -> str:
@@ -28,7 +29,7 @@ def describe(configs: str | Path = "configs") -> str:
 
 
 def _adapters(package: str) -> list[tuple[str, str]]:
-    folder = Path(__file__).parent / package
+    folder = Path(__file__).parents[1] / package
     return [(name, _first_line(folder / f"{name}.py")) for name in parts.available(package)]
 
 

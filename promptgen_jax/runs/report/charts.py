@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from promptgen_jax.report.markup import Html, element, number, percent
+from promptgen_jax.runs.report.markup import Html, element, number, percent
 
 WIDTH = 440
 MAX_POINTS = 400  # of a curve; more than a screen can show

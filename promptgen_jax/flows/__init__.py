@@ -1,0 +1,1 @@
+"""Flows: invertible maps and densities on latents, trained to sample a target."""

@@ -1,0 +1,1 @@
+"""Runs: what the command line does, from a configuration to a report."""

@@ -1,0 +1,9 @@
+"""Reports: a run's work directory as one self-contained HTML file, and plots of two-dimensional targets.
+
+`python -m promptgen_jax.report WORKDIR` makes the report of a finished run again.
+"""
+
+from promptgen_jax.runs.report.density import plot_density
+from promptgen_jax.runs.report.page import write_report
+
+__all__ = ["plot_density", "write_report"]

@@ -1,0 +1,1 @@
+"""What is on disk: folders of weights, checkpoints, logs, cards, pictures."""

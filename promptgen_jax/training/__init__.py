@@ -1,0 +1,5 @@
+"""Training: Algorithm 2, its optimiser, and the fit of moment constraints."""
+
+from promptgen_jax.training.train import CHECKPOINTS, TrainConfig, fit, fit_moments, train_step, with_beta
+
+__all__ = ["CHECKPOINTS", "TrainConfig", "fit", "fit_moments", "train_step", "with_beta"]
