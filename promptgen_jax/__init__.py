@@ -36,6 +36,7 @@ __all__ = [
 _MOVED = {  # modules by the names that notebooks of version 0.1.0 import
     "catalogue": "store.catalogue",
     "images": "store.images",
+    "logs": "store.logs",
     "moments": "training.moments",
     "network": "models.network",
     "run": "runs.run",

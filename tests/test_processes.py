@@ -19,7 +19,7 @@ TRAIN = (
     HEAD
     + """
 import os, signal
-from promptgen_jax import logs
+from promptgen_jax.store import logs
 log = logs.MetricLogger.log
 
 def log_and_die(self, step, metrics):

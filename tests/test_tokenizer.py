@@ -37,7 +37,7 @@ def test_clip_vit_b32_long_texts(row):
 
 
 def test_vocabulary_is_the_official_file():
-    packed = Path(tokenizer.__file__).parent / "data" / "clip" / "bpe_simple_vocab_16e6.txt.gz"
+    packed = Path(pg.__file__).parent / "data" / "clip" / "bpe_simple_vocab_16e6.txt.gz"
     expected = json.loads((GOLDEN / "tokens.json").read_text())["vocab"]["sha256"]
     assert hashlib.sha256(packed.read_bytes()).hexdigest() == expected
 
