@@ -14,6 +14,7 @@ from flax import struct
 
 from promptgen_jax import checks, parts
 from promptgen_jax.devices import map_batches  # noqa: F401  notebooks of version 0.1.0 find it here
+from promptgen_jax.draws import Draws
 from promptgen_jax.flows import base as flows
 from promptgen_jax.runs import sampling
 from promptgen_jax.store import card, weights
@@ -90,6 +91,20 @@ class Prompt:
         checks.check_cond("prompt.sample", cond, self.flow.cond_dim, num_samples)
         sampling.warn_beyond(self, cond)
         return sampling.sample(self, key, num_samples, cond=cond, batch_size=batch_size)
+
+    def draws(self, key: Array, num_samples: int, *, cond: Array | None = None) -> Draws:
+        """The latents of `sample` under the same key, with their log density, for weighing and measuring.
+
+        Args:
+          key: as `sample`.
+          num_samples: n.
+          cond: (n, A) conditions of a conditional prompt.
+
+        Raises:
+          TypeError, ValueError: raw key, num_samples below 1, condition of a wrong shape.
+        """
+        checks.check_cond("prompt.draws", cond, self.flow.cond_dim, num_samples)
+        return Draws.of_prior(self.prior, key, num_samples, cond=cond).through(self)
 
     def log_prob(self, z: Array, cond: Array | None = None) -> Array:
         """Exact log density (B,), nats, of latents z of the *innermost* generator, through the whole stack.
