@@ -130,7 +130,7 @@ def test_extending(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(controls, "__path__", [*controls.__path__, str(tmp_path)])
     names = {}
-    ten_lines, network, own_file = pages.blocks(DOCS / "extending.md")
+    ten_lines, network, own_file, *_ = pages.blocks(DOCS / "extending.md")
 
     exec(ten_lines.content, names)
     np.testing.assert_allclose(np.mean(names["pictures"], axis=(0, 1, 2)), [0.9, 0.1, 0.1], atol=0.12)

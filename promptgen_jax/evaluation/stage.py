@@ -101,17 +101,17 @@ def evaluate(prompt: Prompt, ebm: LatentEBM, earlier: tuple, judges: dict, key, 
       as in report.json; `exactness` is None where the target has no density of its own, `conditions` of a prompt
       without conditions.
     """
-    return measure(prompt, ebm, earlier, judges, key, **options).to_json()
+    return measure(prompt, ebm, key, judges=judges, earlier=earlier, **options).to_json()
 
 
 def measure(
     prompt: Prompt,
     ebm: LatentEBM,
-    earlier: tuple,
-    judges: dict,
     key,
     *,
     num_samples: int,
+    judges: Mapping[str, Sequence[str]] | None = None,
+    earlier: tuple = (),
     trained: bool = True,
     metrics: Sequence[str | Callable] = (),
     batch_size: int = 64,
@@ -121,10 +121,10 @@ def measure(
     Args:
       prompt: trained on `ebm`.
       ebm: target; its generator is the prompt's inner generator.
-      earlier: controls of the prompts inside it, which are no independent judges any more.
-      judges: attributes by name of a network, shown beside those of the controls; () for a network without classes.
       key: frozen draws.
       num_samples: of the prior and of the prompt.
+      judges: attributes by name of a network, shown beside those of the controls; () for a network without classes.
+      earlier: controls of the prompts inside it, which are no independent judges any more.
       trained: False for a prompt that is the identity still: the headline then tells the reweighted shares.
       metrics: of one's own, beside those that are always measured: functions, or names of modules, with `measure`.
       batch_size: images per device at a time; the result does not depend on it.
@@ -134,7 +134,7 @@ def measure(
     """
     own = {name: find(metric) for name, metric in ((_name(metric), metric) for metric in metrics)}
     about = About.of(
-        ebm, judges, earlier=earlier, prompt=prompt, key=key, num_samples=num_samples, batch_size=batch_size
+        ebm, judges or {}, earlier=earlier, prompt=prompt, key=key, num_samples=num_samples, batch_size=batch_size
     )
     eps = prompt.prior.sample(key, num_samples)
     cond = ebm.draw_cond(jax.random.fold_in(key, 1), num_samples)

@@ -21,7 +21,7 @@ import numpy as np
 from promptgen_jax import checks, devices, parts, training
 from promptgen_jax.devices import map_batches
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.evaluation.stage import evaluate
+from promptgen_jax.evaluation.stage import evaluate, find
 from promptgen_jax.flows.base import init_flow
 from promptgen_jax.metrics import Headline
 from promptgen_jax.metrics import mixture as mixtures
@@ -237,6 +237,8 @@ def _check_config(config: dict) -> None:
     checks.check_seed("config.seed", config["seed"])
     for name in ("num_samples", "num_shown", "columns"):
         checks.check_count(f"config.evaluation.{name}", config["evaluation"][name])
+    for metric in config["evaluation"].get("metrics") or ():
+        find(metric)
     for name in config["order"]:
         checks.check_known("config.order", name, config["stages"])
 
