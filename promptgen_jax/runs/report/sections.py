@@ -87,12 +87,9 @@ def change(line: Headline) -> list:
     unit = f"\u00a0{line.unit}" if line.unit else ""
     if line.target is None:
         return [*_arrows(line.values), unit]
-    soft = element("span", "soft ", _arrows(line.soft), unit, class_="estimate") if line.soft else None
-    return [
-        element("span", f"target {number(line.target)}{unit}", class_="estimate was"),
-        soft,
-        element("span", "hard " if soft else None, _arrows(line.values), unit, class_="estimate"),
-    ]
+    kinds = {"soft": line.soft, "hard": line.values} if line.soft else {"": line.values}
+    shown = [element("span", f"{kind} ", _arrows(found), unit, class_="line") for kind, found in kinds.items()]
+    return [element("span", f"target {number(line.target)}{unit}", class_="line"), *shown]
 
 
 def _arrows(values) -> list:
