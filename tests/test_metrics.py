@@ -200,12 +200,12 @@ def own_metric(tmp_path, monkeypatch):
 
 def test_an_own_metric_from_python(own_metric):
     ebm, prompt = coloured(Blue())
-    named, found = (
-        stage.measure(prompt, ebm, KEY, num_samples=32, metrics=[metric]).own
-        for metric in (own_metric, stage.find(own_metric))
+    by_name, by_function = (
+        stage.measure(prompt, ebm, KEY, num_samples=32, metrics=metrics).own
+        for metrics in ([own_metric], [stage.find(own_metric), lambda seen, about: None])
     )
-    (row,) = named[own_metric].rows
-    assert found["measure"] == named[own_metric]
+    (row,) = by_name[own_metric].rows
+    assert by_function == by_name
     images = prompt.generator(KEY, prompt.prior.sample(KEY, 32))
     assert row.values["before"].mean == pytest.approx(float(jnp.mean(images)), rel=1e-4)
     assert list(row.values) == ["before", "after", "weighted"]
@@ -249,9 +249,21 @@ def test_figures_survive_json():
             r"latents are \(2, 3\); expected \(batch, 2\)",
         ),
         (lambda ebm, prompt: metrics.About.of(ebm, {"emotion": ("emotoin",)}), "Did you mean 'emotion'"),
+        (
+            lambda ebm, prompt: stage.measure(prompt, ebm, KEY, num_samples=4, metrics=[lambda seen, about: 3.0]),
+            "returned a float; expected Figures",
+        ),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_bad_input(debiased, call, match):
     with pytest.raises(ValueError, match=match):
         call(*debiased)
+
+
+def test_names_of_the_first_version_are_there():
+    names = "distance_to_target diversity evaluate_conditions exactness identity_distances kl_to_target log_weights"
+    assert all(callable(getattr(pg.evaluation, name)) for name in [*names.split(), "resample", "shares"])
+    assert pg.evaluation.bias.shares is pg.evaluation.shares
+    assert pg.evaluation.conditions.evaluate_conditions is pg.evaluation.evaluate_conditions
+    assert pg.evaluation.mixture.evaluate_mixtures

@@ -150,7 +150,7 @@ def measure(
         diversity=diversity.measure(seen, about),
         certificate=None if ebm.needs_reference else certificate(*importance),
         conditions=conditions.measure(seen, about),
-        own={name: metric(seen, about) for name, metric in own.items()},
+        own={name: found for name, metric in own.items() if (found := _figures(name, metric(seen, about)))},
         notes=tuple(NO_CERTIFICATE.format(control.name) for control in ebm.controls if control.needs_reference),
         options={
             "num_samples": num_samples,
@@ -182,7 +182,21 @@ def find(metric: str | Callable) -> Callable:
 
 
 def _name(metric: str | Callable) -> str:
-    return metric if isinstance(metric, str) else metric.__name__
+    if isinstance(metric, str):
+        return metric
+    return metric.__module__ if metric.__name__ == "measure" else metric.__name__
+
+
+def _figures(name: str, found) -> Figures | None:
+    """What an own metric returned: `Figures`, rows of them, or nothing where there is nothing to measure."""
+    if isinstance(found, (tuple, list)) and all(isinstance(row, Figure) for row in found):
+        found = Figures(name, tuple(found)) if found else None
+    if not isinstance(found, Figures | None):
+        raise ValueError(
+            f"metric {name}: returned a {type(found).__name__}; expected Figures, a tuple of Figure, or None. See "
+            "docs/extending.md."
+        )
+    return found
 
 
 def headline(result: Measured, about: About, when: str) -> tuple[Headline, ...]:

@@ -20,16 +20,9 @@ import numpy as np
 from promptgen_jax import checks, devices
 from promptgen_jax.draws import images_by_number, noise
 from promptgen_jax.store import images, weights
-from promptgen_jax.types import Array
 
 ABOUT, GRID, IMAGES_NPZ, LATENTS_NPZ = "samples.json", "grid.png", "images.npz", "latents.npz"
 GRID_FACES, PROGRESS_SECONDS = 9, 5.0
-
-
-def sample(prompt, key: Array, num_samples: int, *, cond: np.ndarray | None = None, batch_size: int = 64) -> np.ndarray:
-    """Images (num_samples, H, W, 3), of `Prompt.sample`."""
-    arrays = (np.arange(num_samples), *devices.filter_none(cond))
-    return devices.map_batches(images_by_number, batch_size, *arrays, shared=(prompt, key))
 
 
 def write_samples(
