@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promptgen_jax import checks, devices, parts, training
+from promptgen_jax import checks, devices, draws, parts, training
 from promptgen_jax.devices import map_batches
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.evaluation.stage import evaluate, find
@@ -260,11 +260,11 @@ def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, fol
         if ebm.cond_prior:
             images.save_png(folder / "samples.png", condition_sheet(prompt, ebm.cond_prior, key_image, eps))
             return [{"file": "samples.png", "caption": f"{CONDITION_CAPTION} {_axes(ebm.cond_prior)}"}]
-        draw = jax.jit(lambda generator, z: generator(key_image, z))
+        keys = draws.sample_keys(key_image, np.arange(len(eps)))
         moved = jax.jit(lambda prompt, eps: prompt.latents(eps))(prompt, eps)
         shown = []
         for when, z in (("before", eps), ("after", moved)):
-            made = map_batches(lambda batch: draw(prompt.generator, batch), 16, z)
+            made = map_batches(draws.images_of, 16, keys, z, shared=(prompt.generator,))
             shown.append((f"{when}: {name}", sampling.viewed(prompt.generator, made)))
         images.save_png(folder / "samples.png", images.before_after_sheet(shown, columns=options["columns"]))
         return [{"file": "samples.png", "caption": "The same noise before and after; the first samples, none picked."}]
@@ -285,9 +285,9 @@ def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, fol
 def condition_sheet(prompt: Prompt, conditions: Conditions, key, eps) -> np.ndarray:
     """A block of pictures per row of noise (N, D): the same noise under a grid of conditions, three an angle."""
     grid = conditions.grid(GRID_SIZE)
-    draw = jax.jit(lambda prompt, eps, cond: prompt(key, eps, cond))
-    pairs = (np.repeat(np.asarray(eps), len(grid), axis=0), np.tile(grid, (len(eps), 1)))
-    pictures = map_batches(lambda *batch: draw(prompt, *batch), 16, *pairs)
+    faces = np.repeat(np.arange(len(eps)), len(grid))
+    arrays = (draws.sample_keys(key, faces), np.asarray(eps)[faces], np.tile(grid, (len(eps), 1)))
+    pictures = map_batches(draws.images_of, 16, *arrays, shared=(prompt,))
     blocks = pictures.reshape(len(eps), len(grid), *pictures.shape[1:])
     return images.block_sheet(blocks, columns=GRID_SIZE, per_row=GRID_SIZE)
 
