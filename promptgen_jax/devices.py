@@ -1,4 +1,4 @@
-"""Devices: one `data` mesh axis over all of them, several hosts, batches of any size, and what XLA has compiled.
+"""Devices: one `data` mesh axis over all of them, several hosts, one engine for batches, and what XLA has compiled.
 
 Batches are split over the devices, everything else is replicated.
 """
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.experimental.compilation_cache import compilation_cache
@@ -88,16 +87,43 @@ def filter_none(*arrays) -> list:
     return [array for array in arrays if array is not None]
 
 
-def map_batches(function, batch_size: int, *arrays):
-    """Applies a jitted function of batches to whole arrays, padding the last batch; results as NumPy."""
-    total = arrays[0].shape[0]
-    size = min(batch_size, total)
-    pieces = []
+def stream_batches(function, batch_size: int, *arrays, shared: tuple = ()) -> Iterator:
+    """Applies a function of batches to whole arrays, split over the devices of this host, and yields batch after batch.
+
+    While one batch is used the next is computed. Every batch has the same size, so that it is compiled once; what fills
+    up the last is cut off. For the result not to depend on that size, every sample has to bring its own key.
+
+    Args:
+      function: jitted, of `(*shared, *batch)` to a tree of arrays with one row per sample.
+      batch_size: samples per device at a time, less if there are too few for that.
+      *arrays: of one length, NumPy or JAX, also of keys.
+      shared: what every batch needs, weights say: put on every device once.
+
+    Yields:
+      Trees of NumPy arrays, of as many samples as a batch holds, the last of what is left.
+    """
+    mesh, total = local_mesh(), len(arrays[0])
+    size = max(1, min(batch_size, -(-total // mesh.size))) * mesh.size
+    shared = jax.device_put(shared, replicated(mesh))
+    waiting = None
     for start in range(0, total, size):
-        batch = [array[start : start + size] for array in arrays]
-        missing = size - batch[0].shape[0]
-        batch = [jnp.concatenate([piece, jnp.repeat(piece[-1:], missing, 0)]) if missing else piece for piece in batch]
-        pieces.append(jax.tree.map(lambda leaf, keep=size - missing: np.asarray(leaf)[:keep], function(*batch)))
+        count = min(size, total - start)
+        rows = start + np.resize(np.arange(count), size)
+        made = function(*shared, *jax.device_put([array[rows] for array in arrays], batch_sharding(mesh)))
+        if waiting is not None:
+            yield _fetched(*waiting)
+        waiting = made, count
+    if waiting is not None:
+        yield _fetched(*waiting)
+
+
+def _fetched(made, count: int):
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], made)
+
+
+def map_batches(function, batch_size: int, *arrays, shared: tuple = ()):
+    """All of `stream_batches` together, a tree of whole NumPy arrays; there has to be at least one sample."""
+    pieces = list(stream_batches(function, batch_size, *arrays, shared=shared))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
 
 

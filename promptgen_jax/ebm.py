@@ -6,6 +6,7 @@ import zlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from promptgen_jax.types import Array, Sample
@@ -32,8 +33,11 @@ class LatentEBM:
             raise TypeError(f"LatentEBM: controls is a {kind}; expected a tuple of controls. Write (control,).")
 
     def images(self, key: Array, z: Array) -> Array:
-        """Images (B, H, W, 3) of latents (B, D), with the same generator noise as `energy` under this key."""
-        return self.generator(_named_key(key, "generator"), z)
+        """Images (B, H, W, 3) of latents (B, D), with the same generator noise as `energy` under this key.
+
+        With keys (B,), one per sample, every image is a function of its own key and latent, whatever the batch.
+        """
+        return _each(lambda key, z: self.generator(_named_key(key, "generator"), z), key, z)
 
     def draw_cond(self, key: Array, num_samples: int) -> Array | None:
         """Conditions (num_samples, A), or None."""
@@ -45,7 +49,7 @@ class LatentEBM:
         Each control draws from a key of its own name, so adding one leaves the others' draws alone.
 
         Args:
-          key: generator noise and augmentations; the same key gives the same energies.
+          key: generator noise and augmentations; the same key gives the same energies. One, or one per sample (B,).
           z: (B, D) latents.
           cond: (B, A) conditions, or None.
           reference_z: (B, D) latents of the reference images (Eq. 12), used if some control needs them.
@@ -69,7 +73,11 @@ class LatentEBM:
         names = [control.name for control in self.controls]
         if len(set(names)) != len(names):
             raise ValueError(f"LatentEBM: control names {names} are not distinct. Give each control a name of its own.")
-        return {control.name: control(_named_key(key, control.name), sample) for control in self.controls}
+
+        def energies(key, sample):
+            return {control.name: control(_named_key(key, control.name), sample) for control in self.controls}
+
+        return _each(energies, key, sample)
 
     def total(self, energies: dict) -> Array:
         """E_C = Σ_i λ_i E_i (B,), nats, of what `energies` returned."""
@@ -90,6 +98,18 @@ class LatentEBM:
         Then the target moves with the flow: there is no fixed density to certify.
         """
         return any(control.needs_reference for control in self.controls)
+
+
+def _each(function, key, batch):
+    """`function(key, batch)`, or of every sample alone under its own key if there are several."""
+    if not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim):
+        return function(key, batch)
+
+    def one(key, sample):
+        made = function(key, jax.tree.map(lambda leaf: leaf[None], sample))
+        return jax.tree.map(lambda leaf: leaf[0], made)
+
+    return jax.vmap(one)(key, batch)
 
 
 def _named_key(key: Array, name: str) -> Array:

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from promptgen_jax import checks, parts
+from promptgen_jax import checks, devices, parts
 from promptgen_jax.devices import map_batches  # noqa: F401  notebooks of version 0.1.0 find it here
+from promptgen_jax.draws import Draws, images_by_number
 from promptgen_jax.flows import base as flows
 from promptgen_jax.runs import sampling
 from promptgen_jax.store import card, weights
@@ -89,7 +90,22 @@ class Prompt:
             cond = np.broadcast_to(cond, (num_samples, cond.size)) if cond.ndim == 1 else cond
         checks.check_cond("prompt.sample", cond, self.flow.cond_dim, num_samples)
         sampling.warn_beyond(self, cond)
-        return sampling.sample(self, key, num_samples, cond=cond, batch_size=batch_size)
+        arrays = (np.arange(num_samples), *devices.filter_none(cond))
+        return devices.map_batches(images_by_number, batch_size, *arrays, shared=(self, key))
+
+    def draws(self, key: Array, num_samples: int, *, cond: Array | None = None) -> Draws:
+        """The latents of `sample` under the same key, with their log density, for weighing and measuring.
+
+        Args:
+          key: as `sample`.
+          num_samples: n.
+          cond: (n, A) conditions of a conditional prompt.
+
+        Raises:
+          TypeError, ValueError: raw key, num_samples below 1, condition of a wrong shape.
+        """
+        checks.check_cond("prompt.draws", cond, self.flow.cond_dim, num_samples)
+        return Draws.of_prior(self.prior, key, num_samples, cond=cond).through(self)
 
     def log_prob(self, z: Array, cond: Array | None = None) -> Array:
         """Exact log density (B,), nats, of latents z of the *innermost* generator, through the whole stack.

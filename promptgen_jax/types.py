@@ -5,6 +5,7 @@ Arrays are batched along the first axis. Latents are flat `(B, D)`; images are `
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -116,6 +117,38 @@ class Sample:
     reference: Array | None = None
 
 
+@dataclass(frozen=True)
+class Aim:
+    """What a control is about, so that a measurement finds it without knowing the control.
+
+    Attributes:
+      network: what reads it from images: a `Network`, or another callable with a `name`.
+      output: which of the network's outputs; of a classifier the attribute.
+      labels: those of the attribute's labels that the control asks for or avoids.
+      target: (label or component, wanted value) pairs: shares by label, angles by name.
+      unit: of the target's values: "share", "degrees" or "".
+      follows: whether it is the condition that says what is wanted; the control's `pose(images)` then reads the same
+        components (B, A), in the unit of conditions.
+    """
+
+    network: Any
+    output: str
+    labels: tuple[str, ...] = ()
+    target: tuple[tuple[str, float], ...] = ()
+    unit: str = ""
+    follows: bool = False
+
+
+def aims_of(control) -> tuple[Aim, ...]:
+    """What a control says it is about; nothing if it says nothing, as own code need not."""
+    return tuple(getattr(control, "aims", ()))
+
+
+def networks_of(control) -> tuple:
+    """The ported networks that a control is made of, as it says; none of own code that says nothing."""
+    return tuple(getattr(control, "networks", ()))
+
+
 @runtime_checkable
 class Generator(Protocol):
     """A frozen generator `x = G(z)`: a callable pytree whose leaves are its weights.
@@ -137,7 +170,8 @@ class Generator(Protocol):
 class Control(Protocol):
     """A named, weighted energy on samples: a callable pytree whose leaves are its weights.
 
-    `weight` is the paper's lambda. `needs_reference` asks for `sample.reference`.
+    `weight` is the paper's lambda. `needs_reference` asks for `sample.reference`. It may also say its `aims`, a tuple
+    of `Aim`, by which it is measured, and its `networks`, whose licences a report then names.
     """
 
     name: str

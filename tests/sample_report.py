@@ -6,7 +6,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from promptgen_jax.evaluation import bias
+from promptgen_jax.metrics import shares as bias
 from promptgen_jax.store import images, logs
 
 SHARE_LABELS = ["neutral", "happy", "surprised"]

@@ -4,7 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from promptgen_jax.evaluation import bias
+from promptgen_jax.metrics import _intervals
+from promptgen_jax.metrics import diversity as variety
+from promptgen_jax.metrics import shares as bias
 
 LABELS = ("angry", "happy", "neutral")
 
@@ -64,7 +66,7 @@ def test_one_sample_promises_nothing():
 @pytest.mark.parametrize("num", [30, 400])
 def test_wilson_covers(truth, num):
     counts = np.random.default_rng(0).binomial(num, truth, size=4000)
-    intervals = {count: bias.wilson_interval(count / num, num) for count in np.unique(counts)}
+    intervals = {count: _intervals.wilson_interval(count / num, num) for count in np.unique(counts)}
     covered = np.mean([intervals[count][0] <= truth <= intervals[count][1] for count in counts])
     assert 0.92 < covered < 0.99  # the interval is exact on average over truth, not at each one
 
@@ -114,9 +116,9 @@ def test_a_dominating_weight_promises_nothing():
 
 
 def test_effective_sample_size():
-    assert bias.effective_sample_size(np.full(40, 0.2)) == pytest.approx(40)
-    assert bias.effective_sample_size([1, 0, 0]) == 1
-    assert bias.effective_sample_size([2, 1, 1]) == pytest.approx(16 / 6)
+    assert _intervals.effective_sample_size(np.full(40, 0.2)) == pytest.approx(40)
+    assert _intervals.effective_sample_size([1, 0, 0]) == 1
+    assert _intervals.effective_sample_size([2, 1, 1]) == pytest.approx(16 / 6)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_interval_of_the_distance_covers_it():
 def test_diversity_equals_the_slow_formula():
     rng = np.random.default_rng(0)
     images, embeddings = rng.random((6, 4, 5, 3), np.float32), rng.normal(size=(6, 8))
-    result = bias.diversity(images, embeddings)
+    result = variety.diversity(images, embeddings)
     assert result["pixel_std"] == pytest.approx(images.astype(np.float64).std(axis=0).mean())
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     pairs = [unit[i] @ unit[j] for i, j in itertools.combinations(range(6), 2)]
@@ -177,9 +179,9 @@ def test_diversity_equals_the_slow_formula():
 
 
 def test_diversity_of_copies():
-    result = bias.diversity(np.full((3, 2, 2, 3), 0.1, np.float32), np.full((3, 4), 2.0))
+    result = variety.diversity(np.full((3, 2, 2, 3), 0.1, np.float32), np.full((3, 4), 2.0))
     assert result == pytest.approx({"pixel_std": 0.0, "embedding_cosine": 1.0}, abs=1e-7)
-    assert list(bias.diversity(np.zeros((2, 2, 2, 3)))) == ["pixel_std"]
+    assert list(variety.diversity(np.zeros((2, 2, 2, 3)))) == ["pixel_std"]
 
 
 ONES = np.ones((2, 2, 2, 3))
@@ -201,11 +203,11 @@ ONES = np.ones((2, 2, 2, 3))
         (lambda: bias.kl_to_target([0.5, 0.6], [0.5, 0.5]), "shares .* are no distribution"),
         (lambda: bias.kl_to_target([0.5, 0.5], [1.5, -0.5]), "target .* are no distribution"),
         (lambda: bias.kl_to_target([np.nan, 1], [0.5, 0.5]), "shares .* are no distribution"),
-        (lambda: bias.diversity(np.zeros((1, 2, 2, 3))), "at least two. Sample more"),
-        (lambda: bias.diversity(ONES * np.nan), "NaN"),
-        (lambda: bias.diversity(ONES, np.zeros((2, 4))), "not zero"),
-        (lambda: bias.diversity(ONES, np.ones((3, 4))), r"expected \(2, features\)"),
-        (lambda: bias.diversity(ONES, np.full((2, 4), np.nan)), "finite"),
+        (lambda: variety.diversity(np.zeros((1, 2, 2, 3))), "at least two. Sample more"),
+        (lambda: variety.diversity(ONES * np.nan), "NaN"),
+        (lambda: variety.diversity(ONES, np.zeros((2, 4))), "not zero"),
+        (lambda: variety.diversity(ONES, np.ones((3, 4))), r"expected \(2, features\)"),
+        (lambda: variety.diversity(ONES, np.full((2, 4), np.nan)), "finite"),
     ],
 )
 def test_errors(call, match):

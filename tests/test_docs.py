@@ -130,7 +130,7 @@ def test_extending(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(controls, "__path__", [*controls.__path__, str(tmp_path)])
     names = {}
-    ten_lines, network, own_file = pages.blocks(DOCS / "extending.md")
+    ten_lines, network, own_file, *rest = pages.blocks(DOCS / "extending.md")
 
     exec(ten_lines.content, names)
     np.testing.assert_allclose(np.mean(names["pictures"], axis=(0, 1, 2)), [0.9, 0.1, 0.1], atol=0.12)
@@ -146,6 +146,10 @@ def test_extending(tmp_path, monkeypatch):
     ]
     assert energies[1] < 0.5 * energies[0]
     np.testing.assert_array_equal(names["again"].sample(key, 4), names["prompt"].sample(key, 4))
+
+    (comparison,) = [block for block in rest if not block.title]
+    exec(comparison.content, names)
+    assert [list(row.values) for row in names["spread"]] == [["generator", "prompt", "once more"]]
 
     (tmp_path / Path(own_file.title).name).write_text(own_file.content)
     control = pg.load_control("bright", level=0.8, weight=500.0)

@@ -13,7 +13,7 @@ from test_ports import rotated_landmarks
 import main
 from configs import face_pose
 from promptgen_jax import parts
-from promptgen_jax.evaluation import conditions
+from promptgen_jax.metrics import conditions
 from promptgen_jax.models import facemesh
 from promptgen_jax.ops import rotations
 from promptgen_jax.runs import run as runs

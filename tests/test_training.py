@@ -13,7 +13,8 @@ from PIL import Image
 
 import promptgen_jax as pg
 from configs import synthetic_linear
-from promptgen_jax.evaluation import stage
+from promptgen_jax.draws import Draws
+from promptgen_jax.evaluation import About, observe
 from promptgen_jax.runs import run as runs
 
 KEY = jax.random.key(0)
@@ -95,9 +96,10 @@ def noisy_prompt():
 def test_judges_see_the_images_that_were_weighed():
     """With the noise that their energies were computed with."""
     ebm, prompt = noisy_prompt()
-    seen = stage._observe(prompt, ebm, {}, KEY, 4, ebm.generator.prior.sample(KEY, 8))
+    before = Draws.of_prior(prompt.prior, KEY, 8)
+    seen = observe({"before": before, "after": before.through(prompt)}, About(ebm, batch_size=4))
     for found in seen.values():
-        np.testing.assert_allclose(bright(found["images"]), found["energies"]["bright"], atol=1e-5)
+        np.testing.assert_allclose(bright(found.images), found.energies["bright"], atol=1e-5)
 
 
 def test_noise_of_pictures_does_not_repeat_their_latents(tmp_path):

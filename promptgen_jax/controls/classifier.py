@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from promptgen_jax.models.network import Network, load_network
-from promptgen_jax.types import Array, Sample
+from promptgen_jax.types import Aim, Array, Sample
 
 NOT = "not "
 
@@ -38,6 +38,16 @@ class ClassifierControl:
     def label(self) -> str:
         """The label that the target names, aimed at or avoided."""
         return self.target.removeprefix(NOT)
+
+    @property
+    def aims(self) -> tuple[Aim, ...]:
+        """The label, as its classifier sees it."""
+        return (Aim(self.network, self.attribute, labels=(self.label,), unit="share"),)
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The network that it is made of."""
+        return (self.network,)
 
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,) in nats, 0 is certainty. `key` is not used."""

@@ -43,6 +43,11 @@ class ClipControl:
     chunk: int = struct.field(pytree_node=False)
     needs_reference: bool = struct.field(pytree_node=False, default=False)
 
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The network that it is made of."""
+        return (self.network,)
+
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,) in [0, 2] for text weights that add up to 1, no unit; 0 is a perfect match.
 

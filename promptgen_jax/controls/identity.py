@@ -11,7 +11,7 @@ from flax import struct
 
 from promptgen_jax.models.network import Network, load_network
 from promptgen_jax.store.images import load_image
-from promptgen_jax.types import Array, Sample
+from promptgen_jax.types import Aim, Array, Sample
 
 
 @struct.dataclass
@@ -30,6 +30,16 @@ class IdentityControl:
     def needs_reference(self) -> bool:
         """Whether it compares with the reference image: unless photographs are given."""
         return self.photographs is None
+
+    @property
+    def aims(self) -> tuple[Aim, ...]:
+        """The embedding that tells faces apart."""
+        return (Aim(self.network, "embedding"),)
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The network that it is made of."""
+        return (self.network,)
 
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,), 0 is the same face, from 0 to 2. `key` is not used.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from promptgen_jax.models.network import Network, load_network
 from promptgen_jax.training import moments
-from promptgen_jax.types import Array, Sample
+from promptgen_jax.types import Aim, Array, Sample
 
 
 @struct.dataclass
@@ -28,6 +29,18 @@ class MomentControl:
     name: str = struct.field(pytree_node=False)
     attribute: str = struct.field(pytree_node=False)
     needs_reference: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def aims(self) -> tuple[Aim, ...]:
+        """The share of every label, as its classifier sees it."""
+        labels = self.network.labels(self.attribute)
+        target = tuple(zip(labels, np.asarray(self.mu).tolist(), strict=True))
+        return (Aim(self.network, self.attribute, labels=labels, target=target, unit="share"),)
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The network that it is made of."""
+        return (self.network,)
 
     def gamma(self, images: Array) -> Array:
         """P(label | image), (B, K)."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from promptgen_jax.models.network import Network, load_network
-from promptgen_jax.types import Array, Sample
+from promptgen_jax.types import Aim, Array, Sample
 
 ANGLES = ("yaw", "pitch", "roll")
 
@@ -22,6 +23,19 @@ class PoseControl:
     sigma: float
     name: str = struct.field(pytree_node=False)
     needs_reference: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def aims(self) -> tuple[Aim, ...]:
+        """The angles that have a target."""
+        asked = zip(ANGLES, np.asarray(self.target).tolist(), np.asarray(self.active).tolist(), strict=True)
+        return (
+            Aim(self.network, "pose", target=tuple((name, angle) for name, angle, on in asked if on), unit="degrees"),
+        )
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The network that it is made of."""
+        return (self.network,)
 
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,), nats; 0 is the exact pose. `key` is not used."""

@@ -10,7 +10,7 @@ from flax import struct
 from promptgen_jax import checks
 from promptgen_jax.models.network import Network, load_network
 from promptgen_jax.ops import rotations
-from promptgen_jax.types import Array, Sample
+from promptgen_jax.types import Aim, Array, Sample
 
 ANGLES = {"geodesic": rotations.geodesic_angle, "official": rotations.official_angle}
 
@@ -29,6 +29,16 @@ class RotationControl:
     name: str = struct.field(pytree_node=False)
     angle: str = struct.field(pytree_node=False, default="geodesic")
     needs_reference: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def aims(self) -> tuple[Aim, ...]:
+        """The head's rotation, which follows the condition."""
+        return (Aim(self.network, "rotation", unit="degrees", follows=True),)
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The network that it is made of."""
+        return (self.network,)
 
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,), radians squared; 0 is the exact pose. `key` is not used.

@@ -13,7 +13,7 @@ from promptgen_jax.controls.classifier import ClassifierControl
 from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.generators.synthetic import to_points
 from promptgen_jax.training import moments
-from promptgen_jax.types import Array, Sample
+from promptgen_jax.types import Aim, Array, Sample
 
 ENERGIES = ("classifier", "moment", "quadratic", "wells")
 ATTRIBUTE, WELL = "mode", "well"
@@ -84,6 +84,11 @@ class WellsControl:
     network: PointClassifier = PointClassifier()
     attribute: str = struct.field(pytree_node=False, default=WELL)
     needs_reference: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def aims(self) -> tuple[Aim, ...]:
+        """Which well a point is in; none is asked for more than another."""
+        return (Aim(self.network, self.attribute, unit="share"),)
 
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,), nats; about 0 at a centre. `key` is not used."""

@@ -1,17 +1,43 @@
 """What a trained prompt is worth: shares and diversity, pose and identity, and the exactness certificate."""
 
-from promptgen_jax.evaluation.bias import distance_to_target, diversity, kl_to_target, shares
-from promptgen_jax.evaluation.conditions import evaluate_conditions, identity_distances
+import importlib
+
 from promptgen_jax.evaluation.exactness import exactness, log_weights, resample
+from promptgen_jax.evaluation.stage import Measured, evaluate, measure
+from promptgen_jax.metrics import About, Estimate, Figure, Figures, Headline, JudgedShares, Observed, Share, observe
+from promptgen_jax.metrics.conditions import evaluate_conditions, identity_distances
+from promptgen_jax.metrics.diversity import diversity
+from promptgen_jax.metrics.shares import distance_to_target, kl_to_target, shares
 
 __all__ = [
+    "About",
+    "Estimate",
+    "Figure",
+    "Figures",
+    "Headline",
+    "JudgedShares",
+    "Measured",
+    "Observed",
+    "Share",
     "distance_to_target",
     "diversity",
+    "evaluate",
     "evaluate_conditions",
     "exactness",
     "identity_distances",
     "kl_to_target",
     "log_weights",
+    "measure",
+    "observe",
     "resample",
     "shares",
 ]
+
+_MOVED = {"bias": "shares", "conditions": "conditions", "mixture": "mixture"}  # modules of version 0.1.0
+
+
+def __getattr__(name: str):
+    """A module by its earlier name."""
+    if name in _MOVED:
+        return importlib.import_module(f"promptgen_jax.metrics.{_MOVED[name]}")
+    raise AttributeError(f"module 'promptgen_jax.evaluation' has no attribute {name!r}")

@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from promptgen_jax import checks
 from promptgen_jax.devices import filter_none, map_batches
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.evaluation.bias import Z_95
+from promptgen_jax.metrics._intervals import Z_95
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.types import Array
 

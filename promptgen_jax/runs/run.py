@@ -18,17 +18,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promptgen_jax import checks, devices, parts, training
+from promptgen_jax import checks, devices, draws, parts, training
 from promptgen_jax.devices import map_batches
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.evaluation.mixture import evaluate_mixtures
-from promptgen_jax.evaluation.stage import evaluate
+from promptgen_jax.evaluation.stage import evaluate, find
 from promptgen_jax.flows.base import init_flow
+from promptgen_jax.metrics import Headline
+from promptgen_jax.metrics import mixture as mixtures
 from promptgen_jax.models.network import load_network
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs import report, sampling
-from promptgen_jax.store import card, images, weights
-from promptgen_jax.types import Conditions
+from promptgen_jax.store import images, weights
+from promptgen_jax.types import Conditions, networks_of
 
 GENERATOR = "generator"
 AGAIN = "Train again, in another --workdir."
@@ -79,7 +80,7 @@ def _evaluate_all(
     stages, notes, earlier = [], {}, {GENERATOR: ()}
     for name in config["order"]:
         stages.append(evaluate_stage(name, config, targets[name], made[name], earlier[below[name]], workdir))
-        notes[name] = card.effect_note(stages[-1])
+        notes[name] = report.effect_note(stages[-1])
         _noted(made[name], notes).save(workdir / name / "prompt")
         earlier[name] = (*earlier[below[name]], *controls[name])
     if config.get("mixtures"):
@@ -199,7 +200,9 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earl
     stage = {"name": name, "folder": name, "summary": config["stages"][name]["summary"]}
     trained = config["stages"][name]["training"] is not None
     size = options["num_samples"]
-    stage |= evaluate(prompt, ebm, earlier, options["judges"], key, num_samples=size, trained=trained)
+    own = options.get("metrics") or ()
+    stage |= evaluate(prompt, ebm, earlier, options["judges"], key, num_samples=size, trained=trained, metrics=own)
+    stage["measured"]["seed"] = config["seed"]
     stage |= {
         "images": _pictures(name, ebm, prompt, key, options, folder),
         "licenses": _licenses(ebm, options["judges"]),
@@ -210,31 +213,23 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earl
             "steps": config["stages"][name]["training"]["num_steps"]
         }
     weights.write_json(folder / "evaluation.json", stage)
-    for line in stage["headline"]:
-        before = f"{line['before']:.3g} -> " if "before" in line else ""
-        print(f"  {line['label']}: {before}{line['after']:.3g} {line['unit']}", flush=True)
+    for line in map(Headline.from_json, stage["headline"]):
+        print(f"  {line.text()}", flush=True)
     return stage
 
 
 def mixtures_stage(config: dict, made: dict) -> dict:
-    """What the report says of equal numbers of samples from several stages; see `evaluation.mixture`."""
+    """What the report says of equal numbers of samples from several stages; see `metrics.mixture`."""
     size = config["evaluation"]["num_samples"]
     print(f"equal numbers of each: evaluating {', '.join(config['mixtures'])} on {size} samples", flush=True)
     key = jax.random.key(config["seed"] + 2)
-    rows = evaluate_mixtures(config["mixtures"], made, made[GENERATOR], key, num_samples=size)
-    headline = [
-        {
-            "label": f"KL to uniform of {row['attribute']} ({row['judge']}, {row['role']})",
-            "before": row["kl"]["before"]["hard"],
-            "after": row["kl"]["after"]["hard"],
-            "unit": "nats",
-        }
-        for row in rows
-    ]
+    rows = mixtures.measure_mixtures(config["mixtures"], made, made[GENERATOR], key, num_samples=size)
+    headline = mixtures.headline(rows)
     for line in headline:
-        print(f"  {line['label']}: {line['before']:.5f} -> {line['after']:.5f}", flush=True)
+        print(f"  {line.text()}", flush=True)
     summary = "As many samples of every prompt in a group, judged together; before is the generator without a control."
-    return {"name": "equal numbers of each", "summary": summary, "headline": headline, "shares": rows}
+    found = {name: [row.to_json() for row in each] for name, each in (("headline", headline), ("shares", rows))}
+    return {"name": "equal numbers of each", "summary": summary} | found
 
 
 def _check_config(config: dict) -> None:
@@ -242,6 +237,8 @@ def _check_config(config: dict) -> None:
     checks.check_seed("config.seed", config["seed"])
     for name in ("num_samples", "num_shown", "columns"):
         checks.check_count(f"config.evaluation.{name}", config["evaluation"][name])
+    for metric in config["evaluation"].get("metrics") or ():
+        find(metric)
     for name in config["order"]:
         checks.check_known("config.order", name, config["stages"])
 
@@ -263,11 +260,11 @@ def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, fol
         if ebm.cond_prior:
             images.save_png(folder / "samples.png", condition_sheet(prompt, ebm.cond_prior, key_image, eps))
             return [{"file": "samples.png", "caption": f"{CONDITION_CAPTION} {_axes(ebm.cond_prior)}"}]
-        draw = jax.jit(lambda generator, z: generator(key_image, z))
+        keys = draws.sample_keys(key_image, np.arange(len(eps)))
         moved = jax.jit(lambda prompt, eps: prompt.latents(eps))(prompt, eps)
         shown = []
         for when, z in (("before", eps), ("after", moved)):
-            made = map_batches(lambda batch: draw(prompt.generator, batch), 16, z)
+            made = map_batches(draws.images_of, 16, keys, z, shared=(prompt.generator,))
             shown.append((f"{when}: {name}", sampling.viewed(prompt.generator, made)))
         images.save_png(folder / "samples.png", images.before_after_sheet(shown, columns=options["columns"]))
         return [{"file": "samples.png", "caption": "The same noise before and after; the first samples, none picked."}]
@@ -288,9 +285,9 @@ def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, fol
 def condition_sheet(prompt: Prompt, conditions: Conditions, key, eps) -> np.ndarray:
     """A block of pictures per row of noise (N, D): the same noise under a grid of conditions, three an angle."""
     grid = conditions.grid(GRID_SIZE)
-    draw = jax.jit(lambda prompt, eps, cond: prompt(key, eps, cond))
-    pairs = (np.repeat(np.asarray(eps), len(grid), axis=0), np.tile(grid, (len(eps), 1)))
-    pictures = map_batches(lambda *batch: draw(prompt, *batch), 16, *pairs)
+    faces = np.repeat(np.arange(len(eps)), len(grid))
+    arrays = (draws.sample_keys(key, faces), np.asarray(eps)[faces], np.tile(grid, (len(eps), 1)))
+    pictures = map_batches(draws.images_of, 16, *arrays, shared=(prompt,))
     blocks = pictures.reshape(len(eps), len(grid), *pictures.shape[1:])
     return images.block_sheet(blocks, columns=GRID_SIZE, per_row=GRID_SIZE)
 
@@ -308,7 +305,7 @@ def _axes(conditions: Conditions) -> str:
 
 
 def _licenses(ebm: LatentEBM, judges: dict) -> list[dict]:
-    used = [_innermost(ebm.generator), *(control.network for control in ebm.controls if hasattr(control, "network"))]
+    used = [_innermost(ebm.generator), *(network for control in ebm.controls for network in networks_of(control))]
     unique = {part.name: part for part in [*used, *map(load_network, judges)]}
     return [
         {"name": name, "license": part.license, "source": f"ported_weights/{name}/SOURCE.md"}

@@ -1,7 +1,7 @@
 """Sampling: any number of images of a prompt, over all devices, in memory or into a folder.
 
-Every sample has a number, and a key of its own made of the seed and that number. So sample i is the same in any batch,
-on any number of devices and hosts, and devices have nothing to tell each other.
+Every sample has a number, and noise and a key of its own made of the seed and that number, see `draws`. So sample i is
+the same in any batch, on any number of devices and hosts, and devices have nothing to tell each other.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -18,40 +18,11 @@ import jax
 import numpy as np
 
 from promptgen_jax import checks, devices
+from promptgen_jax.draws import images_by_number, noise
 from promptgen_jax.store import images, weights
-from promptgen_jax.types import Array
 
 ABOUT, GRID, IMAGES_NPZ, LATENTS_NPZ = "samples.json", "grid.png", "images.npz", "latents.npz"
 GRID_FACES, PROGRESS_SECONDS = 9, 5.0
-
-
-def sample(prompt, key: Array, num_samples: int, *, cond: np.ndarray | None = None, batch_size: int = 64) -> np.ndarray:
-    """Images (num_samples, H, W, 3), of `Prompt.sample`."""
-    size = _size(num_samples, batch_size)
-    cond = () if cond is None else (np.asarray(cond, np.float32),)
-    pairs = ((numbers, [rows[numbers] for rows in cond]) for numbers in _split(np.arange(num_samples), size))
-    return np.concatenate(list(_draw_ahead(prompt, key, pairs, size)))
-
-
-def noise(prior, key: Array, numbers: Array) -> Array:
-    """The noise eps (B, D) of the samples of these numbers (B,)."""
-    return jax.vmap(lambda number: _noise_and_key(prior, key, number)[0][0])(numbers)
-
-
-def _noise_and_key(prior, key, number):
-    key_eps, key_image = jax.random.split(jax.random.fold_in(key, number))
-    return prior.sample(key_eps, 1), key_image
-
-
-@jax.jit
-def _draw(prompt, key, numbers, *cond):
-    """Images of the samples of these numbers (B,)."""
-
-    def one(number, *cond):
-        eps, key_image = _noise_and_key(prompt.prior, key, number)
-        return prompt(key_image, eps, *(each[None] for each in cond))[0]
-
-    return jax.vmap(one)(numbers, *cond)
 
 
 def write_samples(
@@ -102,48 +73,24 @@ def write_samples(
     per_noise, key = 1 if cond is None else len(cond), jax.random.key(seed)
     total = num_samples * per_noise
 
-    size = _size(total, batch_size)
     mine = range(jax.process_index(), total, jax.process_count())
     left = np.array([number for number in mine if not (folder / _file(number)).exists()], int)
-    say(f"sampling: {len(left)} of {total} images left, {size} at a time on {jax.local_device_count()} device(s)")
-    batches = _split(left, size)
-    pairs = ((numbers // per_noise, () if cond is None else (cond[numbers % per_noise],)) for numbers in batches)
+    count = jax.local_device_count()
+    size = min(batch_size * count, len(left))
+    say(f"sampling: {len(left)} of {total} images left, {size} at a time on {count} device(s)")
+    arrays = (left // per_noise, *devices.filter_none(None if cond is None else cond[left % per_noise]))
     with ThreadPoolExecutor() as pool, devices.kept_in(folder):
-        progress = _Progress(len(left), say)
-        for numbers, made in zip(batches, _draw_ahead(prompt, key, pairs, size), strict=True):
-            shown = images.to_uint8(viewed(prompt, made))
+        progress, done = _Progress(len(left), say), 0
+        for made in devices.stream_batches(images_by_number, batch_size, *arrays, shared=(prompt, key)):
+            shown, numbers = images.to_uint8(viewed(prompt, made)), left[done : done + len(made)]
             list(pool.map(images.save_png, [folder / _file(number) for number in numbers], shown))
-            progress.add(len(numbers))
+            progress.add(len(made))
+            done += len(made)
         devices.wait_for_hosts("samples")
         if devices.is_first_host():
             _write_extras(prompt, folder, key, num_samples, cond, latents=latents, npz=npz)
     devices.wait_for_hosts("sample extras")
     return folder
-
-
-def _size(total: int, batch_size: int) -> int:
-    """Images at a time: batch_size a device, or less if there are too few images for that."""
-    devices = jax.local_device_count()
-    return min(batch_size, -(-total // devices)) * devices
-
-
-def _split(numbers: np.ndarray, size: int) -> list[np.ndarray]:
-    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
-
-
-def _draw_ahead(prompt, key, pairs: Iterable, size: int) -> Iterator[np.ndarray]:
-    """Images of every pair of numbers and conditions; while one batch is used the next is computed."""
-    mesh = devices.local_mesh()
-    prompt, key = jax.device_put((prompt, key), devices.replicated(mesh))
-    waiting = None
-    for numbers, cond in pairs:
-        rows = [np.resize(array, (size, *array.shape[1:])) for array in (numbers, *cond)]
-        made = _draw(prompt, key, *jax.device_put(rows, devices.batch_sharding(mesh)))
-        if waiting is not None:
-            yield np.asarray(waiting[1])[: waiting[0]]
-        waiting = len(numbers), made
-    if waiting is not None:
-        yield np.asarray(waiting[1])[: waiting[0]]
 
 
 def _write_extras(prompt, folder: Path, key, num_samples: int, cond, *, latents: bool, npz: bool) -> None:

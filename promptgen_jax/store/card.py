@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-TRAINING, EFFECT = "Training", "Measured effect"
+TRAINING = "Training"
 LIMITS = (
     "The prompt repeats the errors of the models that controlled it: what was reached is what they see, not what is "
     "there. It holds the flow alone; the generator keeps its own licence and has to be there, and its limits remain."
@@ -69,49 +69,6 @@ def options_of(control) -> dict:
         for name, value in vars(control).items()
         if name not in told and isinstance(value, (str, int, float)) and value != ""
     }
-
-
-def effect_note(stage: dict) -> tuple[str, str]:
-    """Title and text on what a prompt does, from the entry of its stage in report.json."""
-    lines = []
-    for line in stage["headline"]:
-        before = f"{line['before']:.3g} to " if "before" in line else ""
-        lines.append(f"- {line['label']}: {before}{line['after']:.3g} {line['unit']}".rstrip())
-    if rows := [*_share_rows(stage.get("shares") or []), *_statistic_rows(stage.get("statistics") or [])]:
-        lines += ["", "| what, 95 % interval in brackets | before | after |", "| --- | --- | --- |", *rows]
-    if found := stage.get("exactness"):
-        certificate = (
-            f"Certificate: of {found['num_samples']} samples {found['ess']:.1f} are effective; {found['kl']:.3g} nats "
-            "of KL divergence to the target, estimated from the flow's own samples, which do not show what it misses."
-        )
-    else:
-        certificate = "No certificate: this target has no fixed density."
-    return EFFECT, "\n".join([*lines, "", certificate]).strip()
-
-
-def _share_rows(shares: list[dict]) -> list[str]:
-    return [
-        f"| share of {label}, by {row['judge']} ({row['role']}, {row['num_samples']} samples) "
-        f"| {_percent(row['before'][label])} | {_percent(row['after'][label])} |"
-        for row in shares
-        for label in row["labels"]
-    ]
-
-
-def _statistic_rows(statistics: list[dict]) -> list[str]:
-    return [
-        f"| {', '.join(filter(None, ('mean ' + row['name'], row['unit'])))} "
-        f"| {_mean(row['before'])} | {_mean(row['after'])} |"
-        for row in statistics
-    ]
-
-
-def _percent(share: dict) -> str:
-    return "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * share[name] for name in ("hard", "hard_low", "hard_high")))
-
-
-def _mean(found: dict) -> str:
-    return "{:.3g} [{:.3g}, {:.3g}]".format(*(found[name] for name in ("mean", "low", "high")))
 
 
 def _listed(options: dict) -> str:

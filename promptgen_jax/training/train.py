@@ -14,6 +14,7 @@ import numpy as np
 from promptgen_jax import checks, devices
 from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.devices import map_batches
+from promptgen_jax.draws import sample_keys
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.base import init_flow
 from promptgen_jax.objectives import OBJECTIVES, ReverseKL
@@ -165,11 +166,11 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
     z = ebm.generator.prior.sample(key_z, num_samples)
 
     @jax.jit
-    def gammas(ebm, z):
-        images = ebm.images(key_x, z)
+    def gammas(ebm, keys, z):
+        images = ebm.images(keys, z)
         return {c.name: c.gamma(images) for c in ebm.controls if isinstance(c, MomentControl)}
 
-    gamma = map_batches(lambda batch: gammas(ebm, batch), batch_size, z)
+    gamma = map_batches(gammas, batch_size, sample_keys(key_x, np.arange(num_samples)), z, shared=(ebm,))
     fit = moments.fit_beta(gamma, {control.name: np.asarray(control.mu) for control in controls})
     return with_beta(ebm, {name: jnp.asarray(beta, jnp.float32) for name, beta in fit.beta.items()}), fit
 

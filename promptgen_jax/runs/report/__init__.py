@@ -4,6 +4,7 @@
 """
 
 from promptgen_jax.runs.report.density import plot_density
+from promptgen_jax.runs.report.effect import effect_note
 from promptgen_jax.runs.report.page import write_report
 
-__all__ = ["plot_density", "write_report"]
+__all__ = ["effect_note", "plot_density", "write_report"]

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from promptgen_jax.metrics import Estimate, Share
 from promptgen_jax.runs.report.markup import Html, element, number, percent
 
 WIDTH = 440
@@ -92,19 +93,17 @@ def line_chart(
     )
 
 
-def share_chart(title: str, labels: list[str], series: list[tuple[str, dict]], target: list | None) -> Html:
+def share_chart(title: str, labels: list[str], series: list[tuple[str, dict[str, Share]]], target) -> Html:
     """Horizontal bars of soft shares with intervals, hard shares as diamonds, targets as dashed marks.
 
     Args:
       title: for screen readers.
       labels: the classes, top to bottom.
-      series: (style class, {label: {"soft", "soft_low", "soft_high", "hard"}}) per bar of a class.
+      series: (style class, `Share` by label) per bar of a class.
       target: a share or None per label.
     """
     targets = list(target) if target else [None] * len(labels)
-    found = [
-        v for _, shares in series for s in shares.values() for v in (s.get("soft"), s.get("soft_high"), s.get("hard"))
-    ]
+    found = [v for _, shares in series for s in shares.values() for v in (s.soft.mean, s.soft.high, s.hard.mean)]
     largest = max([v for v in [*found, *targets] if v is not None], default=1.0)
     limit = next(step for step in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if largest <= step or step == 1.0)
     x = _scale(0, limit, 112, WIDTH - 66)
@@ -125,15 +124,15 @@ def share_chart(title: str, labels: list[str], series: list[tuple[str, dict]], t
             element("text", _clipped(label, 15), x=104, y=_text(middle + 4), text_anchor="end", class_="label")
         )
         for number_, (style, shares) in enumerate(series):
-            marks.append(_bar(x, top + number_ * (bar + gap), bar, style, shares.get(label) or {}))
+            marks.append(_bar(x, top + number_ * (bar + gap), bar, style, shares[label]))
         if wanted is not None:
             at = _text(x(wanted))
             marks.append(element("line", x1=at, x2=at, y1=_text(top - 4), y2=_text(top + group - 11), class_="target"))
     return _svg(bottom + 24, title, marks)
 
 
-def _bar(x, top: float, height: float, style: str, share: dict) -> list:
-    soft, low, high, hard = (share.get(key) for key in ("soft", "soft_low", "soft_high", "hard"))
+def _bar(x, top: float, height: float, style: str, share: Share) -> list:
+    soft, low, high, hard = share.soft.mean, share.soft.low, share.soft.high, share.hard.mean
     if soft is None:
         return []
     middle = top + height / 2
@@ -148,15 +147,15 @@ def _bar(x, top: float, height: float, style: str, share: dict) -> list:
     return drawn
 
 
-def spread_chart(title: str, rows: list[tuple[str, dict]], target: float | None) -> Html:
+def spread_chart(title: str, rows: list[tuple[str, Estimate]], target: float | None) -> Html:
     """Mean (dot) and one standard deviation to each side (bar) per row, the target as a dashed line.
 
     Args:
       title: for screen readers.
-      rows: (style class and name, {"mean", "std"}) from top to bottom.
+      rows: (style class and name, mean with standard deviation) from top to bottom.
       target: where the mean should be.
     """
-    edges = [r["mean"] + sign * (r.get("std") or 0) for _, r in rows for sign in (-1, 1)]
+    edges = [r.mean + sign * (r.std or 0) for _, r in rows for sign in (-1, 1)]
     edges += [target] if target is not None else []
     margin = 0.08 * (max(edges) - min(edges)) or 1.0
     low, high = min(edges) - margin, max(edges) + margin
@@ -170,12 +169,12 @@ def spread_chart(title: str, rows: list[tuple[str, dict]], target: float | None)
         for tick, label in ticks(low, high, 6)
     ]
     for index, (style, row) in enumerate(rows):
-        middle, spread = 30 * index + 18, row.get("std") or 0
-        left, right = x(row["mean"] - spread), x(row["mean"] + spread)
+        middle, spread = 30 * index + 18, row.std or 0
+        left, right = x(row.mean - spread), x(row.mean + spread)
         marks += [
             element("text", style, x=66, y=middle + 4, text_anchor="end", class_="label"),
             element("rect", x=_text(left), y=middle - 6, width=_text(right - left), height=12, rx=6, class_=style),
-            element("circle", cx=_text(x(row["mean"])), cy=middle, r=4.5, class_="dot"),
+            element("circle", cx=_text(x(row.mean)), cy=middle, r=4.5, class_="dot"),
         ]
     if target is not None:
         marks.append(element("line", x1=_text(x(target)), x2=_text(x(target)), y1=0, y2=bottom, class_="target"))

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+from promptgen_jax.metrics.conditions import ConditionFigures
 from promptgen_jax.runs.report.markup import Html, element, interval, number, percent, table
 
 
-def conditions(found: dict | None) -> Html | None:
+def conditions(found: ConditionFigures | None) -> Html | None:
     """Tables of pose errors, asked against reached angles, and distances within and between faces.
 
     Args:
-      found: as `evaluation.conditions.evaluate_conditions` returns it.
+      found: of a conditional prompt.
     """
     if not found:
         return None
     ranges = ", ".join(
-        f"{name} {number(low)} to {number(high)}"
-        for name, (low, high) in zip(found["names"], found["ranges"], strict=True)
+        f"{name} {number(low)} to {number(high)}" for name, (low, high) in zip(found.names, found.ranges, strict=True)
     )
     text = (
-        f"One prompt for every condition: each of {number(found['num_samples'])} faces is asked for conditions drawn "
+        f"One prompt for every condition: each of {number(found.num_samples)} faces is asked for conditions drawn "
         f"evenly from {ranges} degrees."
     )
-    return element("div", element("p", text), _pose(found.get("pose")), _identity(found.get("identity")))
+    return element("div", element("p", text), _pose(found.pose), _identity(found.identity))
 
 
-def _pose(rows: list[dict] | None) -> Html | None:
+def _pose(rows: tuple[dict, ...]) -> Html | None:
     if not rows:
         return None
     text = (
@@ -60,7 +60,7 @@ def _pose(rows: list[dict] | None) -> Html | None:
     )
 
 
-def _identity(rows: list[dict] | None) -> Html | None:
+def _identity(rows: tuple[dict, ...]) -> Html | None:
     if not rows:
         return None
     text = (

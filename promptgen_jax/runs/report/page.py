@@ -7,8 +7,9 @@ import json
 from importlib import resources
 from pathlib import Path
 
+from promptgen_jax.evaluation.stage import Measured
 from promptgen_jax.runs.report.markup import Html, element, table
-from promptgen_jax.runs.report.sections import change, headline, stage_parts
+from promptgen_jax.runs.report.sections import change, headline, measured_line, stage_parts
 from promptgen_jax.store import weights
 
 INPUT, OUTPUT, CONFIG = "report.json", "report.html", "config.json"
@@ -45,8 +46,9 @@ def render(workdir: Path, report: dict) -> str:
     """The HTML text of a report; arguments and errors as `write_report`."""
     stages = []
     for index, stage in enumerate(report["stages"], start=1):
-        parts = stage_parts(workdir / stage.get("folder", "."), stage)
-        stages.append((f"stage-{index}", stage, parts))
+        found = Measured.from_json(stage)
+        parts = stage_parts(workdir / stage.get("folder", "."), stage, found)
+        stages.append((f"stage-{index}", stage, found, parts))
     main = element(
         "main",
         _header(report),
@@ -125,7 +127,7 @@ def _contents(report: dict, stages: list) -> Html:
                 [element("li", element("a", title, href=f"#{anchor}-{part}")) for part, title, _ in parts],
             ),
         )
-        for anchor, stage, parts in stages
+        for anchor, stage, _, parts in stages
     ]
     if _licenses(report["stages"]) is not None:
         items.append(element("li", element("a", "Licences", href="#licenses")))
@@ -134,9 +136,9 @@ def _contents(report: dict, stages: list) -> Html:
 
 def _overview(stages: list) -> Html | None:
     rows = [
-        [element("a", stage["name"], href=f"#{anchor}") if index == 0 else "", item["label"], change(item)]
-        for anchor, stage, _ in stages
-        for index, item in enumerate(stage.get("headline") or [])
+        [element("a", stage["name"], href=f"#{anchor}") if index == 0 else "", line.label, change(line)]
+        for anchor, stage, found, _ in stages
+        for index, line in enumerate(found.headline)
     ]
     if not rows:
         return None
@@ -148,12 +150,13 @@ def _overview(stages: list) -> Html | None:
     )
 
 
-def _stage(anchor: str, stage: dict, parts: list) -> Html:
+def _stage(anchor: str, stage: dict, found: Measured, parts: list) -> Html:
     return element(
         "section",
         element("h2", stage["name"]),
         element("p", stage["summary"], class_="lead") if stage.get("summary") else None,
-        headline(stage.get("headline")),
+        headline(found.headline),
+        measured_line(found.options),
         [
             element("section", element("h3", title), content, id=f"{anchor}-{part}", class_="part")
             for part, title, content in parts

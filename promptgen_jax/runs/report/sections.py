@@ -1,4 +1,4 @@
-"""The parts of a stage: functions from a piece of report.json to HTML, or to None if the piece is missing."""
+"""The parts of a stage: functions from typed figures or a piece of report.json to HTML, or to None if it is missing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from promptgen_jax.evaluation.stage import Measured
+from promptgen_jax.metrics import Estimate, Figure, Figures, Headline, JudgedShares, Share
+from promptgen_jax.metrics._figures import TITLES
 from promptgen_jax.runs.report import charts
 from promptgen_jax.runs.report.certificate import certificate
 from promptgen_jax.runs.report.conditions import conditions
@@ -34,12 +37,13 @@ DIVERSITY = {
 }
 
 
-def stage_parts(folder: Path, stage: dict) -> list[tuple[str, str, Html]]:
+def stage_parts(folder: Path, stage: dict, found: Measured) -> list[tuple[str, str, Html]]:
     """All parts of a stage that have something to show, in reading order.
 
     Args:
       folder: the work directory of the stage, which holds its images and metrics.jsonl.
       stage: an entry of `stages` in report.json.
+      found: the figures in it.
 
     Returns:
       (id, title, content) per part.
@@ -49,40 +53,68 @@ def stage_parts(folder: Path, stage: dict) -> list[tuple[str, str, Html]]:
     """
     parts = [
         ("samples", "Samples", images(folder, stage.get("images"))),
-        ("shares", "Who appears how often", shares(stage.get("shares"))),
-        ("conditions", "What each condition does", conditions(stage.get("conditions"))),
-        ("statistics", "Measured attributes", statistics(stage.get("statistics"))),
-        ("diversity", "Diversity", diversity(stage.get("diversity"))),
-        ("certificate", "Certificate: how close to what was asked", certificate(stage.get("exactness"))),
+        ("shares", "Who appears how often", shares(found.shares)),
+        ("conditions", "What each condition does", conditions(found.conditions)),
+        ("statistics", "Measured attributes", statistics(found.statistics)),
+        ("diversity", "Diversity", diversity(found.diversity)),
+        *((f"metric-{index}", own.title, figures(own)) for index, own in enumerate(found.own.values())),
+        ("certificate", "Certificate: how close to what was asked", certificate(found.certificate)),
         ("plots", "Plots", images(folder, stage.get("plots"))),
         ("training", "Training", training(folder, stage)),
-        ("notes", "Notes", notes(stage.get("notes"))),
+        ("notes", "Notes", notes(found.notes)),
     ]
     return [part for part in parts if part[2] is not None]
 
 
-def headline(items: list[dict] | None) -> Html | None:
-    """Large before-and-after figures: [{"label", "before", "after", "unit"}]."""
-    if not items:
+def headline(lines: tuple[Headline, ...]) -> Html | None:
+    """Large before-and-after figures."""
+    if not lines:
         return None
     cards = [
         element(
             "div",
-            element("span", item["label"], class_="card-label"),
-            element("span", *change(item), class_="card-value"),
+            element("span", line.label, class_="card-label"),
+            element("span", *change(line), class_="card-value"),
             class_="card",
         )
-        for item in items
+        for line in lines
     ]
     return element("div", cards, class_="cards")
 
 
-def change(item: dict) -> list:
-    """A headline as 20 → 88 %; only what is there."""
-    unit = f"\u00a0{item['unit']}" if item.get("unit") else ""
-    before, after = item.get("before"), item.get("after")
-    start = [] if before is None else [element("span", number(before), class_="was"), " → "]
-    return [*start, element("strong", number(after)), unit]
+def change(line: Headline) -> list:
+    """A headline as 20 → 88 %; a constraint with its target and both kinds of shares; only what is there."""
+    unit = f"\u00a0{line.unit}" if line.unit else ""
+    if line.target is None:
+        return [*_arrows(line.values), unit]
+    kinds = {"soft": line.soft, "hard": line.values} if line.soft else {"": line.values}
+    shown = [element("span", f"{kind} ", _arrows(found), unit, class_="line") for kind, found in kinds.items()]
+    return [element("span", f"target {number(line.target)}{unit}", class_="line"), *shown]
+
+
+def _arrows(values) -> list:
+    """Numbers from the first to the last, which is bold; named where they are not before and after."""
+    named = {name: number(value) for name, value in values.items() if value is not None or len(values) == 1}
+    if not set(named) <= {"before", "after"}:
+        named = {name: f"{name} {value}" for name, value in named.items()}
+    *earlier, last = named.values()
+    return [[element("span", value, class_="was"), " → "] for value in earlier] + [element("strong", last)]
+
+
+def measured_line(options) -> Html | None:
+    """What a stage was measured with."""
+    judges = ", ".join(
+        f"{name} ({', '.join(attributes)})" if attributes else name
+        for name, attributes in options.get("judges", {}).items()
+    )
+    facts = [
+        f"Measured on {number(options['num_samples'])} samples" if "num_samples" in options else None,
+        f"judges: {judges}" if judges else None,
+        f"own metrics: {', '.join(options['metrics'])}" if options.get("metrics") else None,
+        f"seed {options['seed']}" if "seed" in options else None,
+    ]
+    facts = [fact for fact in facts if fact]
+    return element("p", " · ".join(facts), class_="facts") if facts else None
 
 
 def images(folder: Path, items: list[dict] | None) -> Html | None:
@@ -135,8 +167,8 @@ def _embeddable(path: Path) -> tuple[bytes, int, int, str]:
     return file.getvalue(), *small.size, note
 
 
-def shares(judges: list[dict] | None) -> Html | None:
-    """Per judge a chart and a table of class shares before and after."""
+def shares(judges: tuple[JudgedShares, ...]) -> Html | None:
+    """Per judge a chart and a table of class shares by named draws."""
     if not judges:
         return None
     explanation = element(
@@ -151,45 +183,48 @@ def shares(judges: list[dict] | None) -> Html | None:
     return element("div", explanation, [_judge(judge) for judge in judges])
 
 
-def _judge(judge: dict) -> Html:
-    labels, target = [str(label) for label in judge["labels"]], judge.get("target")
-    named = [
-        ("before", "before", "Before"),
-        ("after", "after", "After"),
-        ("weighted", "weighted", "Reweighted"),
-    ]
-    series = [(style, title, judge[key]) for key, style, title in named if judge.get(key)]
-    header = ["Class", *(["Target"] if target else [])]
+def _judge(judge: JudgedShares) -> Html:
+    series = [(_style(name), TITLES.get(name, name), found) for name, found in judge.shares.items()]
+    header = ["Class", *(["Target"] if judge.target else [])]
     header += [f"{title}, {kind}" for _, title, _ in series for kind in ("soft", "hard")]
     rows = [
-        [label, *([percent(target[k])] if target else [])]
-        + [_share_cell(found.get(label) or {}, kind) for _, _, found in series for kind in ("soft", "hard")]
-        for k, label in enumerate(labels)
+        [label, *([percent(judge.target[k])] if judge.target else [])]
+        + [_cell(each, percent) for _, _, found in series for each in (found[label].soft, found[label].hard)]
+        for k, label in enumerate(judge.labels)
     ]
-    role = judge.get("role")
-    about = [ROLES.get(role)]
-    if judge.get("num_samples"):
-        about.append(f"{number(judge['num_samples'])} samples each.")
-    if judge.get("weighted"):
+    about = [ROLES.get(judge.role)]
+    if judge.num_samples:
+        about.append(f"{number(judge.num_samples)} samples each.")
+    if "weighted" in judge.shares:
         about.append("Reweighted: after, with importance weights that correct what the flow left over.")
     return element(
         "section",
         element(
             "h4",
-            judge.get("attribute", "classes"),
+            judge.attribute,
             " as seen by ",
-            element("code", judge["judge"]),
-            element("span", role, class_=f"role {'own' if role == 'control' else ''}") if role else None,
+            element("code", judge.judge),
+            element("span", judge.role, class_=f"role {'own' if judge.role == 'control' else ''}")
+            if judge.role
+            else None,
         ),
         element("p", " ".join(text for text in about if text)),
-        _legend([(style, title.lower()) for style, title, _ in series], bool(target)),
+        _legend([(style, title.lower()) for style, title, _ in series], bool(judge.target)),
         charts.share_chart(
-            f"Shares of {', '.join(labels)}", labels, [(style, found) for style, _, found in series], target
+            f"Shares of {', '.join(judge.labels)}",
+            list(judge.labels),
+            [(style, found) for style, _, found in series],
+            judge.target,
         ),
         table(header, rows),
-        _kl_line(judge),
+        _distances(judge.kl),
         class_="judge",
     )
+
+
+def _style(draws: str) -> str:
+    """Style of the chart's bars: draws other than those of a run look like reweighted ones."""
+    return draws if draws in TITLES else "weighted"
 
 
 def _legend(series: list[tuple[str, str]], target: bool) -> Html:
@@ -199,66 +234,67 @@ def _legend(series: list[tuple[str, str]], target: bool) -> Html:
     return element("p", keys, class_="legend")
 
 
-def _share_cell(share: dict, kind: str) -> list:
-    return [percent(share.get(kind)), interval(share.get(f"{kind}_low"), share.get(f"{kind}_high"), percent)]
+def _cell(found: Estimate, form=number) -> list:
+    return [form(found.mean), interval(found.low, found.high, form)]
 
 
-def _kl_line(judge: dict) -> Html | None:
-    distances = [judge["kl"][when] for when in ("before", "after") if when in (judge.get("kl") or {})]
-    if not distances:
+def _distances(kl: dict[str, Share]) -> Html | None:
+    if not kl:
         return None
-    found = [element("li", f"{kind} shares: ", _arrow(distances, kind)) for kind in ("soft", "hard")]
     text = "Distance of the shares to the target (KL in nats, 0 is a perfect match), with 95\u00a0% intervals:"
-    return element("div", element("p", text), element("ul", found))
+    rows = [[TITLES.get(name, name), _cell(found.soft), _cell(found.hard)] for name, found in kl.items()]
+    return element("div", element("p", text), table(["Samples", "Soft shares", "Hard shares"], rows))
 
 
-def _arrow(distances: list[dict], kind: str) -> list:
-    shown = []
-    for found in distances:
-        shown += [" → "] if shown else []
-        shown += [element("b", number(found[kind])), interval(found.get(f"{kind}_low"), found.get(f"{kind}_high"))]
-    return shown
-
-
-def statistics(items: list[dict] | None) -> Html | None:
-    """Continuous attributes: mean and spread before and after, beside the target."""
-    if not items:
+def statistics(rows: tuple[Figure, ...]) -> Html | None:
+    """Continuous attributes: mean and spread by named draws, beside the target."""
+    if not rows:
         return None
     text = (
         "Dots are means, bars reach one standard deviation to each side, a dashed line is the target. Small "
         "print is the 95\u00a0% interval of the mean."
     )
-    return element(
-        "div",
-        element("p", text),
-        element("div", [_statistic(item) for item in items], class_="charts"),
-    )
+    return element("div", element("p", text), element("div", [_statistic(row) for row in rows], class_="charts"))
 
 
-def _statistic(item: dict) -> Html:
-    unit, target = item.get("unit"), item.get("target")
-    rows = [(when, item[when]) for when in ("before", "after") if item.get(when)]
-    drawn = [(when, row) for when, row in rows if row.get("mean") is not None]
-    cells = [
-        [when, [number(row.get("mean")), interval(row.get("low"), row.get("high"))], number(row.get("std"))]
-        for when, row in rows
-    ]
-    cells += [["target", number(target), ""]] if target is not None else []
+def _statistic(row: Figure) -> Html:
+    drawn = [(name, found) for name, found in row.values.items() if found.mean is not None]
+    cells = [[TITLES.get(name, name), _cell(found), number(found.std)] for name, found in row.values.items()]
+    cells += [["Target", number(row.target), ""]] if row.target is not None else []
     return element(
         "div",
-        element("h4", item["name"], f" ({unit})" if unit else ""),
-        charts.spread_chart(f"{item['name']} before and after", drawn, target) if drawn else None,
+        element("h4", row.name, f" ({row.unit})" if row.unit else ""),
+        charts.spread_chart(f"{row.name} by samples", drawn, row.target) if drawn else None,
         table(["", "Mean", "Standard deviation"], cells),
     )
 
 
-def diversity(items: list[dict] | None) -> Html | None:
+def diversity(rows: tuple[Figure, ...]) -> Html | None:
     """Figures that would fall if all samples came to look alike."""
-    if not items:
+    if not rows:
         return None
-    rows = [[DIVERSITY.get(i["name"], i["name"]), number(i.get("before")), number(i.get("after"))] for i in items]
     text = "Control should change what was asked for, not make all samples alike. After should stay near before."
-    return element("div", element("p", text), table(["Measure", "Before", "After"], rows))
+    return element("div", element("p", text), _table(rows))
+
+
+def figures(found: Figures) -> Html:
+    """What an own metric found."""
+    return element("div", element("p", found.text) if found.text else None, _table(found.rows))
+
+
+def _table(rows: tuple[Figure, ...]) -> Html:
+    """A row a figure, a column for each of the named draws."""
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    target = any(row.target is not None for row in rows)
+    cells = [
+        [
+            f"{DIVERSITY.get(row.name, row.name)}{f', {row.unit}' if row.unit else ''}",
+            *(_cell(row.values.get(name, Estimate(None))) for name in names),
+            *([number(row.target)] if target else []),
+        ]
+        for row in rows
+    ]
+    return table(["Measure", *(TITLES.get(name, name) for name in names), *(["Target"] if target else [])], cells)
 
 
 def training(folder: Path, stage: dict) -> Html | None:
@@ -294,6 +330,6 @@ def _cost(timing: dict) -> Html | None:
     return element("p", " · ".join(facts), class_="facts") if facts else None
 
 
-def notes(items: list[str] | None) -> Html | None:
+def notes(items: tuple[str, ...]) -> Html | None:
     """Free remarks."""
     return element("ul", [element("li", item) for item in items]) if items else None

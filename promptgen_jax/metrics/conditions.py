@@ -2,16 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import jax
 import numpy as np
 
+from promptgen_jax import draws
 from promptgen_jax.controls.identity import unit
 from promptgen_jax.devices import map_batches
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.evaluation.bias import Z_95
+from promptgen_jax.metrics._intervals import Z_95
+from promptgen_jax.metrics._observed import About, Observed
 from promptgen_jax.prompt import Prompt
+from promptgen_jax.types import aims_of
 
 BINS = 4  # of the asked angles
+
+
+@dataclass(frozen=True)
+class ConditionFigures:
+    """What a conditional prompt does with its conditions.
+
+    Attributes:
+      names: of the components.
+      ranges: (low, high) of each, in degrees.
+      num_samples: faces.
+      pose: per control and angle, errors before and after, and what was reached by what was asked.
+      identity: per network, distances within and between faces.
+    """
+
+    names: tuple[str, ...]
+    ranges: tuple[tuple[float, float], ...]
+    num_samples: int
+    pose: tuple[dict[str, Any], ...] = ()
+    identity: tuple[dict[str, Any], ...] = ()
+
+    def to_json(self) -> dict:
+        """As in report.json."""
+        lists = {name: list(getattr(self, name)) for name in ("names", "pose", "identity")}
+        return lists | {"ranges": [list(ends) for ends in self.ranges], "num_samples": self.num_samples}
+
+    @classmethod
+    def from_json(cls, found: dict) -> ConditionFigures:
+        """What `to_json` wrote."""
+        names, ranges = tuple(found["names"]), tuple((low, high) for low, high in found["ranges"])
+        return cls(
+            names, ranges, found["num_samples"], tuple(found.get("pose") or ()), tuple(found.get("identity") or ())
+        )
+
+
+def measure(seen: Mapping[str, Observed], about: About) -> ConditionFigures | None:
+    """On fresh noise, each with two conditions; nothing without conditions. `seen` is not used."""
+    del seen
+    if about.ebm.cond_prior is None or about.prompt is None:
+        return None
+    own = {aim.network.name: aim.network for aim in about.aims() if aim.output == "embedding"}
+    networks, options = own | dict(about.networks), {"num_samples": about.num_samples, "batch_size": about.batch_size}
+    return _measured(about.prompt, about.ebm, networks, about.key, **options)
 
 
 def evaluate_conditions(
@@ -25,28 +74,32 @@ def evaluate_conditions(
 
     Args:
       prompt: conditional, trained on `ebm`.
-      ebm: its controls that read a `pose` are judged by their own network.
+      ebm: its controls whose aims follow the condition are judged by their own network.
       networks: by name; those that return an `embedding` tell faces apart.
       key: frozen draws.
       num_samples: faces.
-      batch_size: faces at a time.
+      batch_size: faces per device at a time.
 
     Returns:
       dict: `names`, `ranges` in degrees, `num_samples`, `pose`, `identity`, as in report.json.
     """
+    return _measured(prompt, ebm, networks, key, num_samples=num_samples, batch_size=batch_size).to_json()
+
+
+def _measured(prompt, ebm: LatentEBM, networks: dict, key, *, num_samples: int, batch_size: int) -> ConditionFigures:
     key_eps, key_image, *keys = jax.random.split(key, 4)
     eps = prompt.prior.sample(key_eps, num_samples)
     asked, other = (ebm.cond_prior.sample(each, num_samples) for each in keys)
-    own = {control.network.name for control in ebm.controls if hasattr(control, "embed")}
-    readers = {control.name: control for control in ebm.controls if hasattr(control, "pose")}
+    aims = [(control, aim) for control in ebm.controls for aim in aims_of(control)]
+    own = {aim.network.name for _, aim in aims if aim.output == "embedding"}
+    readers = {control.name: control for control, aim in aims if aim.follows}
     shape = jax.eval_shape(prompt.generator, key, eps[:1])
     embedders = {name: net for name, net in networks.items() if "embedding" in jax.eval_shape(net, shape)}
 
     @jax.jit
-    def observe(prompt, readers, embedders, index, eps, asked, other):
-        batch_key = jax.random.fold_in(key_image, index[0])
-        before, first = prompt.generator(batch_key, eps), prompt(batch_key, eps, asked)
-        second = prompt(batch_key, eps, other)
+    def observe(prompt, readers, embedders, keys, eps, asked, other):
+        before, first = (draws.images_of(g, keys, eps, *c) for g, c in ((prompt.generator, ()), (prompt, (asked,))))
+        second = draws.images_of(prompt, keys, eps, other)
         return {
             "before": {name: reader.pose(before) for name, reader in readers.items()},
             "after": {name: reader.pose(first) for name, reader in readers.items()},
@@ -56,29 +109,27 @@ def evaluate_conditions(
             },
         }
 
-    def run(*batch):
-        return observe(prompt, readers, embedders, *batch)
-
-    seen = map_batches(run, batch_size, np.arange(num_samples), eps, asked, other)
+    arrays = (draws.sample_keys(key_image, np.arange(num_samples)), eps, asked, other)
+    seen = map_batches(observe, batch_size, *arrays, shared=(prompt, readers, embedders))
     names = ebm.cond_prior.names
     degrees = np.degrees(np.asarray(asked, np.float64))
     ranges = np.degrees([np.asarray(ebm.cond_prior.low), np.asarray(ebm.cond_prior.high)]).T
-    return {
-        "names": list(names),
-        "ranges": ranges.round(4).tolist(),
-        "num_samples": num_samples,
-        "pose": [
+    return ConditionFigures(
+        names=tuple(names),
+        ranges=tuple(map(tuple, ranges.round(4).tolist())),
+        num_samples=num_samples,
+        pose=tuple(
             {"control": control, "angle": name}
             | {when: pose_error(np.degrees(seen[when][control][:, i]), degrees[:, i]) for when in ("before", "after")}
             | {"reached": _reached(np.degrees(seen["after"][control][:, i]), degrees[:, i], ranges[i])}
             for control in readers
             for i, name in enumerate(names)
-        ],
-        "identity": [
+        ),
+        identity=tuple(
             {"network": name, "role": "control" if name in own else "independent judge"} | identity_distances(*pair)
             for name, pair in seen["embeddings"].items()
-        ],
-    }
+        ),
+    )
 
 
 def pose_error(seen, asked) -> dict:

@@ -11,14 +11,25 @@ import itertools
 import jax
 import numpy as np
 
+from promptgen_jax import draws
 from promptgen_jax.devices import map_batches
-from promptgen_jax.evaluation.stage import log_softmax, share_row
+from promptgen_jax.metrics._figures import Headline, JudgedShares
+from promptgen_jax.metrics._observed import log_softmax
+from promptgen_jax.metrics.shares import judged
 from promptgen_jax.models.network import load_network
 
 
 def evaluate_mixtures(
     mixtures: dict, prompts: dict, generator, key, *, num_samples: int, batch_size: int = 64
 ) -> list[dict]:
+    """`measure_mixtures` as JSON: entries of `shares` in report.json."""
+    options = {"num_samples": num_samples, "batch_size": batch_size}
+    return [row.to_json() for row in measure_mixtures(mixtures, prompts, generator, key, **options)]
+
+
+def measure_mixtures(
+    mixtures: dict, prompts: dict, generator, key, *, num_samples: int, batch_size: int = 64
+) -> list[JudgedShares]:
     """Shares of the cells among equal numbers of samples of each prompt, and of the bare generator.
 
     Args:
@@ -29,10 +40,10 @@ def evaluate_mixtures(
       generator: the bare one.
       key: frozen draws.
       num_samples: of every mixture, and of the generator; rounded up to a multiple of the number of stages.
-      batch_size: images at a time.
+      batch_size: images per device at a time.
 
     Returns:
-      Entries of `shares` in report.json, one for each mixture and list of questions, with the distance to uniform.
+      One for each mixture and list of questions, with the distance to uniform.
     """
     names = {network for mixture in mixtures.values() for asked in mixture["judges"] for network, *_ in asked}
     networks = {name: load_network(name) for name in sorted(names)}
@@ -53,17 +64,30 @@ def evaluate_mixtures(
             questions = [tuple(question) for question in questions]
             cells = [dict(zip(questions, answer, strict=True)) for answer in _all_answers(len(questions))]
             after = np.concatenate([_cell_log_probs(drawn[stage], cells)[:share] for stage in mixture["stages"]])
+            labels = [", ".join(_say(question, yes) for question, yes in cell.items()) for cell in cells]
             rows.append(
-                share_row(
+                judged(
                     " and ".join(dict.fromkeys(network for network, *_ in questions)),
                     "independent judge" if index else "control",
                     name,
-                    [", ".join(_say(question, yes) for question, yes in cell.items()) for cell in cells],
-                    {"before": _cell_log_probs(before, cells), "after": after},
-                    target=np.full(len(cells), 1 / len(cells)),
+                    labels,
+                    {"before": (_cell_log_probs(before, cells), None), "after": (after, None)},
+                    target=dict.fromkeys(labels, 1 / len(cells)),
                 )
             )
     return rows
+
+
+def headline(rows: list[JudgedShares]) -> list[Headline]:
+    """The distance to uniform of every mixture and judge."""
+    return [
+        Headline(
+            f"KL to uniform of {row.attribute} ({row.judge}, {row.role})",
+            {draws: distance.hard.mean for draws, distance in row.kl.items()},
+            unit="nats",
+        )
+        for row in rows
+    ]
 
 
 def _say(question: tuple, yes: bool) -> str:
@@ -80,11 +104,12 @@ def _answers(generator, networks: dict, asked: set, key, num_samples: int, batch
     eps = generator.prior.sample(key, num_samples)
 
     @jax.jit
-    def look(generator, networks, index, eps):
-        images = generator(jax.random.fold_in(key, index[0]), eps)
+    def look(generator, networks, keys, eps):
+        images = draws.images_of(generator, keys, eps)
         return {name: network(images) for name, network in networks.items()}
 
-    seen = map_batches(lambda *batch: look(generator, networks, *batch), batch_size, np.arange(num_samples), eps)
+    keys = draws.sample_keys(key, np.arange(num_samples))
+    seen = map_batches(look, batch_size, keys, eps, shared=(generator, networks))
     answers = {}
     for network, attribute, label in asked:
         log_probs = log_softmax(seen[network][attribute])

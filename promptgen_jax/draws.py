@@ -1,0 +1,184 @@
+"""`Draws`: latents with their weights and keys, as the prior, a prompt, reweighting and every sampler yield them.
+
+Every sample has a key of its own, made of the key of the call and the sample's number. So its image is a function of
+its own draw alone, in any batch, on any number of devices and hosts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from promptgen_jax import checks, devices
+from promptgen_jax.types import Array, Prior
+
+
+class Cost(NamedTuple):
+    """What draws have cost.
+
+    Attributes:
+      energy_calls: energies of single samples.
+      gradient_calls: gradients of them.
+      seconds: of computing, without compilation; 0 where it was not timed.
+    """
+
+    energy_calls: int = 0
+    gradient_calls: int = 0
+    seconds: float = 0.0
+
+
+@struct.dataclass
+class Draws:
+    """Samples of a distribution on the latents of a generator.
+
+    Attributes:
+      z: (N, D) latents.
+      log_weight: (N,) nats, up to a constant; zero for exact draws.
+      key: (N,) typed keys, for the noise of the generator and the draws of controls.
+      cond: (N, A) conditions, or None.
+      log_prob: (N,) log density, nats, that z was drawn with before it was weighted, or None where nobody knows it.
+      cost: what it took.
+    """
+
+    z: Array
+    log_weight: Array
+    key: Array
+    cond: Array | None = None
+    log_prob: Array | None = None
+    cost: Cost = Cost()
+
+    @classmethod
+    def of_noise(cls, prior: Prior, eps: Array, key: Array, cond: Array | None = None) -> Draws:
+        """Given draws (N, D) of a prior, sample n with the key of number n."""
+        return cls(
+            z=eps,
+            log_weight=jnp.zeros(len(eps)),
+            key=sample_keys(key, np.arange(len(eps))),
+            cond=cond,
+            log_prob=prior.log_prob(eps),
+        )
+
+    @classmethod
+    def of_prior(cls, prior: Prior, key: Array, num_samples: int, *, cond: Array | None = None) -> Draws:
+        """Draws of a prior: sample n has the noise that `Prompt.sample` gives it under the same key, whatever N.
+
+        Raises:
+          TypeError, ValueError: a raw key, a count below 1.
+        """
+        checks.check_key("draws", key)
+        checks.check_count("draws: num_samples", num_samples)
+        numbers = np.arange(num_samples)
+        return cls.of_noise(prior, noise(prior, key, numbers), key, cond)
+
+    def through(self, prompt, *, batch_size: int = 64) -> Draws:
+        """The same noise, once it has passed the flow of a prompt: exact draws of the prompt.
+
+        Raises:
+          ValueError: the density of these draws is not known, so they are no noise.
+        """
+        if self.log_prob is None:
+            raise ValueError("draws: their density is not known, so they are no noise for a flow. Use Draws.of_prior.")
+        arrays = (self.z, *devices.filter_none(self.cond))
+        z, log_det = devices.map_batches(_move, batch_size, *arrays, shared=(prompt.flow, prompt.params))
+        return self.replace(z=z, log_prob=np.asarray(self.log_prob) - log_det)
+
+    def weighted(self, log_weight) -> Draws:
+        """The same draws with other log weights (N,), nats."""
+        return self.replace(log_weight=jnp.asarray(log_weight, jnp.float32))
+
+    def weights(self) -> np.ndarray | None:
+        """Weights (N,) in float64, the largest 1, or None if all are equal."""
+        return weights_of(self.log_weight)
+
+    def ess(self) -> float:
+        """Effective sample size (Σ w)² / Σ w², from 1 to N."""
+        weights = self.weights()
+        return float(len(self.z) if weights is None else weights.sum() ** 2 / np.sum(weights**2))
+
+    def take(self, rows) -> Draws:
+        """Some of the draws, by number or slice."""
+        return jax.tree.map(lambda leaf: leaf[rows] if np.ndim(leaf) else leaf, self)
+
+    def resampled(self, key: Array, num_samples: int) -> Draws:
+        """Equally weighted draws, chosen with repetition by weight; each keeps its own key."""
+        checks.check_key("draws.resampled", key)
+        checks.check_count("draws.resampled: num_samples", num_samples)
+        chosen = jax.random.categorical(key, self.log_weight, shape=(num_samples,))
+        return self.take(chosen).replace(log_weight=jnp.zeros(num_samples), log_prob=None)
+
+
+def importance(draws: Draws, ebm, *, batch_size: int = 64) -> Draws:
+    """Draws weighted for the target: log w = log p_z(z) - E_C(G(z)) - log q(z), with log q their `log_prob`.
+
+    Args:
+      draws: of a prior or a prompt, equally weighted.
+      ebm: the target, a `LatentEBM` whose latents these are.
+      batch_size: samples per device at a time.
+
+    Raises:
+      ValueError: a control compares with an image that the flow itself makes, or the density is not known.
+    """
+    if ebm.needs_reference:
+        names = ", ".join(control.name for control in ebm.controls if control.needs_reference)
+        raise ValueError(
+            f"importance: {names} compares with an image that the flow itself makes, so there is no fixed target. "
+            "Weigh without it: ebm.replace(controls=...)."
+        )
+    if draws.log_prob is None:
+        raise ValueError("importance: the density of these draws is not known. Weigh draws of a prior or a prompt.")
+    arrays = (draws.key, draws.z, *devices.filter_none(draws.cond))
+    target = devices.map_batches(_log_target, batch_size, *arrays, shared=(ebm,))
+    cost = draws.cost._replace(energy_calls=draws.cost.energy_calls + len(draws.z))
+    return draws.weighted(target - np.asarray(draws.log_prob)).replace(cost=cost)
+
+
+def weights_of(log_weight) -> np.ndarray | None:
+    """Weights (N,) in float64 of log weights (N,), the largest 1, or None if all are equal."""
+    log_weight = np.asarray(log_weight, np.float64)
+    return None if np.ptp(log_weight) == 0 else np.exp(log_weight - log_weight.max())
+
+
+def sample_keys(key: Array, numbers) -> Array:
+    """The keys (N,) of the samples of these numbers (N,), for all but their noise."""
+    return jax.vmap(lambda number: _split(key, number)[1])(jnp.asarray(numbers))
+
+
+def noise(prior: Prior, key: Array, numbers) -> Array:
+    """The noise eps (N, D) of the samples of these numbers (N,)."""
+    return jax.vmap(lambda number: prior.sample(_split(key, number)[0], 1)[0])(jnp.asarray(numbers))
+
+
+def _split(key: Array, number: Array) -> tuple[Array, Array]:
+    """Of one sample: the key of its noise, and that of everything else."""
+    key_eps, key_rest = jax.random.split(jax.random.fold_in(key, number))
+    return key_eps, key_rest
+
+
+@jax.jit
+def images_of(generator: Any, key: Array, z: Array, *cond) -> Array:
+    """Images (B, H, W, 3) of latents (B, D) under keys (B,): each sample alone."""
+
+    def one(key, *rows):
+        return generator(key, *(row[None] for row in rows))[0]
+
+    return jax.vmap(one)(key, z, *cond)
+
+
+@jax.jit
+def images_by_number(generator: Any, key: Array, numbers: Array, *cond) -> Array:
+    """Images (B, H, W, 3) of the samples of these numbers (B,)."""
+    return images_of(generator, sample_keys(key, numbers), noise(generator.prior, key, numbers), *cond)
+
+
+@jax.jit
+def _move(flow, params, eps, cond=None):
+    return flow.forward_and_log_det(params, eps, cond)
+
+
+@jax.jit
+def _log_target(ebm, key, z, cond=None):
+    return ebm.log_prob(key, z, cond)
