@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import promptgen_jax as pg
 from promptgen_jax.models import tokenizer
 
 GOLDEN = Path(__file__).parent / "golden" / "clip_vit_b32"
