@@ -18,7 +18,7 @@ from promptgen_jax.draws import Draws, images_by_number
 from promptgen_jax.flows import base as flows
 from promptgen_jax.runs import sampling
 from promptgen_jax.store import card, weights
-from promptgen_jax.types import Array, Conditions, Prior, PyTree
+from promptgen_jax.types import FOLLOWS, Array, Conditions, Prior, PyTree
 
 PROMPT = "prompt.json"
 WRITTEN = re.compile(r"prompt\.json|README\.md|flow_\d+|\.DS_Store|\.ipynb_checkpoints")  # by us, or without worth
@@ -42,7 +42,7 @@ class Prompt:
     params: PyTree = struct.field(repr=False)
     conditions: Conditions | None = None
     name: str = struct.field(pytree_node=False, default="prompt")
-    notes: tuple[tuple[str, str], ...] = struct.field(pytree_node=False, default=())
+    notes: tuple[tuple[str, str], ...] = struct.field(pytree_node=False, default=(), metadata={FOLLOWS: True})
 
     @property
     def prior(self) -> Prior:

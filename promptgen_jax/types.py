@@ -5,6 +5,8 @@ Arrays are batched along the first axis. Latents are flat `(B, D)`; images are `
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,11 +14,55 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from flax.core import FrozenDict
 
 Array = jax.Array
 PyTree = Any
 
+FOLLOWS = "follows"  # marks fields that follow from the others or are remarks: parts that differ in them are the same
 LOG_2PI = float(np.log(2 * np.pi))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a part is: enough to say it to people and to build it again.
+
+    Attributes:
+      kind: name of its file (`pose`), or dotted name of a module outside the library.
+      options: all options of its `build`, those left out at their defaults, as plain values.
+    """
+
+    kind: str
+    options: FrozenDict = FrozenDict()
+
+    @classmethod
+    def of(cls, kind: str, options: Mapping[str, Any]) -> Spec:
+        """A spec of options that may hold arrays, lists and parts; networks are kept by name and checksum."""
+        return cls(kind, FrozenDict({name: _plain(value) for name, value in options.items()}))
+
+    def to_json(self) -> dict:
+        """The spec as JSON."""
+        return {"kind": self.kind, "options": self.options.unfreeze()}
+
+
+def _plain(value):
+    """A value as None, bool, number, text, tuple or FrozenDict of such, which can be hashed and written as JSON."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return FrozenDict({str(name): _plain(each) for name, each in value.items()})
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(each) for each in value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return " ".join(filter(None, (getattr(value, "name", type(value).__name__), getattr(value, "checksum", ""))))
+
+
+def spec_field():
+    """The field of a part in which `parts.load` writes its `Spec`; None where it was made by hand."""
+    return struct.field(pytree_node=False, default=None, repr=False, metadata={FOLLOWS: True})
 
 
 @struct.dataclass

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from promptgen_jax.models.network import Network, load_network
-from promptgen_jax.types import Aim, Array, Sample
+from promptgen_jax.types import Aim, Array, Sample, Spec, spec_field
 
 NOT = "not "
 
@@ -33,6 +33,7 @@ class ClassifierControl:
     mirror: bool = struct.field(pytree_node=False, default=False)
     floor: float = struct.field(pytree_node=False, default=0.0)
     needs_reference: bool = struct.field(pytree_node=False, default=False)
+    spec: Spec | None = spec_field()
 
     @property
     def label(self) -> str:

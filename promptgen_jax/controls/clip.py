@@ -14,7 +14,7 @@ from promptgen_jax import checks
 from promptgen_jax.models import clip, network, tokenizer
 from promptgen_jax.models.network import Network
 from promptgen_jax.ops import augment
-from promptgen_jax.types import Array, Sample
+from promptgen_jax.types import Array, Sample, Spec, spec_field
 
 
 @struct.dataclass
@@ -42,6 +42,7 @@ class ClipControl:
     antialias: bool = struct.field(pytree_node=False)
     chunk: int = struct.field(pytree_node=False)
     needs_reference: bool = struct.field(pytree_node=False, default=False)
+    spec: Spec | None = spec_field()
 
     @property
     def networks(self) -> tuple[Network, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 from flax import struct
 
-from promptgen_jax.types import Array, Sample
+from promptgen_jax.types import Array, Sample, Spec, spec_field
 
 
 @struct.dataclass
@@ -18,6 +18,7 @@ class FunctionControl:
     name: str = struct.field(pytree_node=False, default="function")
     weight: float = 1.0
     needs_reference: bool = struct.field(pytree_node=False, default=False)
+    spec: Spec | None = spec_field()
 
     def __post_init__(self):
         """Makes a plain function a pytree without leaves."""

@@ -11,7 +11,7 @@ from flax import struct
 
 from promptgen_jax.models.network import Network, load_network
 from promptgen_jax.store.images import load_image
-from promptgen_jax.types import Aim, Array, Sample
+from promptgen_jax.types import Aim, Array, Sample, Spec, spec_field
 
 
 @struct.dataclass
@@ -25,6 +25,7 @@ class IdentityControl:
     weight: float
     photographs: Array | None = struct.field(repr=False)
     name: str = struct.field(pytree_node=False)
+    spec: Spec | None = spec_field()
 
     @property
     def needs_reference(self) -> bool:

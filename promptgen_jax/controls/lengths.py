@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from promptgen_jax.types import Array, Sample
+from promptgen_jax.types import Array, Sample, Spec, spec_field
 
 NUM_LANDMARKS = 68
 
@@ -28,6 +28,7 @@ class LengthsControl:
     name: str = struct.field(pytree_node=False)
     pairs: tuple[tuple[int, int], ...] = struct.field(pytree_node=False)
     needs_reference: bool = struct.field(pytree_node=False, default=False)
+    spec: Spec | None = spec_field()
 
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,), nats. `key` is not used.

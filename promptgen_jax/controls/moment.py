@@ -10,7 +10,7 @@ from flax import struct
 
 from promptgen_jax.models.network import Network, load_network
 from promptgen_jax.training import moments
-from promptgen_jax.types import Aim, Array, Sample
+from promptgen_jax.types import FOLLOWS, Aim, Array, Sample, Spec, spec_field
 
 
 @struct.dataclass
@@ -24,11 +24,12 @@ class MomentControl:
 
     network: Network
     weight: float
-    beta: Array
+    beta: Array = struct.field(metadata={FOLLOWS: True})
     mu: Array
     name: str = struct.field(pytree_node=False)
     attribute: str = struct.field(pytree_node=False)
     needs_reference: bool = struct.field(pytree_node=False, default=False)
+    spec: Spec | None = spec_field()
 
     @property
     def aims(self) -> tuple[Aim, ...]:

@@ -7,7 +7,7 @@ import numpy as np
 from flax import struct
 
 from promptgen_jax.models.network import Network, load_network
-from promptgen_jax.types import Aim, Array, Sample
+from promptgen_jax.types import Aim, Array, Sample, Spec, spec_field
 
 ANGLES = ("yaw", "pitch", "roll")
 
@@ -23,6 +23,7 @@ class PoseControl:
     sigma: float
     name: str = struct.field(pytree_node=False)
     needs_reference: bool = struct.field(pytree_node=False, default=False)
+    spec: Spec | None = spec_field()
 
     @property
     def aims(self) -> tuple[Aim, ...]:

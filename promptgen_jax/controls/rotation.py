@@ -10,7 +10,7 @@ from flax import struct
 from promptgen_jax import checks
 from promptgen_jax.models.network import Network, load_network
 from promptgen_jax.ops import rotations
-from promptgen_jax.types import Aim, Array, Sample
+from promptgen_jax.types import Aim, Array, Sample, Spec, spec_field
 
 ANGLES = {"geodesic": rotations.geodesic_angle, "official": rotations.official_angle}
 
@@ -29,6 +29,7 @@ class RotationControl:
     name: str = struct.field(pytree_node=False)
     angle: str = struct.field(pytree_node=False, default="geodesic")
     needs_reference: bool = struct.field(pytree_node=False, default=False)
+    spec: Spec | None = spec_field()
 
     @property
     def aims(self) -> tuple[Aim, ...]:

@@ -13,7 +13,7 @@ from promptgen_jax.controls.classifier import ClassifierControl
 from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.generators.synthetic import to_points
 from promptgen_jax.training import moments
-from promptgen_jax.types import Aim, Array, Sample
+from promptgen_jax.types import Aim, Array, Sample, Spec, spec_field
 
 ENERGIES = ("classifier", "moment", "quadratic", "wells")
 ATTRIBUTE, WELL = "mode", "well"
@@ -65,6 +65,7 @@ class QuadraticControl:
     weight: float
     name: str = struct.field(pytree_node=False, default="quadratic")
     needs_reference: bool = struct.field(pytree_node=False, default=False)
+    spec: Spec | None = spec_field()
 
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,), nats; 0 at the target. `key` is not used."""
@@ -84,6 +85,7 @@ class WellsControl:
     network: PointClassifier = PointClassifier()
     attribute: str = struct.field(pytree_node=False, default=WELL)
     needs_reference: bool = struct.field(pytree_node=False, default=False)
+    spec: Spec | None = spec_field()
 
     @property
     def aims(self) -> tuple[Aim, ...]:

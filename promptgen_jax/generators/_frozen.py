@@ -13,7 +13,7 @@ from flax import struct
 
 from promptgen_jax.models import network
 from promptgen_jax.store import weights as weight_folders
-from promptgen_jax.types import Prior
+from promptgen_jax.types import Prior, Spec, spec_field
 
 
 @struct.dataclass(kw_only=True)
@@ -35,6 +35,7 @@ class Frozen:
     image_size: int = struct.field(pytree_node=False)
     checksum: str = struct.field(pytree_node=False, default="")
     license: str = struct.field(pytree_node=False, default="")
+    spec: Spec | None = spec_field()
 
 
 def load_fields(name_or_path: str | Path, *, adapter: str, title: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jax
 from flax import struct
 
 from promptgen_jax import checks
-from promptgen_jax.types import Array, Prior
+from promptgen_jax.types import Array, Prior, Spec, spec_field
 
 
 @struct.dataclass
@@ -24,6 +24,7 @@ class FunctionGenerator:
     image_size: int = struct.field(pytree_node=False, default=0)
     name: str = struct.field(pytree_node=False, default="function")
     checksum: str = struct.field(pytree_node=False, default="")
+    spec: Spec | None = spec_field()
 
     def __post_init__(self):
         """Makes a plain function a pytree without leaves."""

@@ -17,7 +17,7 @@ from jax.scipy.special import log_ndtr, logsumexp
 from jax.scipy.stats import norm
 
 from promptgen_jax import checks
-from promptgen_jax.types import Array, Prior
+from promptgen_jax.types import Array, Prior, Spec, spec_field
 
 PROBLEMS = ("mixture2d", "linear", "wells")
 SHARES = (0.3, 0.7)  # of the modes at (3, 3) and (-3, -3)
@@ -46,6 +46,7 @@ class MixtureGenerator:
     name: str = struct.field(pytree_node=False, default="synthetic_mixture2d")
     checksum: str = struct.field(pytree_node=False, default="")
     image_size: int = struct.field(pytree_node=False, default=1)
+    spec: Spec | None = spec_field()
 
     def __call__(self, key: Array, z: Array) -> Array:
         """Points (B, 1, 1, 3) of latents (B, 2); `key` is not used."""
@@ -70,6 +71,7 @@ class LinearGenerator:
     name: str = struct.field(pytree_node=False, default="synthetic_linear")
     checksum: str = struct.field(pytree_node=False, default="")
     image_size: int = struct.field(pytree_node=False, default=1)
+    spec: Spec | None = spec_field()
 
     def __call__(self, key: Array, z: Array) -> Array:
         """Points (B, 1, ceil(M / 3), 3) of latents (B, D); `key` is not used."""
@@ -87,6 +89,7 @@ class IdentityGenerator:
     name: str = struct.field(pytree_node=False, default="synthetic_wells")
     checksum: str = struct.field(pytree_node=False, default="")
     image_size: int = struct.field(pytree_node=False, default=1)
+    spec: Spec | None = spec_field()
 
     def __call__(self, key: Array, z: Array) -> Array:
         """Points (B, 1, ceil(D / 3), 3) of latents (B, D); `key` is not used."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -30,55 +31,72 @@ def card(prompt) -> str:
     matter = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in front.items()]
     lines = [
         "\n".join(["---", *matter, "---"]),
-        f"# {prompt.name}",
-        f"An invertible flow on the latents of the generator `{generator.name}`, made with promptgen_jax. Flow and "
+        f"# {escape(prompt.name)}",
+        f"An invertible flow on the latents of the generator {code(generator.name)}, made with promptgen_jax. Flow and "
         "generator together sample from a controlled distribution, without any control model:",
         "```python\nimport jax\nimport promptgen_jax as pg\n\n"
         'prompt = pg.Prompt.from_pretrained("THIS FOLDER")\n'
         f"images = prompt.sample(jax.random.key(0), 16{_example_cond(prompt)})\n```",
         "## Generator",
-        f"`{generator.name}`, sha256 `{generator.checksum or 'not known'}`. Licence: {terms}. Its weights are not "
-        "in this folder.",
+        f"{code(generator.name)}, sha256 {code(generator.checksum or 'not known')}. Licence: {escape(terms)}. "
+        "Its weights are not in this folder.",
     ]
     if prompt.conditions is not None:
         lines += ["## Condition", _ranges(prompt.conditions)]
     for each in stack:
         if len(stack) > 1:
-            lines.append(f"## Flow `{each.name}`")
-        lines += [f"{'###' if len(stack) > 1 else '##'} {title}\n\n{text}" for title, text in each.notes]
+            lines.append(f"## Flow {code(each.name)}")
+        lines += [f"{'###' if len(stack) > 1 else '##'} {escape(title)}\n\n{_tame(text)}" for title, text in each.notes]
     lines += ["## Limits", LIMITS]
     return "\n\n".join(lines) + "\n"
 
 
-def training_note(ebm, settings: dict, flow: dict) -> tuple[str, str]:
-    """Title and text on how a prompt was trained, from its target and the options that were set."""
-    lines = ["| control | kind | options | weight | network, licence |", "| --- | --- | --- | --- | --- |"]
-    for control in ebm.controls:
-        network = getattr(control, "network", None)
-        source = f"{network.name}, {getattr(network, 'license', '') or 'not stated'}" if network is not None else ""
-        options, weight = _listed(options_of(control)), f"{float(control.weight):g}"
-        lines.append(f"| {control.name} | {type(control).__name__} | {options} | {weight} | {source} |")
-    return TRAINING, "\n".join([*lines, "", f"Settings: {_listed({**settings, **flow})}."])
+def training_note(controls: Sequence[dict], settings: dict) -> tuple[str, str]:
+    """Title and text on how a prompt was trained.
+
+    Args:
+      controls: of each its `name`, `kind`, `weight`, what was asked for as `options`, and `networks` with licences.
+      settings: options of training and flow.
+    """
+    lines = ["| control | kind | asked for | weight | network, licence |", "| --- | --- | --- | --- | --- |"]
+    for control in controls:
+        options = {name: value for name, value in control["options"].items() if name not in ("name", "weight")}
+        row = (control["name"], control["kind"], _listed(options), f"{control['weight']:g}", control["networks"])
+        lines.append(f"| {' | '.join(map(escape, row))} |")
+    return TRAINING, "\n".join([*lines, "", f"Settings: {escape(_listed(settings))}."])
 
 
-def options_of(control) -> dict:
-    """The fields of a control that are numbers or text, by name, but for its name and weight."""
-    told = ("name", "weight", "needs_reference")
-    return {
-        name: value
-        for name, value in vars(control).items()
-        if name not in told and isinstance(value, (str, int, float)) and value != ""
-    }
+def escape(text) -> str:
+    """Text of others on one line of Markdown, with no live table cell, link, tag, code or emphasis in it."""
+    line = re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(str(text).split()))
+    return line.replace("://", ":\\//").replace("www.", "www\\.")
+
+
+def code(text) -> str:
+    """Text of others as code within a line."""
+    return f"`{' '.join(str(text).replace('`', chr(39)).split())}`"
+
+
+def _tame(text: str) -> str:
+    """Markdown of a note, which a file may have brought, without tags and links."""
+    return re.sub(r"(?<!\\)<", r"\\<", text).replace("](", "]\\(")
 
 
 def _listed(options: dict) -> str:
-    return ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
+    return ", ".join(f"{name} {_said(value)}" for name, value in options.items() if value not in (None, "", (), [], {}))
+
+
+def _said(value) -> str:
+    """A value of an option in words."""
+    if isinstance(value, dict):
+        return _listed(value)
+    return f"({', '.join(map(_said, value))})" if isinstance(value, (list, tuple)) else str(value)
 
 
 def _ranges(conditions) -> str:
     low, high = (np.degrees(np.asarray(end)).round(4) for end in (conditions.low, conditions.high))
     names = conditions.names or [f"angle {index}" for index in range(len(low))]
-    ranges = ", ".join(f"{name} {a:g} to {b:g}" for name, a, b in zip(names, low, high, strict=True))
+    ranges = ", ".join(f"{escape(name)} {a:g} to {b:g}" for name, a, b in zip(names, low, high, strict=True))
     return f"`cond` holds angles in radians. In degrees, the flow was trained on: {ranges}."
 
 

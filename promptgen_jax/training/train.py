@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promptgen_jax import checks, devices
+from promptgen_jax import checks, devices, parts, types
 from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.devices import map_batches
 from promptgen_jax.draws import sample_keys
@@ -243,8 +243,24 @@ def fit(
     step = functools.partial(jax.jit, donate_argnums=0)(functools.partial(train_step, **step_options))
     params_best, history = _run(state, step, ebm, trained_flow, config, mesh, workdir, quiet)
     prompt = Prompt(ebm.generator, trained_flow, params_best, conditions=ebm.cond_prior, name=name)
-    note = card.training_note(ebm, dataclasses.asdict(config), flow or {})
+    note = card.training_note(
+        [_asked(control) for control in ebm.controls], {**dataclasses.asdict(config), **(flow or {})}
+    )
     return devices.local(prompt).with_note(*note), history
+
+
+def _asked(control) -> dict:
+    """What a control asks for, of which model, completely: for the card and for the claim of a work directory."""
+    about = parts.describe(control)
+    targets = {name: value for aim in types.aims_of(control) for name, value in aim.target}
+    networks = (f"{each.name} ({each.license or 'licence not stated'})" for each in types.networks_of(control))
+    return {
+        "name": control.name,
+        "kind": about["kind"],
+        "options": about["options"] | ({"target": targets} if targets else {}),
+        "weight": float(control.weight),
+        "networks": ", ".join(networks),
+    }
 
 
 def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
@@ -267,21 +283,37 @@ def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
 
 def _claim_workdir(workdir: Path, ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
     """Raises ValueError if a training of something else, which would be resumed, is in the workdir."""
-    controls = {
-        control.name: [type(control).__name__, float(control.weight), card.options_of(control)]
-        for control in ebm.controls
-    }
+    generator, file = ebm.generator, weights.open_folder("fit: workdir", workdir) / ABOUT
     about = {
-        "generator": [ebm.generator.name, ebm.generator.checksum],
-        "controls": controls,
+        "generator": {
+            "name": generator.name,
+            "checksum": generator.checksum,
+            "fingerprint": parts.fingerprint(generator),
+        },
+        "controls": {
+            control.name: _asked(control) | {"fingerprint": parts.fingerprint(control)} for control in ebm.controls
+        },
+        "conditions": parts.fingerprint(ebm.cond_prior) if ebm.cond_prior else None,
         "training": {name: value for name, value in dataclasses.asdict(config).items() if name not in REPORTING},
         "flow": flow,
     }
+    if file.is_file() and "conditions" not in weights.read_json(file, advice="Delete the folder."):
+        weights.write_json(file, _since_fingerprints(weights.read_json(file, advice="Delete the folder."), about))
     weights.claim(
-        weights.open_folder("fit: workdir", workdir) / ABOUT,
+        file,
         about,
         refusal="fit: workdir {} holds another training (differs in {}). Choose another workdir, or delete this one.",
     )
+
+
+def _since_fingerprints(found: dict, about: dict) -> dict:
+    """What version 0.1.0 wrote, which had no fingerprints: those of `about` where the rest of an entry agrees."""
+    generator = about["generator"]
+    same = {"generator": found.get("generator") == [generator["name"], generator["checksum"]]}
+    same["controls"] = {name: entry[1] for name, entry in found.get("controls", {}).items()} == {
+        name: entry["weight"] for name, entry in about["controls"].items()
+    }
+    return {**about, **found, **{name: about[name] for name in same if same[name]}}
 
 
 def _run(state, step, ebm, flow, config: TrainConfig, mesh, workdir, quiet) -> tuple[PyTree, list[dict]]:

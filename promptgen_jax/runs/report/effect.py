@@ -5,6 +5,7 @@ from __future__ import annotations
 from promptgen_jax.evaluation.stage import Measured
 from promptgen_jax.metrics import Estimate, Figure, JudgedShares
 from promptgen_jax.metrics._figures import TITLES
+from promptgen_jax.store.card import escape
 
 EFFECT = "Measured effect"
 
@@ -12,7 +13,7 @@ EFFECT = "Measured effect"
 def effect_note(stage: dict) -> tuple[str, str]:
     """Title and text on what a prompt does, from the entry of its stage in report.json."""
     found = Measured.from_json(stage)
-    lines = [f"- {line.text()}" for line in found.headline]
+    lines = [f"- {escape(line.text())}" for line in found.headline]
     figures = [*found.statistics, *(row for each in found.own.values() for row in each.rows)]
     if rows := [*_share_rows(found.shares), *map(_figure_row, figures)]:
         lines += ["", "| what, 95 % interval in brackets | before | after |", "| --- | --- | --- |", *rows]
@@ -29,7 +30,7 @@ def effect_note(stage: dict) -> tuple[str, str]:
 
 def _share_rows(shares: tuple[JudgedShares, ...]) -> list[str]:
     return [
-        f"| share of {label}, by {row.judge} ({row.role}, {row.num_samples} samples){_asked(row, k)} "
+        f"| share of {escape(label)}, by {escape(row.judge)} ({row.role}, {row.num_samples} samples){_asked(row, k)} "
         f"| {_percent(row.shares['before'][label].hard)} | {_percent(row.shares['after'][label].hard)} |"
         for row in shares
         for k, label in enumerate(row.labels)
@@ -41,14 +42,14 @@ def _asked(row: JudgedShares, k: int) -> str:
 
 
 def _figure_row(row: Figure) -> str:
-    what = ", ".join(filter(None, ("mean " + row.name, row.unit)))
+    what = escape(", ".join(filter(None, ("mean " + row.name, row.unit))))
     return f"| {what} | {_mean(row.values.get('before'))} | {_mean(row.values.get('after'))} |"
 
 
 def _distances(shares: tuple[JudgedShares, ...]) -> list[str]:
     """A table of the distances to the targets that were asked for."""
     rows = [
-        f"| {row.attribute}, by {row.judge} | {TITLES.get(draws, draws).lower()} "
+        f"| {escape(row.attribute)}, by {escape(row.judge)} | {TITLES.get(draws, draws).lower()} "
         f"| {_interval(distance.soft)} | {_interval(distance.hard)} |"
         for row in shares
         for draws, distance in row.kl.items()
@@ -60,7 +61,9 @@ def _distances(shares: tuple[JudgedShares, ...]) -> list[str]:
 def _options(found: Measured) -> list[str]:
     """What it was measured with."""
     options = found.options
-    judges = ", ".join(f"{name} ({', '.join(kinds)})" for name, kinds in options.get("judges", {}).items() if kinds)
+    judges = ", ".join(
+        f"{escape(name)} ({escape(', '.join(kinds))})" for name, kinds in options.get("judges", {}).items() if kinds
+    )
     facts = [
         f"{options['num_samples']:,} samples" if "num_samples" in options else "",
         f"seed {options['seed']}" if "seed" in options else "",
