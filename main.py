@@ -34,8 +34,8 @@ def main(argv: list[str]) -> int:
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from what was written.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"interrupted: {error or 'at once'}; the same command goes on from what was written.", file=sys.stderr)
         return 130
 
 

@@ -25,6 +25,11 @@ def check_known(where: str, name: str, known: Iterable[str]) -> None:
         raise ValueError(f"{where}: unknown name {name!r}. {nearest(name, known)}")
 
 
+def plain_numbers(options: dict) -> dict:
+    """Options with numbers of NumPy as those of Python, which JSON can hold."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+
+
 def check_key(where: str, key) -> None:
     """Raises TypeError unless `key` is a single typed JAX key."""
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):

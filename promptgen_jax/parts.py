@@ -87,7 +87,7 @@ def load(package: str, kind: str, **options):
         )
     part = module.build(**options)
     complete = {name: options.get(name, each.default) for name, each in known.items()}
-    if "spec" not in {field.name for field in dataclasses.fields(part)}:
+    if not dataclasses.is_dataclass(part) or "spec" not in {field.name for field in dataclasses.fields(part)}:
         return part
     return part.replace(spec=Spec.of(kind, complete))
 
@@ -249,6 +249,8 @@ def _names(code: types.CodeType) -> Iterable[str]:
 def _is_installed(function: types.FunctionType) -> bool:
     """Whether a function is one of Python's, of an installed package or of this library, which its name tells apart."""
     file = getattr(sys.modules.get(function.__module__), "__file__", None) or ""
+    if "<locals>" in function.__qualname__:  # what is around it matters
+        return False
     return function.__module__.startswith("promptgen_jax.") or file.startswith(INSTALLED)
 
 

@@ -23,7 +23,6 @@ from promptgen_jax.flows.base import init_flow
 from promptgen_jax.generators import biggan
 from promptgen_jax.models import network
 from promptgen_jax.models.biggan import statistics_row
-from promptgen_jax.objectives import OBJECTIVES
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
@@ -281,7 +280,7 @@ def test_log_dets_of_the_blocks_are_those_of_their_flows(objective):
     generator = biggan.tiny()
     ebm = pg.LatentEBM(generator, (Linear(jnp.ones(8)),))
     flow, params = init_flow(jax.random.key(0), generator.prior, hidden_dim=8)
-    _, metrics = jax.jit(OBJECTIVES[objective](batch_size=16))(params, jax.random.key(1), ebm, flow)
+    _, metrics = jax.jit(parts.load("objectives", objective, batch_size=16))(params, jax.random.key(1), ebm, flow)
     eps = generator.prior.sample(jax.random.split(jax.random.key(1))[0], 16)
     for index, block in enumerate(jnp.split(eps, 2, axis=1)):
         _, log_det = flow.bijector(params).bijectors[index].forward_and_log_det(block)

@@ -46,7 +46,7 @@ def energies_and_gradient(controls, logits):
         energy = sum(control.weight * control(jax.random.key(0), sample_of(logits)) for control in controls)
         return jnp.sum(energy), energy
 
-    gradient, energy = jax.grad(total, has_aux=True)(jnp.asarray(logits, jnp.float32))
+    gradient, energy = jax.jit(jax.grad(total, has_aux=True))(jnp.asarray(logits, jnp.float32))
     return energy, gradient
 
 
@@ -78,6 +78,20 @@ def test_energies_class_with_the_official_floor(case):
     np.testing.assert_allclose(gradient[sure], golden[f"out{case}_class_grad"][sure], atol=1e-5)
     np.testing.assert_allclose(energy[~sure], golden[f"out{case}_class"][~sure], rtol=3e-2, atol=1e-4)
     np.testing.assert_allclose(gradient[~sure], golden[f"out{case}_class_grad"][~sure], atol=2e-2)
+
+
+@pytest.mark.parametrize("compile", [jax.jit, lambda f: f], ids=["jit", "eager"])
+def test_the_floor_holds_where_the_label_is_certain(compile):
+    """Officially 18.4207 and a gradient of 0; XLA must not add the floor to the 1 of 1 - P."""
+    control = binary_controls({"in_class_binaries": [False], "in_class_weights": [1.0]}, "", 1e-8)[0]
+
+    def energy(logit):
+        log_probs = jax.nn.log_softmax(jnp.stack([jnp.zeros(()), logit]))[None]
+        return control.from_log_probs(log_probs)[0]
+
+    value, slope = compile(jax.value_and_grad(energy))(jnp.float32(17.0))
+    assert float(value) == pytest.approx(18.4207, abs=1e-3)
+    assert float(slope) == 0
 
 
 @pytest.mark.parametrize("case", ["", "2", "3"])

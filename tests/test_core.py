@@ -136,8 +136,8 @@ def test_resumed_is_bit_identical(tmp_path):
 def test_the_kept_best_is_the_best_of_all_evaluations(monkeypatch):
     evaluated = []
 
-    def recording(config, mesh):
-        evaluate = real(config, mesh)
+    def recording(config, objective):
+        evaluate = real(config, objective)
 
         def record(params, ebm, flow):
             evaluated.append((float(evaluate(params, ebm, flow)), jax.tree.map(np.array, params)))

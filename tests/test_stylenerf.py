@@ -206,6 +206,11 @@ def test_light_is_conserved():
     np.testing.assert_allclose(weights.sum(-1) + left * (1 - opacity[..., -1]), 1, atol=1e-5)
 
 
+def test_light_is_left_behind_what_is_opaque_also_in_compiled_code():
+    clear = jax.jit(volume.composite)(jnp.ones((1, 3)))[1]
+    assert float(clear[0]) == pytest.approx(1e-20, rel=1e-3)
+
+
 def test_finer_samples_lie_where_the_weights_are():
     even = np.linspace(0, 1, 14, dtype=np.float32)
     weights = np.zeros((1, 1, 14), np.float32)

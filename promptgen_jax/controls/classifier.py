@@ -62,7 +62,8 @@ class ClassifierControl:
         avoided = self.target != self.label
         if self.floor:
             probability = jnp.exp(log_probs[:, index])
-            return -jnp.log((1 - probability if avoided else probability) + self.floor)
+            rest = jnp.maximum(1 - probability, 0)  # the maximum keeps XLA from adding the floor to the 1 first
+            return -jnp.log((rest if avoided else probability) + self.floor)
         if avoided:
             return -jax.nn.logsumexp(jnp.delete(log_probs, index, axis=1), axis=1)
         return -log_probs[:, index]

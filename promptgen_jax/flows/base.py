@@ -134,7 +134,7 @@ def build_module(prior: Prior, *, cond_dim: int = 0, **options) -> RealNVP:
     """
     for name in options:
         checks.check_known("flow option", name, _option_names())
-    module = RealNVP(blocks=tuple(prior.blocks), cond_dim=cond_dim, **options)
+    module = RealNVP(blocks=tuple(prior.blocks), cond_dim=cond_dim, **checks.plain_numbers(options))
     checks.check_known("flow architecture", module.architecture, ARCHITECTURES)
     if module.clamp is not None:
         checks.check_known("flow clamp", module.clamp, CLAMPS)

@@ -54,7 +54,7 @@ def encode(points: jax.Array, num_frequencies: int) -> jax.Array:
 
 def composite(opacity: jax.Array) -> tuple[jax.Array, jax.Array]:
     """What every sample adds to a ray, (..., S), and what is left at the last of them, (...), of opacities (..., S)."""
-    clear = jnp.cumprod(1 - opacity + 1e-10, axis=-1)
+    clear = jnp.cumprod(jnp.maximum(1 - opacity, 0) + 1e-10, axis=-1)  # else XLA adds the 1e-10 to the 1 first
     seen = jnp.concatenate([jnp.ones_like(clear[..., :1]), clear[..., :-1]], axis=-1)
     return opacity * seen, seen[..., -1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -23,8 +24,9 @@ class Checkpoints:
           folder: where the checkpoints go.
           keep: how many of the latest to keep.
         """
+        self._folder = Path(folder).resolve()
         self._checkpointer = ocp.training.Checkpointer(
-            Path(folder).resolve(), preservation_policy=ocp.training.preservation_policies.LatestN(keep)
+            self._folder, preservation_policy=ocp.training.preservation_policies.LatestN(keep)
         )
 
     def __enter__(self) -> Checkpoints:
@@ -41,6 +43,12 @@ class Checkpoints:
     def save(self, step: int, state: PyTree) -> None:
         """Writes `state` as `step`; a crash in between leaves the earlier checkpoints whole."""
         self._checkpointer.save(step, state)
+
+    def keep_only(self, step: int) -> None:
+        """Deletes all checkpoints but that of `step`, once it is written."""
+        for path in self._folder.glob("[0-9]*"):
+            if path.is_dir() and path.name.isdecimal() and int(path.name) != step:
+                shutil.rmtree(path, ignore_errors=True)
 
     def load(self, step: int, like: PyTree) -> PyTree:
         """Reads `step` into the shapes and shardings of `like`, whatever devices wrote it."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from promptgen_jax import checks, devices, parts, types
 from promptgen_jax.controls.moment import MomentControl
@@ -17,88 +20,25 @@ from promptgen_jax.devices import map_batches
 from promptgen_jax.draws import sample_keys
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.base import init_flow
-from promptgen_jax.objectives import OBJECTIVES, ReverseKL
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.store import card, weights
 from promptgen_jax.store.checkpoints import Checkpoints
-from promptgen_jax.store.logs import MetricLogger, memory_line
 from promptgen_jax.training import moments
+from promptgen_jax.training.config import TrainConfig, make_objective, name_of
 from promptgen_jax.training.optimizer import make_optimizer
+from promptgen_jax.training.watch import Watch, stop_signals
 from promptgen_jax.types import Array, PyTree
 
-CHECKPOINTS, ABOUT = "checkpoints", "training.json"
+CHECKPOINTS, ABOUT, MEMORY = "checkpoints", "training.json", "objective"
 REPORTING = ("save_every", "log_every", "tensorboard")  # options that leave the trained flow as it is
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How a flow is trained; the defaults are the paper's recipe where it has one.
-
-    Attributes:
-      num_steps: updates.
-      batch_size: energies per micro-batch.
-      kl_batch_size: noise vectors for the cheap terms (reverse_kl only); 0 means batch_size.
-      accumulation: micro-batches per update.
-      objective: a key of `objectives.OBJECTIVES`.
-      learning_rate: of AdamW, decays linearly to 0.
-      warmup_steps: linear warm-up before the decay.
-      clip_norm: global gradient norm.
-      seed: of everything.
-      closed_loop: rate at which beta follows the gap to mu while the flow trains; 0 leaves it at the fit.
-      eval_every: updates between evaluations of the full objective on frozen noise, which choose the kept-best
-        parameters; 0 keeps the last.
-      eval_size: noise vectors of that evaluation.
-      save_every: updates between checkpoints.
-      log_every: updates between lines of metrics.
-      tensorboard: also write TensorBoard files.
-    """
-
-    num_steps: int = 1280
-    batch_size: int = 8
-    kl_batch_size: int = 0
-    accumulation: int = 1
-    objective: str = "reverse_kl"
-    learning_rate: float = 1e-3
-    warmup_steps: int = 0
-    clip_norm: float = 1.0
-    seed: int = 42
-    closed_loop: float = 0.0
-    eval_every: int = 0
-    eval_size: int = 256
-    save_every: int = 100
-    log_every: int = 10
-    tensorboard: bool = False
-
-    def __post_init__(self):
-        """Raises ValueError for counts and names out of range."""
-        for field in ("num_steps", "batch_size", "accumulation", "eval_size", "save_every", "log_every"):
-            checks.check_count(f"training.{field}", getattr(self, field))
-        for field in ("kl_batch_size", "warmup_steps", "eval_every"):
-            checks.check_count(f"training.{field}", getattr(self, field), minimum=0)
-        checks.check_seed("training.seed", self.seed)
-        checks.check_known("training.objective", self.objective, OBJECTIVES)
-        if not self.learning_rate > 0 or not self.clip_norm > 0:
-            raise ValueError("training: learning_rate and clip_norm must be positive.")
-        if self.objective == "score_function" and self.batch_size < 2:
-            raise ValueError("training.batch_size: the score function needs at least 2 for its leave-one-out baseline.")
-        if self.closed_loop and self.objective == "forward_kl":
-            raise ValueError(
-                "training.closed_loop: not available with forward_kl, which reaches mu with the fitted beta."
-            )
-
-
-def make_objective(config: TrainConfig, mesh):
-    """The objective of a config, its batch split over the mesh."""
-    options = {"kl_batch_size": config.kl_batch_size} if config.objective == "reverse_kl" else {}
-    batch = devices.batch_sharding(mesh)
-    return OBJECTIVES[config.objective](batch_size=config.batch_size, sharding=batch, **options)
 
 
 def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, config: TrainConfig) -> tuple[dict, dict]:
     """One update. The key is fold_in(run key, step), so a resumed run repeats the uninterrupted one.
 
     Args:
-      state: `step`, `params`, `opt_state`, `beta` (by control name), `best` and `best_loss`.
+      state: `step`, `params`, `opt_state`, `beta` (by control name), `best`, `best_loss`, and what the objective
+        carries, if it carries anything.
       ebm: the target; its moment controls take beta from the state.
       flow: the flow to train.
       objective: see `objectives`.
@@ -110,27 +50,28 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
     """
     step_key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
 
-    def loss_of(trained, key):
+    def loss_of(trained, memory, key):
         params, beta = trained
-        return objective(params, key, with_beta(ebm, beta), flow)
+        return objective.loss(params, memory, key, with_beta(ebm, beta), flow)
 
-    def micro_step(total, index):
-        gradient, metrics = jax.grad(loss_of, has_aux=True)(
-            (state["params"], state["beta"]), jax.random.fold_in(step_key, index)
+    def micro_step(carried, index):
+        total, memory = carried
+        gradient, (memory, metrics) = jax.grad(loss_of, has_aux=True)(
+            (state["params"], state["beta"]), memory, jax.random.fold_in(step_key, index)
         )
-        return jax.tree.map(jnp.add, total, gradient), metrics
+        return (jax.tree.map(jnp.add, total, gradient), memory), metrics
 
-    zeros = jax.tree.map(jnp.zeros_like, (state["params"], state["beta"]))
+    start = jax.tree.map(jnp.zeros_like, (state["params"], state["beta"])), state.get(MEMORY, ())
     if config.accumulation == 1:  # no loop where there is nothing to accumulate
-        gradient, metrics = micro_step(zeros, 0)
+        (gradient, memory), metrics = micro_step(start, 0)
     else:
-        gradient, metrics = jax.lax.scan(micro_step, zeros, jnp.arange(config.accumulation))
+        (gradient, memory), metrics = jax.lax.scan(micro_step, start, jnp.arange(config.accumulation))
     gradient, grad_beta = jax.tree.map(lambda leaf: leaf / config.accumulation, gradient)
     metrics = jax.tree.map(jnp.mean, metrics)
     updates, opt_state = optimizer.update(gradient, state["opt_state"], state["params"])
     params = jax.tree.map(jnp.add, state["params"], updates)
     beta = state["beta"]
-    if config.objective != "forward_kl":
+    if objective.tells_moments:
         # d loss / d beta = -weight · E_q[gamma], so the gradient also tells the moment that the flow has now
         moment = {c.name: -grad_beta[c.name] / c.weight for c in ebm.controls if c.name in grad_beta}
         mu = {c.name: c.mu for c in ebm.controls if c.name in moment}
@@ -138,6 +79,7 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
         beta = moments.closed_loop_update(beta, moment, mu, rate=config.closed_loop, simplex=tuple(mu))
     norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
     state = {**state, "step": state["step"] + 1, "params": params, "opt_state": opt_state, "beta": beta}
+    state |= {MEMORY: memory} if MEMORY in state else {}
     return state, {**metrics, "grad_norm": norm}
 
 
@@ -182,6 +124,8 @@ def fit(
     flow: dict | None = None,
     name: str = "prompt",
     quiet: bool = False,
+    optimizer: optax.GradientTransformation | None = None,
+    callback: Callable[[int, dict, Prompt], None] | None = None,
     **options,
 ) -> tuple[Prompt, list[dict]]:
     """Trains a flow to sample p(z|C) and returns it as a prompt.
@@ -195,7 +139,9 @@ def fit(
       workdir: folder of this training, or None for none.
       flow: options of `flow.init_flow`.
       name: of the prompt.
-      quiet: print nothing.
+      quiet: print nothing; otherwise lines of progress with a workdir, and a bar without one.
+      optimizer: an optax transformation in place of the paper's, which learning_rate, warmup_steps and clip_norm set.
+      callback: called with the step, its metrics and the prompt so far, whenever metrics are logged.
       **options: fields of `TrainConfig`.
 
     Returns:
@@ -205,24 +151,26 @@ def fit(
       ValueError: options out of range, an objective or generator that cannot take this target, or a workdir of
         another training.
       FloatingPointError: a term became NaN, naming it and the step.
+      KeyboardInterrupt: stopped by SIGINT or SIGTERM; with a workdir, after the step under way was saved.
     """
     for option in options:
         checks.check_known("training option", option, [field.name for field in dataclasses.fields(TrainConfig)])
-    config = TrainConfig(**options)
-    _check_target(ebm, config, flow or {})
+    config, flow = TrainConfig(**options), checks.plain_numbers(flow or {})
+    _check_target(ebm, config, flow)
     mesh = devices.data_mesh()
+    objective = make_objective(config, mesh)
     num_devices = mesh.devices.size
     if config.batch_size % num_devices:
         raise ValueError(
             f"training.batch_size: {config.batch_size} does not divide over {num_devices} devices; choose a multiple."
         )
     if workdir is not None:
-        _claim_workdir(Path(workdir), ebm, config, flow or {})
+        _claim_workdir(Path(workdir), ebm, config, flow, optimizer)
     key_flow = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
     trained_flow, params = init_flow(
-        key_flow, ebm.generator.prior, cond_dim=ebm.cond_prior.dim if ebm.cond_prior else 0, **(flow or {})
+        key_flow, ebm.generator.prior, cond_dim=ebm.cond_prior.dim if ebm.cond_prior else 0, **flow
     )
-    optimizer = make_optimizer(
+    optimizer = optimizer or make_optimizer(
         learning_rate=config.learning_rate,
         num_steps=config.num_steps,
         warmup_steps=config.warmup_steps,
@@ -237,15 +185,17 @@ def fit(
         "best": params,
         "best_loss": jnp.asarray(jnp.inf, jnp.float32),
     }
+    memory = objective.init(ebm, trained_flow, params)
+    state |= {MEMORY: memory} if jax.tree.leaves(memory) else {}
     state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)  # nothing shared: the step donates its state
     state, ebm, trained_flow = (devices.replicate(tree, mesh) for tree in (state, ebm, trained_flow))
-    step_options = {"objective": make_objective(config, mesh), "optimizer": optimizer, "config": config}
+    step_options = {"objective": objective, "optimizer": optimizer, "config": config}
     step = functools.partial(jax.jit, donate_argnums=0)(functools.partial(train_step, **step_options))
-    params_best, history = _run(state, step, ebm, trained_flow, config, mesh, workdir, quiet)
-    prompt = Prompt(ebm.generator, trained_flow, params_best, conditions=ebm.cond_prior, name=name)
-    note = card.training_note(
-        [_asked(control) for control in ebm.controls], {**dataclasses.asdict(config), **(flow or {})}
-    )
+    prompt = Prompt(ebm.generator, trained_flow, params, conditions=ebm.cond_prior, name=name)
+    watch = Watch(config, workdir, quiet, None if callback is None else functools.partial(_call, callback, prompt))
+    params_best, history = _run(state, step, ebm, trained_flow, objective, config, watch)
+    prompt = prompt.replace(params=params_best, generator=ebm.generator, flow=trained_flow)
+    note = card.training_note([_asked(control) for control in ebm.controls], {**dataclasses.asdict(config), **flow})
     return devices.local(prompt).with_note(*note), history
 
 
@@ -268,11 +218,11 @@ def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
         raise ValueError(
             "fit: flow option cond_dim follows from the conditions. Give the LatentEBM a cond_prior instead."
         )
-    if ebm.needs_reference and config.objective != "reverse_kl":
+    if ebm.needs_reference and make_objective(config).needs_fixed_target:
         names = ", ".join(control.name for control in ebm.controls if control.needs_reference)
         raise ValueError(
             f"fit: {names} compares with an image that the flow itself makes, so the target moves with the flow; "
-            f"{config.objective} needs a fixed one. Use reverse_kl."
+            f"{name_of(config.objective)} needs a fixed one. Use reverse_kl."
         )
     if isinstance(ebm.generator, Prompt) and any(inner.flow.cond_dim for inner in ebm.generator.stack()[0]):
         raise ValueError(
@@ -281,7 +231,7 @@ def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
         )
 
 
-def _claim_workdir(workdir: Path, ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
+def _claim_workdir(workdir: Path, ebm: LatentEBM, config: TrainConfig, flow: dict, optimizer) -> None:
     """Raises ValueError if a training of something else, which would be resumed, is in the workdir."""
     generator, file = ebm.generator, weights.open_folder("fit: workdir", workdir) / ABOUT
     about = {
@@ -294,9 +244,9 @@ def _claim_workdir(workdir: Path, ebm: LatentEBM, config: TrainConfig, flow: dic
             control.name: _asked(control) | {"fingerprint": parts.fingerprint(control)} for control in ebm.controls
         },
         "conditions": parts.fingerprint(ebm.cond_prior) if ebm.cond_prior else None,
-        "training": {name: value for name, value in dataclasses.asdict(config).items() if name not in REPORTING},
+        "training": {name: value for name, value in config.about().items() if name not in REPORTING},
         "flow": flow,
-    }
+    } | ({"optimizer": parts.fingerprint(optimizer)} if optimizer else {})
     if file.is_file() and "conditions" not in weights.read_json(file, advice="Delete the folder."):
         weights.write_json(file, _since_fingerprints(weights.read_json(file, advice="Delete the folder."), about))
     weights.claim(
@@ -316,72 +266,68 @@ def _since_fingerprints(found: dict, about: dict) -> dict:
     return {**about, **found, **{name: about[name] for name in same if same[name]}}
 
 
-def _run(state, step, ebm, flow, config: TrainConfig, mesh, workdir, quiet) -> tuple[PyTree, list[dict]]:
-    """The loop: resume, step, log, evaluate, save."""
-    if workdir is None:
-        return _loop(state, step, ebm, flow, config, mesh, None, None, quiet)
-    with Checkpoints(Path(workdir) / CHECKPOINTS) as checkpoints:
-        latest = checkpoints.latest_step()
-        if latest is not None:
-            state = checkpoints.load(latest, state)
-        return _loop(state, step, ebm, flow, config, mesh, checkpoints, Path(workdir), quiet)
+def _call(callback: Callable, prompt: Prompt, number: int, metrics: dict, params: PyTree) -> None:
+    callback(number, metrics, devices.local(prompt.replace(params=jax.tree.map(jnp.copy, params))))
 
 
-def _loop(state, step, ebm, flow, config, mesh, checkpoints, workdir, quiet):
-    start = int(state["step"])
-    enabled = devices.is_first_host()
-    logger = None
-    if workdir is not None:
-        logger = MetricLogger(
-            workdir,
-            total_steps=config.num_steps,
-            start_step=start + 1,
-            log_every=config.log_every,
-            tensorboard=config.tensorboard,
-            enabled=enabled,
-            write_line=(lambda line: None) if quiet else None,
-        )
-    evaluate = _evaluator(config, mesh)
-    history = []
-    try:
-        if logger and start:
-            logger.announce(f"resumed at step {start} of {config.num_steps}")
-        for number in range(start + 1, config.num_steps + 1):
-            if logger and number == start + 1:
-                with logger.compiling("the training step"):
-                    memory = step.lower(state, ebm, flow).compile().memory_analysis()
-                logger.announce(memory_line(memory))
-            state, metrics = step(state, ebm, flow)
-            due = number == 1 or number == config.num_steps or number % config.log_every == 0
-            if due:
-                metrics = {name: float(value) for name, value in metrics.items()}
-                _check_metrics(metrics, number)
-                history.append({"step": number, **metrics})
-            if logger:
-                logger.log(number, metrics)
-            if config.eval_every and (number % config.eval_every == 0 or number == config.num_steps):
-                loss = evaluate(state["params"], with_beta(ebm, state["beta"]), flow)
-                if config.closed_loop or float(loss) < float(state["best_loss"]):
-                    best = jax.tree.map(jnp.copy, state["params"])
-                    state = {**state, "best": best, "best_loss": loss}
-            if checkpoints and (number % config.save_every == 0 or number == config.num_steps):
-                checkpoints.save(number, state)
-    finally:
-        if logger:
-            logger.close()
+def _run(state, step, ebm, flow, objective, config: TrainConfig, watch: Watch) -> tuple[PyTree, list[dict]]:
+    """Opens what the training writes, resumes, and runs the loop."""
+    with contextlib.ExitStack() as stack:
+        checkpoints = None
+        if watch.workdir is not None:
+            checkpoints = stack.enter_context(Checkpoints(watch.workdir / CHECKPOINTS))
+            latest = checkpoints.latest_step()
+            if latest is not None:
+                state = checkpoints.load(latest, state)
+        stopped = stack.enter_context(stop_signals() if checkpoints else contextlib.nullcontext([]))
+        watch.start(int(state["step"]))
+        stack.callback(watch.close)
+        return _loop(state, step, ebm, flow, objective, config, watch, checkpoints, stopped)
+
+
+def _loop(state, step, ebm, flow, objective, config, watch, checkpoints, stopped) -> tuple[PyTree, list[dict]]:
+    evaluate, start, history = _evaluator(config, objective), int(state["step"]), []
+    for number in range(start + 1, config.num_steps + 1):
+        if number == start + 1:
+            watch.compiling(lambda state=state: step.lower(state, ebm, flow).compile())
+
+        # one update
+        state, metrics = step(state, ebm, flow)
+
+        # what is seen of it
+        due = number == 1 or number == config.num_steps or number % config.log_every == 0
+        if due:
+            metrics = {name: float(value) for name, value in metrics.items()}
+            _check_metrics(metrics, number)
+            history.append({"step": number, **metrics})
+        watch.log(number, metrics, state["params"], due)
+
+        # the best parameters so far, as the objective sees it
+        last = number == config.num_steps
+        if config.eval_every and (last or number % config.eval_every == 0):
+            loss = evaluate(state["params"], with_beta(ebm, state["beta"]), flow)
+            if config.closed_loop or float(loss) < float(state["best_loss"]):
+                best = jax.tree.map(jnp.copy, state["params"])
+                state = {**state, "best": best, "best_loss": loss}
+
+        # on disk
+        if checkpoints and (last or stopped or number % config.save_every == 0):
+            checkpoints.save(number, state)
+            if last and devices.is_first_host():
+                checkpoints.keep_only(number)  # the same call returns what it holds
+        if stopped and not last:
+            raise KeyboardInterrupt(f"stopped after step {number} of {config.num_steps}, which is saved")
     return (state["best"] if config.eval_every else state["params"]), history
 
 
-def _evaluator(config: TrainConfig, mesh):
-    """The full objective on frozen noise: loss()."""
-    size = -(-config.eval_size // config.batch_size) * config.batch_size
-    objective = ReverseKL(batch_size=config.batch_size, sharding=devices.batch_sharding(mesh))
+def _evaluator(config: TrainConfig, objective):
+    """The figure of an objective on frozen noise: (params, ebm, flow) to a number, smaller is better."""
+    count = -(-config.eval_size // config.batch_size)
     key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 2)
-    loss = jax.jit(lambda params, key, ebm, flow: objective(params, key, ebm, flow)[0])
+    held_out = jax.jit(lambda params, key, ebm, flow: objective.held_out(params, key, ebm, flow))
 
     def evaluate(params, ebm, flow):
-        keys = jax.random.split(key, size // config.batch_size)
-        return jnp.mean(jnp.stack([loss(params, k, ebm, flow) for k in keys]))
+        return objective.score([held_out(params, k, ebm, flow) for k in jax.random.split(key, count)])
 
     return evaluate
 

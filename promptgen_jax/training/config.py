@@ -1,0 +1,109 @@
+"""How a flow is trained: `TrainConfig`, and the objective that it names."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+import numpy as np
+
+from promptgen_jax import checks, devices, parts
+
+CONTRACT = ("init", "loss", "needs_fixed_target", "tells_moments")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a flow is trained; the defaults are the paper's recipe where it has one.
+
+    Attributes:
+      num_steps: updates.
+      batch_size: energies per micro-batch.
+      kl_batch_size: noise vectors for the cheap terms (reverse_kl only); 0 means batch_size.
+      accumulation: micro-batches per update.
+      objective: name of a file in `objectives`, or dotted name of a module outside the library, or an object of their
+        contract.
+      learning_rate: of AdamW, decays linearly to 0.
+      warmup_steps: linear warm-up before the decay.
+      clip_norm: global gradient norm.
+      seed: of everything.
+      closed_loop: rate at which beta follows the gap to mu while the flow trains; 0 leaves it at the fit.
+      eval_every: updates between evaluations on frozen noise by the objective's own figure, which choose the kept-best
+        parameters; 0 keeps the last.
+      eval_size: noise vectors of that evaluation.
+      save_every: updates between checkpoints.
+      log_every: updates between lines of metrics.
+      tensorboard: also write TensorBoard files.
+    """
+
+    num_steps: int = 1280
+    batch_size: int = 8
+    kl_batch_size: int = 0
+    accumulation: int = 1
+    objective: Any = "reverse_kl"
+    learning_rate: float = 1e-3
+    warmup_steps: int = 0
+    clip_norm: float = 1.0
+    seed: int = 42
+    closed_loop: float = 0.0
+    eval_every: int = 0
+    eval_size: int = 256
+    save_every: int = 100
+    log_every: int = 10
+    tensorboard: bool = False
+
+    def __post_init__(self):
+        """Raises ValueError for counts and names out of range."""
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), np.generic):
+                object.__setattr__(self, field.name, value.item())
+        for field in ("num_steps", "batch_size", "accumulation", "eval_size", "save_every", "log_every"):
+            checks.check_count(f"training.{field}", getattr(self, field))
+        for field in ("kl_batch_size", "warmup_steps", "eval_every"):
+            checks.check_count(f"training.{field}", getattr(self, field), minimum=0)
+        checks.check_seed("training.seed", self.seed)
+        if not self.learning_rate > 0 or not self.clip_norm > 0:
+            raise ValueError("training: learning_rate and clip_norm must be positive.")
+        objective = make_objective(self)
+        if self.closed_loop and not objective.tells_moments:
+            raise ValueError(
+                f"training.closed_loop: not available with {name_of(objective)}, which reaches mu with the fitted beta."
+            )
+        if self.eval_every and not hasattr(objective, "held_out"):
+            raise ValueError(
+                f"training.eval_every: {name_of(objective)} has no held_out to choose parameters by. Set it to 0."
+            )
+
+    def about(self) -> dict:
+        """The options as JSON, for cards and claims."""
+        options = dataclasses.asdict(dataclasses.replace(self, objective="reverse_kl"))
+        if isinstance(self.objective, str):
+            return options | {"objective": self.objective}
+        return options | {"objective": f"{name_of(self.objective)} {parts.fingerprint(self.objective)[:12]}"}
+
+
+def make_objective(config: TrainConfig, mesh=None):
+    """The objective of a config, its batch split over the mesh.
+
+    Raises:
+      ValueError: unknown name, with the nearest match; an object that is no objective.
+    """
+    objective = config.objective
+    if isinstance(objective, str):
+        known = inspect.signature(parts.find("objectives", objective).build).parameters
+        options = {name: getattr(config, name) for name in ("batch_size", "kl_batch_size") if name in known}
+        objective = parts.load("objectives", objective, **options)
+    if missing := [name for name in CONTRACT if not hasattr(objective, name)]:
+        raise ValueError(
+            f"training.objective: {name_of(objective)} has no {', '.join(missing)}. Give a name of "
+            f"{', '.join(parts.available('objectives'))}, or an object of the contract in promptgen_jax.objectives."
+        )
+    if mesh is None or not dataclasses.is_dataclass(objective) or not hasattr(objective, "sharding"):
+        return objective
+    return dataclasses.replace(objective, sharding=devices.batch_sharding(mesh))
+
+
+def name_of(objective) -> str:
+    """How messages call an objective."""
+    return objective if isinstance(objective, str) else type(objective).__name__
