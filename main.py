@@ -20,6 +20,17 @@ from pathlib import Path
 
 CONFIGS = Path(__file__).parent / "configs"
 MODES = ("train", "evaluate", "sample", "list", "doctor")
+HOSTS = ("coordinator", "num_processes", "process_id")
+TAKES = {  # beside --mode, --debug and --help
+    "train": ("config", "workdir", *HOSTS),
+    "evaluate": ("config", "workdir", *HOSTS),
+    "sample": (
+        *("workdir", "prompt", "output", "num_samples", "batch_size", "seed", "condition", "options"),
+        *("latents", "npz", "mixture", "stage", *HOSTS),
+    ),
+    "list": (),
+    "doctor": (),
+}
 
 
 def main(argv: list[str]) -> int:
@@ -49,16 +60,22 @@ def _sentence(error: Exception) -> str:
 def run(argv: list[str]) -> int:
     """Parses the flags and calls the library."""
     from absl import flags
-    from ml_collections import config_flags
+    from ml_collections import ConfigDict, config_flags
 
     from promptgen_jax import checks
 
-    config_path = _config_path(argv)
+    config_path, mode = _value_of(argv, "--config"), _value_of(argv, "--mode") or "train"
+    stored = _stored_config(argv) if mode == "evaluate" and config_path is None else None
     if config_path is not None and not Path(config_path.split(":")[0]).is_file():
         known = [os.path.relpath(path) for path in CONFIGS.glob("*.py") if path.stem != "pieces"]
         raise FileNotFoundError(f"--config={config_path}: no such file. {checks.nearest(config_path, known)}")
     values = flags.FlagValues()
-    config_flag = config_flags.DEFINE_config_file("config", None, "Path of a config file.", flag_values=values)
+    if stored is None:
+        config_flag = config_flags.DEFINE_config_file("config", None, "Path of a config file.", flag_values=values)
+    else:
+        config_flag = config_flags.DEFINE_config_dict(
+            "config", ConfigDict(stored), "Of the run.", flag_values=values, sys_argv=["main.py", *argv]
+        )
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
     flags.DEFINE_string("mode", "train", ", ".join(MODES), flag_values=values)
     flags.DEFINE_string("prompt", None, "sample: folder of a saved prompt, or its name on the Hub.", flag_values=values)
@@ -72,6 +89,8 @@ def run(argv: list[str]) -> int:
     flags.DEFINE_list(
         "options", [], "sample: of the generator, e.g. truncation_psi=0.5,noise=const.", flag_values=values
     )
+    flags.DEFINE_string("mixture", "", "sample: group of stages that a run has, by name.", flag_values=values)
+    flags.DEFINE_string("stage", "", "sample: stage of the run, default the last one.", flag_values=values)
     flags.DEFINE_bool("latents", False, "sample: also write latents.npz.", flag_values=values)
     flags.DEFINE_bool("npz", False, "sample: also write images.npz.", flag_values=values)
     flags.DEFINE_string("coordinator", "", "host:port of process 0 of a multi-host run.", flag_values=values)
@@ -91,6 +110,7 @@ def run(argv: list[str]) -> int:
     if len(rest) > 1:
         raise ValueError(f"unexpected argument {rest[1]!r}; options look like --workdir=runs/x. See --help.")
     checks.check_known("--mode", values.mode, MODES)
+    _check_taken(values.mode, argv, values)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     if values.mode == "list":
         from promptgen_jax.runs import inventory
@@ -117,41 +137,69 @@ def run(argv: list[str]) -> int:
     from promptgen_jax.runs import run as runs
 
     if values.mode == "evaluate":
-        config = runs.read_config(Path(values.workdir).resolve())
+        runs.read_config(Path(values.workdir).resolve())
     elif config_path is None:
         raise ValueError("--config is missing: name a config file, e.g. --config=configs/quickstart.py.")
-    else:
-        config = config_flag.value.to_dict()
+    config = config_flag.value.to_dict()
     command = "python main.py " + " ".join(shlex.quote(arg) for arg in argv)
     print(f"report: {runs.train_and_evaluate(config, values.workdir, command=command)}")
     return 0
 
 
-def _config_path(argv: list[str]) -> str | None:
-    """What follows --config, with an equals sign or a blank."""
+def _value_of(argv: list[str], flag: str) -> str | None:
+    """What follows a flag, with an equals sign or a blank; None without it."""
     words = iter(argv)
     for word in words:
         name, equals, value = word.partition("=")
-        if name == "--config":
+        if name == flag:
             return value if equals else next(words, "")
     return None
+
+
+def _stored_config(argv: list[str]) -> dict | None:
+    """The config of the finished run that --workdir names, for --config.<key>=<value> to change how it is measured."""
+    from promptgen_jax.runs import run as runs
+
+    workdir = _value_of(argv, "--workdir")
+    return runs.read_config(Path(workdir).resolve()) if workdir else None
+
+
+def _check_taken(mode: str, argv: list[str], values) -> None:
+    """Raises ValueError for a flag that a mode would ignore."""
+    from promptgen_jax import checks
+
+    given = [arg.partition("=")[0].removeprefix("--").removeprefix("no") for arg in argv if arg.startswith("--")]
+    for name in given:
+        flag = "config" if name.startswith("config") else name
+        owners = [other for other, flags in TAKES.items() if flag in flags]
+        if owners and mode not in owners:
+            near = checks.nearest(f"--{name}", [f"--{each}" for each in (*TAKES[mode], "mode", "debug", "help")])
+            raise ValueError(f"--{name}: not used by --mode={mode}, but by {' and '.join(owners)}. {near}")
 
 
 def _sample(values) -> Path:
     """Writes pictures of a run or a saved prompt, as the flags say."""
     from promptgen_jax import Prompt
     from promptgen_jax.runs import run as runs
-    from promptgen_jax.runs import sampling
 
     options = dict(_option(text) for text in values.options)
     if values.prompt is not None:
-        prompt = Prompt.from_pretrained(values.prompt, **options)
+        prompts, output = {"": Prompt.from_pretrained(values.prompt, **options)}, Path(values.output)
     else:
-        prompt = runs.load_prompt(values.workdir, **options)
-    return sampling.write_samples(
+        prompts = runs.load_prompts(values.workdir, mixture=values.mixture, stage=values.stage, **options)
+        output = Path(values.output or Path(values.workdir) / "samples")
+    for name, prompt in prompts.items():
+        _write(prompt, output / name, values, -(-values.num_samples // len(prompts)))
+    return output
+
+
+def _write(prompt, folder: Path, values, num_samples: int) -> None:
+    from promptgen_jax.runs import sampling
+
+    sampling.write_samples(
         prompt,
-        values.output or Path(values.workdir) / "samples",
-        num_samples=values.num_samples,
+        folder,
+        num_samples=num_samples,
         seed=values.seed,
         batch_size=values.batch_size,
         cond=_conditions(prompt, values.condition),

@@ -35,7 +35,8 @@ import main
 from promptgen_jax.store import catalogue
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+STAND_INS = ("index.md", "changelog.md")  # for README.md and CHANGELOG.md on the site
+PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in STAND_INS)]
 BLOCK = re.compile(r"^ *```(\S*)(?: title=\"(.*?)\")?\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 OUTSIDE = {"cd", "export", "gcloud", "git", "module", "pip", "sbatch"}
 LAUNCHERS = {"srun"}  # run the command behind their own options

@@ -21,17 +21,17 @@ import numpy as np
 from promptgen_jax import checks, devices, draws, parts, training
 from promptgen_jax.devices import map_batches
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.evaluation.stage import evaluate, find
+from promptgen_jax.evaluation.stage import evaluate
 from promptgen_jax.flows.base import init_flow
 from promptgen_jax.metrics import Headline
 from promptgen_jax.metrics import mixture as mixtures
 from promptgen_jax.models.network import load_network
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs import report, sampling
+from promptgen_jax.runs.config import GENERATOR, LOOSE, RunConfig
 from promptgen_jax.store import images, weights
 from promptgen_jax.types import Conditions, networks_of
 
-GENERATOR = "generator"
 AGAIN = "Train again, in another --workdir."
 GRID_SIZE = 3  # conditions per angle in pictures
 CONDITION_CAPTION = "One face per block, the same noise under every condition; the first faces, none picked."
@@ -54,13 +54,12 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
     Raises:
       ValueError, FileNotFoundError, PermissionError: bad configuration, weights, or workdir; nothing is half-written.
     """
-    _check_config(config)
-    generator = parts.load_generator(**config["generator"])
-    controls = {name: build_controls(config["stages"][name]) for name in config["order"]}
-    conditions = {name: build_conditions(config["stages"][name]) for name in config["order"]}
-    below = {name: _stage_below(name, config) for name in config["order"]}
-    _check_mixtures(config)
+    run = RunConfig.from_dict(config)
+    generator, controls, conditions = run.load_parts()
+    below = {name: run.below(name) for name in run.order}
     workdir = open_workdir(workdir, config)
+    first = weights.read_json(workdir / "config.json", advice=AGAIN).get("evaluation") or {}
+    config = run.to_dict() | {"moment_samples": first.get("num_samples", run.evaluation.num_samples)}
     made, targets = {GENERATOR: generator}, {}
     with devices.kept_in(workdir):
         for name in config["order"]:
@@ -106,28 +105,26 @@ def _noted(prompt: Prompt, notes: dict) -> Prompt:
     return prompt.with_note(*notes[prompt.name])
 
 
-def _stage_below(name: str, config: dict) -> str:
-    """What a stage stands on: the stage before it, unless its `on` names another, or the bare generator."""
-    before = (GENERATOR, *config["order"][: config["order"].index(name)])
-    below = config["stages"][name].get("on") or before[-1]
-    checks.check_known(f"config.stages.{name}.on", below, before)
-    return below
-
-
 def open_workdir(workdir: str | Path, config: dict) -> Path:
-    """Makes the workdir and writes config.json, or checks that it belongs to this very config.
+    """Makes the workdir and writes config.json, or checks that it belongs to this config.
+
+    How a run is measured and what it is called may differ from one call to the next; config.json keeps the first.
 
     Raises:
       PermissionError: not writable; ValueError: it holds a run of another config.
     """
-    workdir = weights.open_folder("workdir", workdir)
+    file = weights.open_folder("workdir", workdir) / "config.json"
+    if file.is_file():
+        found = weights.read_json(file, advice=AGAIN)
+        config = {**config, **{name: found[name] for name in LOOSE if name in found}}
+        config = {name: value for name, value in config.items() if name not in LOOSE or name in found}
     weights.claim(
-        workdir / "config.json",
+        file,
         config,
         refusal="workdir {}: holds a run of another config (differs in {}). Choose another --workdir, or delete "
         "this one.",
     )
-    return workdir
+    return file.parent
 
 
 def build_controls(stage: dict) -> tuple:
@@ -163,7 +160,9 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
     """
     stage, generator = config["stages"][name], ebm.generator
     ebm, fit = training.fit_moments(
-        ebm, jax.random.key(config["seed"]), num_samples=config["evaluation"]["num_samples"]
+        ebm,
+        jax.random.key(config["seed"]),
+        num_samples=config.get("moment_samples", config["evaluation"]["num_samples"]),
     )
     folder = workdir / name
     if fit is not None:
@@ -230,25 +229,6 @@ def mixtures_stage(config: dict, made: dict) -> dict:
     summary = "As many samples of every prompt in a group, judged together; before is the generator without a control."
     found = {name: [row.to_json() for row in each] for name, each in (("headline", headline), ("shares", rows))}
     return {"name": "equal numbers of each", "summary": summary} | found
-
-
-def _check_config(config: dict) -> None:
-    """What no part looks at before the run is under way."""
-    checks.check_seed("config.seed", config["seed"])
-    for name in ("num_samples", "num_shown", "columns"):
-        checks.check_count(f"config.evaluation.{name}", config["evaluation"][name])
-    for metric in config["evaluation"].get("metrics") or ():
-        find(metric)
-    for name in config["order"]:
-        checks.check_known("config.order", name, config["stages"])
-
-
-def _check_mixtures(config: dict) -> None:
-    for name, mixture in (config.get("mixtures") or {}).items():
-        for stage in mixture["stages"]:
-            checks.check_known(f"config.mixtures.{name}.stages", stage, config["order"])
-        for network, attribute, label in (question for questions in mixture["judges"] for question in questions):
-            load_network(network).label_index(attribute, label)
 
 
 def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, folder: Path) -> list[dict]:
@@ -330,20 +310,52 @@ def _hardware() -> str:
     return f"{jax.device_count()} x {device}, {os.cpu_count()} cores, {platform.machine()}"
 
 
-def load_prompt(workdir: str | Path, **options) -> Prompt:
-    """The prompt of the last stage of a run, with the generator's options for pictures; no control model is needed.
+def load_prompt(workdir: str | Path, *, stage: str = "", **options) -> Prompt:
+    """The prompt of a stage of a run, with the generator's options for pictures; no control model is needed.
 
     Args:
       workdir: of a finished run.
+      stage: by name; the last one by default.
       **options: of the generator, on top of those for pictures in the config.
 
     Raises:
-      FileNotFoundError: not trained yet; TypeError, ValueError: options that the generator does not have.
+      FileNotFoundError: not trained yet; TypeError, ValueError: unknown stage, or options that the generator does not
+        have.
     """
     workdir = Path(workdir).resolve()
-    config = read_config(workdir)
-    generator = parts.load_generator(**config["generator"] | config["evaluation"]["pictures"] | options)
-    return Prompt.load(workdir / config["order"][-1] / "prompt", generator=generator)
+    run = RunConfig.from_dict(read_config(workdir))
+    stage = stage or run.order[-1]
+    checks.check_known("--stage", stage, run.order)
+    generator = parts.load_generator(**run.generator | run.evaluation.pictures | options)
+    return Prompt.load(workdir / stage / "prompt", generator=generator)
+
+
+def load_prompts(workdir: str | Path, *, mixture: str = "", stage: str = "", **options) -> dict[str, Prompt]:
+    """What a run is sampled as: equal numbers of every stage of a mixture, by name, or one stage, by the name "".
+
+    Args:
+      workdir: of a finished run.
+      mixture: one of those of the run; needed if it has several, and `stage` is not given.
+      stage: one stage alone.
+      **options: as `load_prompt`.
+
+    Raises:
+      ValueError: unknown mixture or stage, both, or none of several mixtures; else as `load_prompt`.
+    """
+    mixtures = read_config(Path(workdir).resolve()).get("mixtures") or {}
+    if mixture and stage:
+        raise ValueError("--mixture and --stage: give one of the two.")
+    if mixture:
+        checks.check_known("--mixture", mixture, mixtures)
+    if len(mixtures) > 1 and not mixture and not stage:
+        raise ValueError(
+            f"--mixture is missing: this run has several groups of stages, {', '.join(mixtures)}. Name one of them, "
+            "or one stage by --stage."
+        )
+    if stage or not mixtures:
+        return {"": load_prompt(workdir, stage=stage, **options)}
+    cells = mixtures[mixture or next(iter(mixtures))]["stages"]
+    return {cell: load_prompt(workdir, stage=cell, **options) for cell in cells}
 
 
 def read_config(workdir: Path) -> dict:
@@ -356,11 +368,13 @@ def read_config(workdir: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"workdir {workdir}: holds no config.json. Train first: main.py --mode=train.")
     config = weights.read_json(path, advice=AGAIN)
-    if missing := [name for name in ("generator", "order", "stages", "evaluation") if not config.get(name)]:
-        raise ValueError(f"{path}: lacks {', '.join(missing)}. {AGAIN}")
-    if not (workdir / config["order"][-1] / "prompt" / "prompt.json").is_file():
+    try:
+        last = RunConfig.from_dict(config).order[-1]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error} {AGAIN}") from None
+    if not (workdir / last / "prompt" / "prompt.json").is_file():
         raise FileNotFoundError(
-            f"workdir {workdir}: its stage {config['order'][-1]} is not trained to the end. Repeat the command that "
+            f"workdir {workdir}: its stage {last} is not trained to the end. Repeat the command that "
             "began it; it goes on where it was."
         )
     return config

@@ -1,0 +1,249 @@
+"""The configuration of a run, typed, and checked as a whole before anything is written.
+
+`RunConfig.from_dict` reads what the files in configs/ make, and what config.json of a run holds; all problems are told
+together. `ml_collections` is not needed here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from promptgen_jax import checks, parts
+from promptgen_jax.evaluation.stage import find
+from promptgen_jax.flows.base import build_module
+from promptgen_jax.models.network import load_network
+from promptgen_jax.training import TrainConfig
+from promptgen_jax.types import Conditions
+
+GENERATOR = "generator"  # what the first stage stands on
+STAGE_NAME = re.compile(r"\w[\w -]*")
+LOOSE = ("title", "description", "evaluation")  # what may differ on the work directory of a finished run
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How a run is measured and shown.
+
+    Attributes:
+      num_samples: of the prior and of the prompt.
+      num_shown, columns: pictures of the sheets.
+      pictures: options of the generator that differ in pictures.
+      judges: attributes by name of a network, shown beside those of the controls.
+      metrics: own metrics, by dotted name of their module.
+    """
+
+    num_samples: int = 2048
+    num_shown: int = 16
+    columns: int = 8
+    pictures: dict = dataclasses.field(default_factory=dict)
+    judges: dict = dataclasses.field(default_factory=dict)
+    metrics: tuple = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """One control, or several together, and how they are trained.
+
+    Attributes:
+      controls: options by the user's own name of each, with its `kind`.
+      summary: a sentence for the report.
+      on: the stage that it stands on, "generator" for the bare one, "" for the stage before it.
+      below: options of the generator from this stage on.
+      condition: ranges in degrees by name, or nothing.
+      flow: options of `init_flow`.
+      training: options of `TrainConfig`, or None for a stage that is only measured.
+    """
+
+    controls: dict
+    summary: str = ""
+    on: str = ""
+    below: dict = dataclasses.field(default_factory=dict)
+    condition: dict = dataclasses.field(default_factory=dict)
+    flow: dict = dataclasses.field(default_factory=dict)
+    training: dict | None = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """A whole run.
+
+    Attributes:
+      generator: `name`, and options of it.
+      stages: by name.
+      order: of the stages; all of them as they are listed if left out.
+      seed: of everything.
+      title, description: of the report.
+      evaluation: how it is measured.
+      mixtures: groups of stages that are measured together, with their judges.
+    """
+
+    generator: dict
+    stages: dict[str, StageConfig]
+    order: tuple[str, ...] = ()
+    seed: int = 42
+    title: str = "A controlled generator"
+    description: str = ""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    mixtures: dict = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> RunConfig:
+        """Reads and checks the form of a config: keys, types, names, counts. Parts are checked by `load_parts`.
+
+        Raises:
+          ValueError: what is wrong, all of it.
+        """
+        problems = Problems()
+        run = problems.read("config", cls, config)
+        if run is None:
+            raise problems.error()
+        stages = {
+            name: problems.read(f"config.stages.{name}", StageConfig, stage) for name, stage in run.stages.items()
+        }
+        evaluation = run.evaluation
+        if isinstance(evaluation, Mapping):
+            evaluation = problems.read("config.evaluation", EvaluationConfig, evaluation)
+        run = dataclasses.replace(run, stages=stages, evaluation=evaluation, order=tuple(run.order or stages))
+        run._check(problems)
+        problems.raise_all()
+        return run
+
+    def _check(self, problems: Problems) -> None:
+        problems.take(checks.check_seed, "config.seed", self.seed)
+        if not self.stages:
+            problems.found.append(ValueError("config.stages: there is none. Add one with its controls."))
+        for name in self.order:
+            problems.take(checks.check_known, "config.order", name, self.stages)
+        for name, stage in self.stages.items():
+            if not STAGE_NAME.fullmatch(name) or name == GENERATOR:
+                problems.found.append(
+                    ValueError(
+                        f"config.stages: {name!r} cannot be the name of a stage, which is that of a folder. Use "
+                        f"letters, digits, blanks, _ and -, and not {GENERATOR!r}."
+                    )
+                )
+            if stage is not None and name in self.order:
+                problems.take(self.below, name)
+                if stage.training is not None:
+                    problems.take(TrainConfig, **stage.training)
+                if stage.condition:
+                    problems.take(Conditions.of_angles, stage.condition)
+        if self.evaluation is not None:
+            for name in ("num_samples", "num_shown", "columns"):
+                problems.take(checks.check_count, f"config.evaluation.{name}", getattr(self.evaluation, name))
+        for name, mixture in self.mixtures.items():
+            for stage in mixture["stages"]:
+                problems.take(checks.check_known, f"config.mixtures.{name}.stages", stage, self.order)
+
+    def below(self, name: str) -> str:
+        """What a stage stands on: the stage before it, unless its `on` names another, or the bare generator."""
+        before = (GENERATOR, *self.order[: self.order.index(name)])
+        below = self.stages[name].on or before[-1]
+        checks.check_known(f"config.stages.{name}.on", below, before)
+        return below
+
+    def to_dict(self) -> dict:
+        """The config with all defaults filled in, as nested dicts."""
+        return dataclasses.asdict(self)
+
+    def load_parts(self) -> tuple[Any, dict[str, tuple], dict[str, Conditions | None]]:
+        """Generator, controls by stage and conditions by stage.
+
+        Raises:
+          ValueError, FileNotFoundError: what cannot be built, all of it: unknown kinds, options, networks, labels,
+            judges, metrics, options of flows.
+        """
+        problems, controls, conditions = Problems(), {}, {}
+        generator = problems.take(parts.load_generator, **self.generator)
+        for name in self.order:
+            stage = self.stages[name]
+            conditions[name] = Conditions.of_angles(stage.condition) if stage.condition else None
+            controls[name] = tuple(
+                problems.take(_load_control, f"config.stages.{name}.controls.{each}", each, options)
+                for each, options in stage.controls.items()
+            )
+            if generator is not None:
+                cond_dim = conditions[name].dim if conditions[name] else 0
+                problems.take(build_module, generator.prior, cond_dim=cond_dim, **stage.flow)
+        for judge, attributes in self.evaluation.judges.items():
+            network = problems.take(load_network, judge)
+            for attribute in attributes if network is not None else ():
+                problems.take(network.labels, attribute)
+        for metric in self.evaluation.metrics:
+            problems.take(find, metric)
+        for mixture in self.mixtures.values():
+            for judge, attribute, label in (question for asked in mixture["judges"] for question in asked):
+                network = problems.take(load_network, judge)
+                if network is not None:
+                    problems.take(network.label_index, attribute, label)
+        problems.raise_all()
+        return generator, controls, conditions
+
+
+def _load_control(where: str, name: str, options: Mapping[str, Any]):
+    if not isinstance(options, Mapping) or "kind" not in options:
+        raise ValueError(f"{where}: kind is missing. Name one of {', '.join(parts.available('controls'))}.")
+    return parts.load_control(options["kind"], name=name, **{key: options[key] for key in options if key != "kind"})
+
+
+class Problems:
+    """What is wrong with a config, collected, so that it is told at once."""
+
+    def __init__(self):
+        self.found: list[Exception] = []
+
+    def take(self, function: Callable, *args, **kwargs):
+        """The result of a function, or None if it finds something wrong."""
+        try:
+            return function(*args, **kwargs)
+        except (ValueError, TypeError, OSError) as error:
+            self.found.append(error)
+            return None
+
+    def read(self, where: str, kind: type, values: Any):
+        """An object of a typed part of the config, or None if keys are missing, unknown or of another type."""
+        if not isinstance(values, Mapping):
+            self.found.append(ValueError(f"{where} is {values!r}; expected its keys and values."))
+            return None
+        fields, before = {field.name: field for field in dataclasses.fields(kind)}, len(self.found)
+        for name in values:
+            self.take(checks.check_known, f"{where}: key", name, fields)
+        for name, field in fields.items():
+            wanted = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+            if wanted and name not in values:
+                self.found.append(ValueError(f"{where}: {name} is missing. Add it."))
+            elif name in values and not _fits(field.type, values[name]):
+                self.found.append(ValueError(f"{where}.{name} is {values[name]!r}; expected {_expected(field.type)}."))
+        if len(self.found) > before:
+            return None
+        return kind(**{name: value for name, value in values.items() if value is not None or name == "training"})
+
+    def raise_all(self) -> None:
+        """Raises what was found, if anything was."""
+        if self.found:
+            raise self.error()
+
+    def error(self) -> Exception:
+        """The one problem as it is, or several as a list."""
+        messages = list(dict.fromkeys(map(str, self.found)))
+        if len(messages) == 1:
+            return self.found[0]
+        return ValueError("\n".join([f"config: {len(messages)} problems.", *(f"- {message}" for message in messages)]))
+
+
+def _fits(kind: str, value: Any) -> bool:
+    if value is None:
+        return True
+    if kind.startswith(("dict", "EvaluationConfig")):
+        return isinstance(value, (Mapping, EvaluationConfig))
+    if kind.startswith("tuple"):
+        return isinstance(value, (list, tuple))
+    return kind not in ("str", "int") or isinstance(value, {"str": str, "int": int}[kind])
+
+
+def _expected(kind: str) -> str:
+    names = {"str": "text", "int": "an integer"}
+    return names.get(kind, "a list" if kind.startswith("tuple") else "keys and values")
