@@ -40,7 +40,7 @@ PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.m
 BLOCK = re.compile(r"^ *```(\S*)(?: title=\"(.*?)\")?\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 OUTSIDE = {"cd", "export", "gcloud", "git", "module", "pip", "sbatch"}
 LAUNCHERS = {"srun"}  # run the command behind their own options
-MODULES = {"venv", "pip", "pytest"}  # not ours
+MODULES = {"venv", "pip", "pytest", "sphinx"}  # not ours
 OPERATORS = {"&&", "||", "|", ";", "&"}
 OURS = r"main\.py|constraints\.txt|(?:\.ci|benchmarks|configs|convert|docs|notebooks|promptgen_jax|tests)/[\w./-]*"
 
