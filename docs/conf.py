@@ -1,4 +1,4 @@
-"""How the pages are built: `python -m sphinx -W --keep-going docs docs/_build`."""
+"""How the pages are built: `python -m sphinx -W --keep-going docs site`."""
 
 import re
 import sys
@@ -18,7 +18,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = []
 html_theme = "furo"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4

@@ -7,6 +7,7 @@ from promptgen_jax.controls.function import FunctionControl
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.base import init_flow, load_flow
 from promptgen_jax.generators.function import FunctionGenerator
+from promptgen_jax.metrics.certificate import Certificate, certify
 from promptgen_jax.models.network import load_network
 from promptgen_jax.parts import load_control, load_generator
 from promptgen_jax.prompt import Prompt
@@ -15,6 +16,7 @@ from promptgen_jax.training import fit, fit_moments
 from promptgen_jax.types import Conditions, Prior, Sample
 
 __all__ = [
+    "Certificate",
     "Conditions",
     "FunctionControl",
     "FunctionGenerator",
@@ -22,6 +24,7 @@ __all__ = [
     "Prior",
     "Prompt",
     "Sample",
+    "certify",
     "evaluation",
     "fit",
     "fit_moments",

@@ -7,7 +7,7 @@ the target. The noise is drawn from the prior, so its own energies also estimate
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import jax
@@ -15,13 +15,13 @@ import jax
 from promptgen_jax import checks, parts
 from promptgen_jax.draws import Draws
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.evaluation.exactness import certificate
 from promptgen_jax.metrics import (
     About,
     Figure,
     Figures,
     Headline,
     JudgedShares,
+    certificate,
     conditions,
     diversity,
     energies,
@@ -31,6 +31,7 @@ from promptgen_jax.metrics import (
 )
 from promptgen_jax.prompt import Prompt
 
+MISSED_SHARE = 0.02
 NO_CERTIFICATE = (
     "There is no certificate: {} compares with an image that the flow itself makes, so there is no target density "
     "apart from the flow."
@@ -140,7 +141,7 @@ def measure(
     cond = ebm.draw_cond(jax.random.fold_in(key, 1), num_samples)
     before = Draws.of_noise(prompt.prior, eps, jax.random.fold_in(key, 2), cond)
     seen = observe({"before": before, "after": before.through(prompt, batch_size=batch_size)}, about)
-    importance = [seen[when].log_importance for when in ("after", "before")]
+    found = certificate.measure(seen, about)
     if not ebm.needs_reference:
         seen["weighted"] = seen["after"].reweighted()
     when = "after" if trained else "weighted"
@@ -148,7 +149,7 @@ def measure(
         shares=shares.measure(seen, about),
         statistics=(*pose.measure(seen, about), *energies.measure(seen, about)),
         diversity=diversity.measure(seen, about),
-        certificate=None if ebm.needs_reference else certificate(*importance),
+        certificate=None if found is None else found.to_json(),
         conditions=conditions.measure(seen, about),
         own={name: found for name, metric in own.items() if (found := _figures(name, metric(seen, about)))},
         notes=tuple(NO_CERTIFICATE.format(control.name) for control in ebm.controls if control.needs_reference),
@@ -158,7 +159,20 @@ def measure(
             "metrics": list(own),
         },
     )
-    return replace(result, headline=headline(result, about, when))
+    notes = (*result.notes, *_missed_shares(result))
+    return replace(result, notes=notes, headline=headline(result, about, when))
+
+
+def _missed_shares(result: Measured) -> Iterator[str]:
+    """A note for every share of a constraint that the prompt misses by more than a fiftieth."""
+    for row in result.shares:
+        for label, wanted in zip(row.labels, row.target or (), strict=False):
+            reached = row.shares["after"][label].soft.mean
+            if row.role == "control" and abs(reached - wanted) > MISSED_SHARE:
+                yield (
+                    f"{row.attribute}: {label} was asked to be {wanted:.1%} of the samples and is {reached:.1%} by the "
+                    "control's mean probability. Train longer, with closed_loop, or with objective='score_function'."
+                )
 
 
 def find(metric: str | Callable) -> Callable:

@@ -10,6 +10,7 @@ from scipy.special import stdtrit
 from promptgen_jax.metrics._figures import Estimate
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal
+RESAMPLES = 400  # of a bootstrap
 
 
 def wilson_interval(share: float, num_samples: float) -> tuple[float, float]:

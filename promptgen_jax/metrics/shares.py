@@ -11,10 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from promptgen_jax.metrics._figures import JudgedShares, Share
-from promptgen_jax.metrics._intervals import effective_sample_size, mean_interval, normalised, share_interval
+from promptgen_jax.metrics._intervals import RESAMPLES, effective_sample_size, mean_interval, normalised, share_interval
 from promptgen_jax.metrics._observed import About, Observed
-
-RESAMPLES = 400  # of the bootstrap
 
 
 def measure(seen: Mapping[str, Observed], about: About) -> tuple[JudgedShares, ...]:

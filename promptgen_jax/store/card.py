@@ -68,7 +68,7 @@ def training_note(controls: Sequence[dict], settings: dict) -> tuple[str, str]:
 
 def escape(text) -> str:
     """Text of others on one line of Markdown, with no live table cell, link, tag, code or emphasis in it."""
-    line = re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(str(text).split()))
+    line = re.sub(r"([\\`*\[\]<|])", r"\\\1", " ".join(str(text).split()))
     return line.replace("://", ":\\//").replace("www.", "www\\.")
 
 

@@ -203,7 +203,9 @@ def _asked(control) -> dict:
     """What a control asks for, of which model, completely: for the card and for the claim of a work directory."""
     about = parts.describe(control)
     targets = {name: value for aim in types.aims_of(control) for name, value in aim.target}
-    networks = (f"{each.name} ({each.license or 'licence not stated'})" for each in types.networks_of(control))
+    networks = (
+        f"{each.name} ({getattr(each, 'license', '') or 'licence not stated'})" for each in types.networks_of(control)
+    )
     return {
         "name": control.name,
         "kind": about["kind"],

@@ -14,13 +14,16 @@ INTRO = (
 )
 
 
+MOODS = {"good": "good", "agree": "good"} | dict.fromkeys(("fair", "second estimate too weak", "cannot tell"), "fair")
+
+
 def certificate(exactness: dict | None) -> Html | None:
     """Effective sample size, log Z, KL and loss, each with what it means and a verdict.
 
     Args:
       exactness: the entry of report.json; `ess` counts samples, from 1 to `num_samples`.
     """
-    blocks = [block(exactness or {}) for block in (_ess, _log_z, _kl, _loss)]
+    blocks = [block(exactness or {}) for block in (_verdict, _ess, _log_z, _kl, _missed, _loss)]
     blocks = [block for block in blocks if block is not None]
     remarks = [element("li", note) for note in (exactness or {}).get("notes") or []]
     if not (blocks or remarks):
@@ -31,6 +34,32 @@ def certificate(exactness: dict | None) -> Html | None:
         element("div", blocks, class_="checks"),
         element("ul", remarks) if remarks else None,
     )
+
+
+def _verdict(exactness: dict) -> Html | None:
+    verdict = exactness.get("verdict")
+    if verdict is None:  # of a version before 0.2
+        return None
+    meaning = {
+        "good": "Samples of the flow are hardly distinguishable from the target, from either side.",
+        "fair": "Most samples are plausible and little of the target is missed; weigh them where exactness matters.",
+        "bad": "The flow is clearly away from the target, or misses a part of it: see what follows.",
+        "cannot tell": "The generator's own samples hardly meet this target, so a part of it may be missed unseen.",
+    }
+    return _check("Verdict", [verdict], meaning.get(verdict, ""), verdict)
+
+
+def _missed(exactness: dict) -> Html | None:
+    missed = exactness.get("missed_mass")
+    if missed is None:
+        return None
+    ends = interval(exactness.get("forward_kl_low"), exactness.get("forward_kl_high"))
+    shown = [f"{percent(missed)} missed; seen from the target ", number(exactness["forward_kl"]), " nats", ends]
+    text = (
+        "The same distance from the other side, over samples of the target: it is large where the flow rarely goes. "
+        "Missed is the share of the target where the flow is more than ten times too thin."
+    )
+    return _check("What the flow misses", shown, text, None)
 
 
 def _ess(exactness: dict) -> Html | None:
@@ -51,6 +80,13 @@ def _log_z(exactness: dict) -> Html | None:
     value, low, high = _estimate(exactness, "log_z")
     if value is None:
         return None
+    if "verdict" in exactness:
+        text = (
+            "How much of the generator already fits the request: Z is the average of exp(−energy) over its untouched "
+            "samples, so a more negative log Z means a rarer request. Estimated from samples of the flow and of the "
+            f"generator together; of the latter {number(exactness['ess_prior'])} are effective."
+        )
+        return _check("log Z", [_fine(value), interval(low, high, _fine)], text, None)
     reference, ref_low, ref_high = _estimate(exactness, "log_z_reference")
     shown = [_labelled("from the flow", value, low, high)]
     text = (
@@ -81,8 +117,8 @@ def _kl(exactness: dict) -> Html | None:
         return None
     text = (
         "What is left between the samples and the target (the KL divergence): 0 is a perfect match, up to 1 "
-        "most samples are plausible, above 3 the flow is clearly somewhere else. It cannot see parts of the "
-        "target that the flow never visits, so read it as “at least this much”, and together with log Z."
+        "most samples are plausible, above 3 the flow is clearly somewhere else. It hardly weighs parts of the "
+        "target that the flow never visits, so read it together with what the flow misses."
     )
     shown = [number(kl), " nats", interval(exactness.get("kl_low"), exactness.get("kl_high"))]
     return _check("Distance to the target", shown, text, _graded(-kl, [(-0.1, "good"), (-1, "fair"), (-3, "weak")]))
@@ -131,7 +167,7 @@ def _graded(value: float | None, grades: list[tuple[float, str]]) -> str | None:
 
 
 def _check(title: str, value: list, text: str, verdict: str | None) -> Html:
-    mood = {"good": "good", "agree": "good", "fair": "fair", "second estimate too weak": "fair"}.get(verdict, "bad")
+    mood = MOODS.get(verdict, "bad")
     badge = element("span", verdict, class_=f"verdict {mood}") if verdict else None
     return element(
         "div",

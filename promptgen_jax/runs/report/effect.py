@@ -18,7 +18,13 @@ def effect_note(stage: dict) -> tuple[str, str]:
     if rows := [*_share_rows(found.shares), *map(_figure_row, figures)]:
         lines += ["", "| what, 95 % interval in brackets | before | after |", "| --- | --- | --- |", *rows]
     lines += _distances(found.shares)
-    if certificate := found.certificate:
+    if found.certificate and "verdict" in found.certificate:
+        text = (
+            "Certificate: {verdict}. KL divergence to the target {kl:.3g} nats from the flow's side and "
+            "{forward_kl:.3g} from the target's; {missed_mass:.0%} of the target is missed; of {num_samples} samples "
+            "{ess:.1f} are effective."
+        ).format(**found.certificate)
+    elif certificate := found.certificate:
         text = (
             "Certificate: of {num_samples} samples {ess:.1f} are effective; {kl:.3g} nats of KL divergence to the "
             "target, estimated from the flow's own samples, which do not show what it misses."

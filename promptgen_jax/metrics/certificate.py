@@ -1,0 +1,334 @@
+"""How close a prompt is to its target, from both sides: samples of the flow and of the prior weighed together.
+
+The flow's density is exact, so every sample z, wherever it was drawn, can be weighed by the balance heuristic
+
+    w = p_z(z) exp(-E_C(G(z))) / m(z),    m = (N q + M p_z) / (N + M),
+
+with N samples of the flow q and M of the prior p_z. The mean of w is Z. A part of the target that the flow has lost
+cannot hide where the prior meets it; where the prior does not meet it either, the certificate says that it cannot tell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from scipy.special import logsumexp
+
+from promptgen_jax import checks, devices
+from promptgen_jax.draws import Draws, importance
+from promptgen_jax.ebm import LatentEBM
+from promptgen_jax.metrics._intervals import RESAMPLES
+from promptgen_jax.metrics._observed import About, Observed
+from promptgen_jax.prompt import Prompt
+from promptgen_jax.types import Array
+
+THIN = np.log(10)  # where the flow is this much thinner than the target, the target is missed
+ENOUGH = 20  # effective samples of the prior, below which nothing vouches for what the flow does not visit
+GOOD, FAIR = 0.1, 1.0  # nats, from either side
+MISSED_GOOD, MISSED_FAIR = 0.02, 0.15
+
+
+class Side(NamedTuple):
+    """Samples of one proposal, as NumPy (N,) in nats.
+
+    Attributes:
+      log_target: log p_z(z) - E_C(G(z)).
+      log_prior: log p_z(z).
+      log_q: log density of the flow.
+    """
+
+    log_target: np.ndarray
+    log_prior: np.ndarray
+    log_q: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """What is known of the distance between a flow and its target. Nats; intervals are of 95 %.
+
+    Attributes:
+      log_z: log of the mean of exp(-E_C) over the prior; `log_z_interval` its interval.
+      reverse_kl: KL(q || target), blind to what the flow never visits; with interval.
+      forward_kl: KL(target || q), large where the flow misses a part of the target; with interval.
+      missed_mass: share of the target where the flow is more than ten times too thin, with interval.
+      ess: effective share of all samples together, in (0, 1].
+      ess_flow: effective number of the flow's samples, less what they do not account for.
+      ess_prior: effective number of the prior's samples.
+      pareto_k: shape of the tail of the pooled weights; above 0.7 means of them do not settle.
+      log_z_prior: log Z from the prior's samples alone, with interval, to compare.
+      loss: mean of log q - log p_z + E_C over samples of the flow.
+      num_samples, reference_samples: of the flow and of the prior.
+      verdict: "good", "fair", "bad" or "cannot tell".
+      notes: sentences for people.
+    """
+
+    log_z: float
+    log_z_interval: tuple[float, float]
+    reverse_kl: float
+    reverse_kl_interval: tuple[float, float]
+    forward_kl: float
+    forward_kl_interval: tuple[float, float]
+    missed_mass: float
+    missed_mass_interval: tuple[float, float]
+    ess: float
+    ess_flow: float
+    ess_prior: float
+    pareto_k: float
+    log_z_prior: float
+    log_z_prior_interval: tuple[float, float]
+    loss: float
+    num_samples: int
+    reference_samples: int
+    verdict: str
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict:
+        """All of it, and the names that earlier versions gave: `ess` counts samples there, `kl` is the reverse one."""
+        found = {name: value for name, value in dataclasses.asdict(self).items() if not name.endswith("_interval")}
+        ends = {"log_z": self.log_z_interval, "kl": self.reverse_kl_interval}
+        ends |= {"forward_kl": self.forward_kl_interval, "missed_mass": self.missed_mass_interval}
+        ends |= {"log_z_reference": self.log_z_prior_interval}
+        for name, (low, high) in ends.items():
+            found |= {f"{name}_low": low, f"{name}_high": high}
+        return found | {
+            "kl": self.reverse_kl,
+            "log_z_reference": self.log_z_prior,
+            "ess": self.ess_flow,
+            "ess_pooled": self.ess,
+            "loss_optimum": -self.log_z,
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping) -> Certificate:
+        """What `to_json` made."""
+        plain = {name: found[name] for name in (each.name for each in dataclasses.fields(cls)) if name in found}
+        ends = {f"{name}_interval": (found[f"{name}_low"], found[f"{name}_high"]) for name in ("log_z", "forward_kl")}
+        ends["missed_mass_interval"] = (found["missed_mass_low"], found["missed_mass_high"])
+        ends["reverse_kl_interval"] = (found["kl_low"], found["kl_high"])
+        ends["log_z_prior_interval"] = (found["log_z_reference_low"], found["log_z_reference_high"])
+        return cls(**plain | ends | {"ess": found["ess_pooled"], "notes": tuple(found["notes"])})
+
+    def __str__(self) -> str:
+        """A few lines for people."""
+        rows = [
+            f"verdict: {self.verdict}",
+            f"reverse KL {self.reverse_kl:.3f} {_ends(self.reverse_kl_interval)}, forward KL {self.forward_kl:.3f} "
+            f"{_ends(self.forward_kl_interval)} nats, missed {self.missed_mass:.1%} of the target",
+            f"log Z {self.log_z:.3f} {_ends(self.log_z_interval)}; effective samples: {self.ess_flow:.0f} of "
+            f"{self.num_samples} of the flow, {self.ess_prior:.0f} of {self.reference_samples} of the prior",
+        ]
+        return "\n".join([*rows, *self.notes])
+
+
+def measure(seen: Mapping[str, Observed], about: About) -> Certificate | None:
+    """The certificate of a prompt, from what was seen before (the prior) and after (the flow).
+
+    Costs the flow's inverse on the prior's samples, and no image. None where the target has no density of its own, or
+    either side was not seen.
+    """
+    if about.prompt is None or about.ebm.needs_reference or not {"before", "after"} <= set(seen):
+        return None
+    before, after = (seen[when].draws.weighted(seen[when].log_importance) for when in ("before", "after"))
+    return of_draws(about.prompt, after, before, batch_size=about.batch_size)
+
+
+def certify(
+    prompt: Prompt,
+    ebm: LatentEBM,
+    key: Array,
+    *,
+    num_samples: int = 1024,
+    reference_samples: int = 1024,
+    batch_size: int = 64,
+) -> Certificate:
+    """The certificate of a prompt. A conditional one is certified together with its conditions.
+
+    Args:
+      prompt: trained on `ebm`.
+      ebm: the target; its generator is the prompt's inner generator.
+      key: frozen draws.
+      num_samples: of the flow.
+      reference_samples: of the prior.
+      batch_size: images per device at a time.
+
+    Raises:
+      ValueError, TypeError: a control needs a reference image; conditions of the ebm that are not those of the prompt;
+        a count below 1; a raw key.
+    """
+    checks.check_key("certify", key)
+    checks.check_count("certify: num_samples", num_samples)
+    checks.check_count("certify: reference_samples", reference_samples)
+    check_certifiable(prompt, ebm)
+    key_flow, key_prior = jax.random.split(key, 3)[:2]
+    key_eps, key_images = jax.random.split(key_flow)
+    flow = _noise(ebm, key_eps, key_images, num_samples).through(prompt, batch_size=batch_size)
+    prior = _noise(ebm, key_prior, jax.random.fold_in(key_prior, 2), reference_samples)
+    flow, prior = (importance(draws, ebm, batch_size=batch_size) for draws in (flow, prior))
+    return of_draws(prompt, flow, prior, batch_size=batch_size)
+
+
+def _noise(ebm: LatentEBM, key: Array, key_images: Array, count: int) -> Draws:
+    prior, cond = ebm.generator.prior, ebm.draw_cond(jax.random.fold_in(key, 1), count)
+    return Draws.of_noise(prior, prior.sample(key, count), key_images, cond)
+
+
+def check_certifiable(prompt: Prompt, ebm: LatentEBM) -> None:
+    """Raises ValueError unless prompt and target have densities to compare."""
+    if ebm.needs_reference:
+        names = ", ".join(control.name for control in ebm.controls if control.needs_reference)
+        raise ValueError(
+            f"exactness: {names} compares with an image that the flow itself makes, so there is no target density "
+            "apart from the flow. Certify without it: ebm.replace(controls=...)."
+        )
+    wanted = ebm.cond_prior.dim if ebm.cond_prior else 0
+    if prompt.flow.cond_dim != wanted:
+        raise ValueError(
+            f"exactness: the prompt takes conditions of length {prompt.flow.cond_dim}, the ebm draws them of length "
+            f"{wanted}. Give the ebm the cond_prior that the prompt was trained with."
+        )
+
+
+def of_draws(prompt: Prompt, flow: Draws, prior: Draws, *, batch_size: int = 64) -> Certificate:
+    """The certificate from draws of the flow and of the prior, both with importance weights for the target."""
+    arrays = (prior.z, *devices.filter_none(prior.cond))
+    log_q = devices.map_batches(_log_q, batch_size, *arrays, shared=(prompt,))
+    return certificate(_side(prompt, flow, np.asarray(flow.log_prob)), _side(prompt, prior, log_q))
+
+
+def _log_q(prompt, z, cond=None):
+    return prompt.flow.log_prob(prompt.params, z, cond)
+
+
+def _side(prompt: Prompt, draws: Draws, log_q: np.ndarray) -> Side:
+    log_target = np.asarray(draws.log_weight, np.float64) + np.asarray(draws.log_prob, np.float64)
+    return Side(log_target, np.asarray(prompt.prior.log_prob(draws.z)), log_q)
+
+
+def certificate(flow: Side, prior: Side, *, seed: int = 0) -> Certificate:
+    """The certificate from samples of the flow (N,) and of the prior (M,), in NumPy.
+
+    Intervals are quantiles of a bootstrap over both sets of samples.
+
+    Args:
+      flow: N samples of the flow.
+      prior: M samples of the prior.
+      seed: of the bootstrap, so that the same samples give the same intervals.
+    """
+    n, m = len(flow.log_q), len(prior.log_q)
+    log_target, log_prior, log_q = (np.concatenate(pair).astype(np.float64) for pair in zip(flow, prior, strict=True))
+    log_mixture = np.logaddexp(np.log(n) + log_q, np.log(m) + log_prior) - np.log(n + m)
+    log_weight = log_target - log_mixture
+    log_importance = (log_target - log_q)[:n]
+
+    counts = _resampled(n, m, np.random.default_rng(seed))  # the first row is the samples themselves
+    with np.errstate(divide="ignore"):
+        top = log_weight.max()
+        weight = counts * np.exp(log_weight - top)
+    total = weight.sum(axis=1)
+    log_z = np.log(total / (n + m)) + top
+    distance = log_target - log_q  # log target / q, up to log Z
+    reverse = log_z - (counts[:, :n] @ np.maximum(log_importance, -1e6)) / n
+    forward = (weight @ np.clip(distance, -1e6, 1e6)) / total - log_z
+    missed = np.sum(weight * (distance[None] - log_z[:, None] > THIN), axis=1) / total
+
+    ess_prior = _ess((log_target - log_prior)[n:])
+    accounted = float(np.exp(logsumexp(log_importance) - np.log(n) - log_z[0]))
+    alone = (log_target - log_prior)[n:]
+    found = {
+        "log_z": log_z,
+        "log_z_prior": np.log(counts[:, n:] @ np.exp(alone - alone.max()) / m) + alone.max(),
+        "reverse_kl": reverse,
+        "forward_kl": forward,
+        "missed_mass": missed,
+    }
+    values = {name: float(each[0]) for name, each in found.items()}
+    values |= {f"{name}_interval": _interval(each) for name, each in found.items()}
+    verdict, notes = _verdict(values, ess_prior, m)
+    k = pareto_shape(log_weight)
+    if k > 0.7:
+        notes.append(f"The weights have heavy tails (Pareto k {k:.2f}, above 0.7), so the figures rest on few samples.")
+    return Certificate(
+        **values,
+        ess=_ess(log_weight) / (n + m),
+        ess_flow=_ess(log_importance) * min(1.0, accounted),
+        ess_prior=ess_prior,
+        pareto_k=k,
+        loss=float(-np.mean(log_importance)),
+        num_samples=n,
+        reference_samples=m,
+        verdict=verdict,
+        notes=tuple(notes),
+    )
+
+
+def _verdict(found: dict, ess_prior: float, m: int) -> tuple[str, list[str]]:
+    """A verdict that a reader can act on, and the notes that belong to it."""
+    low, high = found["missed_mass_interval"]
+    notes = []
+    if low > MISSED_GOOD and ess_prior >= ENOUGH:
+        notes.append(
+            f"The flow misses {found['missed_mass']:.0%} of the target ({low:.0%} to {high:.0%}): it is more than ten "
+            "times too thin there. Train longer, or with an objective that sees it, such as forward_kl."
+        )
+    if found["reverse_kl_interval"][0] > FAIR:
+        return "bad", notes
+    if ess_prior < ENOUGH:
+        notes.append(
+            f"Only {ess_prior:.1f} of {m} samples of the generator are effective for this target, below {ENOUGH}, so "
+            "nothing vouches for what the flow does not visit. More reference_samples would tell."
+        )
+        return "cannot tell", notes
+    worst = max(found["reverse_kl"], found["forward_kl"])
+    if worst <= GOOD and found["missed_mass"] <= MISSED_GOOD:
+        return "good", notes
+    return ("fair" if worst <= FAIR and found["missed_mass"] <= MISSED_FAIR else "bad"), notes
+
+
+def _resampled(n: int, m: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each sample counts, (1 + resamples, N + M): all once, then the bootstrap of each side."""
+    rows = [rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) for size in (n, m)]
+    return np.concatenate([np.ones((1, n + m)), np.concatenate(rows, axis=1)])
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    """Bootstrap interval of the first value, from the others."""
+    low, high = np.quantile(values[1:], (0.025, 0.975))
+    return min(float(low), float(values[0])), max(float(high), float(values[0]))
+
+
+def _ess(log_weight: np.ndarray) -> float:
+    weight = np.exp(log_weight - log_weight.max())
+    return float(weight.sum() ** 2 / np.sum(weight**2))
+
+
+def _ends(interval: tuple[float, float]) -> str:
+    return "[{:.3f}, {:.3f}]".format(*interval)
+
+
+def pareto_shape(log_weight: np.ndarray) -> float:
+    """Shape k of the generalised Pareto distribution of the largest weights; their variance is finite below 0.5.
+
+    Source: J. Zhang and M. A. Stephens, A new and efficient estimation method for the generalized Pareto distribution,
+    2009; the use on importance weights of arXiv 1507.02646.
+    """
+    weight = np.sort(np.exp(log_weight - np.max(log_weight)))
+    count = int(min(0.2 * len(weight), 3 * np.sqrt(len(weight))))
+    if count < 5:
+        return np.inf
+    excess = weight[-count:] - weight[-count - 1]
+    excess = excess[excess > 0]
+    if len(excess) < 5 or excess[-1] < 1e-12:
+        return -np.inf  # a tail of equal weights
+    num, quartile = len(excess), excess[int(len(excess) / 4 + 0.5) - 1]
+    grid = 30 + int(np.sqrt(num))
+    theta = 1 / excess[-1] + (1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))) / (3 * quartile)
+    shape = np.mean(np.log1p(-theta[:, None] * excess), axis=1)
+    log_likelihood = num * (np.log(-theta / shape) - shape - 1)
+    posterior = 1 / np.exp(log_likelihood - log_likelihood[:, None]).sum(axis=1)
+    best = np.sum(theta * posterior) / posterior.sum()
+    return float(np.mean(np.log1p(-best * excess)))

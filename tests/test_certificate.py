@@ -1,0 +1,115 @@
+"""The certificate: what is lost is seen, what is right is not blamed, and what cannot be told is said."""
+
+import jax
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+
+import promptgen_jax as pg
+from promptgen_jax import parts
+from promptgen_jax.metrics.certificate import Certificate, Side, certificate, pareto_shape
+
+SIGMA = 0.3
+CORNERS = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) / np.sqrt(2)
+
+
+def normal(z, mean, sigma):
+    return -0.5 * np.sum((z - mean) ** 2, axis=-1) / sigma**2 - np.log(2 * np.pi * sigma**2)
+
+
+def wells(distance, count, num_samples, rng, *, collapsed=False):
+    """A certificate of wells whose log Z is 0, by a flow that is exact, or exact on the first well alone."""
+    centres = distance * CORNERS[:count]
+
+    def log_target(z):
+        return logsumexp([normal(z, centre, SIGMA) for centre in centres], axis=0) - np.log(count)
+
+    def log_q(z):
+        return normal(z, centres[0], SIGMA) if collapsed else log_target(z)
+
+    chosen = np.zeros(num_samples, int) if collapsed else rng.integers(0, count, num_samples)
+    z, prior = centres[chosen] + SIGMA * rng.normal(size=(num_samples, 2)), rng.normal(size=(num_samples, 2))
+    return certificate(*(Side(log_target(each), normal(each, 0, 1), log_q(each)) for each in (z, prior)))
+
+
+def repeated(*args, times=12, **options):
+    rng = np.random.default_rng(7)
+    return [wells(*args, rng, **options) for _ in range(times)]
+
+
+def covered(found):
+    return np.mean([each.log_z_interval[0] <= 0 <= each.log_z_interval[1] for each in found])
+
+
+def blamed(found):
+    return np.mean([any("misses" in note for note in each.notes) for each in found])
+
+
+TIMES = [pytest.param(12, id="some"), pytest.param(200, id="many", marks=pytest.mark.full)]
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_a_flow_on_one_of_four_wells_is_bad(times):
+    found = repeated(2, 4, 1024, times=times, collapsed=True)
+    assert np.mean([each.reverse_kl for each in found]) == pytest.approx(np.log(4), abs=0.1)
+    assert np.mean([each.missed_mass for each in found]) == pytest.approx(0.75, abs=0.05)
+    assert {each.verdict for each in found} == {"bad"}
+    assert blamed(found) == 1
+    assert covered(found) >= (0.93 if times > 100 else 0.75)
+    assert all(each.ess_flow < 0.4 * 1024 for each in found)
+
+
+@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.parametrize("num_samples", [256, 1024])
+def test_a_perfect_flow_is_good(times, num_samples):
+    found = repeated(2, 4, num_samples, times=times)
+    assert blamed(found) == 0
+    assert {each.verdict for each in found} <= {"good", "cannot tell"}
+    assert covered(found) >= (0.9 if times > 100 else 0.75)
+    assert np.mean([abs(each.forward_kl) + abs(each.reverse_kl) for each in found]) < 0.05
+
+
+@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.parametrize("distance", [3, 4])
+def test_rare_things_are_not_blamed_but_not_vouched_for(times, distance):
+    found = repeated(distance, 1, 1024, times=times)
+    assert blamed(found) == 0
+    assert {each.verdict for each in found} == {"cannot tell"}
+    assert all("Only" in each.notes[0] and "effective" in each.notes[0] for each in found)
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_wells_that_the_prior_hardly_meets_are_never_good(times):
+    found = repeated(3, 4, 2048, times=times, collapsed=True)
+    assert {each.verdict for each in found} <= {"bad", "cannot tell"}
+
+
+def test_a_certificate_is_json():
+    found = wells(2, 4, 64, np.random.default_rng(0), collapsed=True)
+    assert Certificate.from_json(found.to_json()) == found
+    assert "bad" in str(found) or "cannot tell" in str(found)
+
+
+def test_pareto_shape_of_known_tails():
+    rng = np.random.default_rng(0)
+    for k in (0.3, 0.9):
+        tail = (rng.uniform(size=20_000) ** -k - 1) / k
+        assert pareto_shape(np.log(tail)) == pytest.approx(k, abs=0.12)
+
+
+def test_certify_draws_both_sides():
+    """Of an untrained flow, which is the prior itself: N(0, I) against N(m, I/2)."""
+    generator = pg.load_generator("synthetic", problem="linear")
+    control = pg.load_control("synthetic", energy="quadratic", target=(0.5,) * 9, scale=0.7)
+    ebm = pg.LatentEBM(generator, (control,))
+    flow, params = pg.init_flow(jax.random.key(0), generator.prior, num_layers=2, hidden_dim=8, identity_start=True)
+    found = pg.certify(pg.Prompt(generator, flow, params), ebm, jax.random.key(1), num_samples=256)
+    assert (found.num_samples, found.reference_samples) == (256, 1024)
+    as_dict = pg.evaluation.exactness(pg.Prompt(generator, flow, params), ebm, jax.random.key(1), num_samples=256)
+    assert as_dict["reference_samples"] == 256
+    assert as_dict["loss"] == pytest.approx(found.loss)
+    assert abs(as_dict["log_z"] - found.log_z) < 0.5
+
+
+def test_the_certificate_is_a_file_of_metrics():
+    assert "certificate" in parts.available("metrics")
