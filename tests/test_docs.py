@@ -147,9 +147,15 @@ def test_extending(tmp_path, monkeypatch):
     assert energies[1] < 0.5 * energies[0]
     np.testing.assert_array_equal(names["again"].sample(key, 4), names["prompt"].sample(key, 4))
 
-    (comparison,) = [block for block in rest if not block.title]
+    comparison, objective, loop = [block for block in rest if not block.title]
     exec(comparison.content, names)
     assert [list(row.values) for row in names["spread"]] == [["generator", "prompt", "once more"]]
+
+    exec(objective.content, names)
+    assert names["history"][-1]["running"] != 0
+    exec(loop.content, names)
+    assert np.isfinite(names["loss"])
+    assert names["prompt"].sample(key, 2).shape == (2, 8, 8, 3)
 
     (tmp_path / Path(own_file.title).name).write_text(own_file.content)
     control = pg.load_control("bright", level=0.8, weight=500.0)
