@@ -8,7 +8,8 @@ Measured on 2 CPU cores, 4,096 samples: mean P of neutral, happy and surprised f
 
 from configs import pieces
 
-MU = (0.28, 0.28, 0.05, 0.05, 0.03, 0.03, 0.28)  # neutral, happy, sad, angry, fearful, disgusted, surprised
+MU = {"neutral": 0.28, "happy": 0.28, "surprised": 0.28}
+MU |= {"sad": 0.05, "angry": 0.05, "fearful": 0.03, "disgusted": 0.03}
 
 
 def get_config(arg: str = ""):

@@ -111,7 +111,7 @@ def classifier(network: str, attribute: str, target: str, weight: float, mirror:
 
 
 def moment(network: str, attribute: str, mu="uniform", weight: float = 1.0) -> dict:
-    """The mean of P(label | x) becomes mu; a weight above 1 overshoots on purpose."""
+    """The mean of P(label | x) becomes mu, shares by label; a weight above 1 overshoots on purpose."""
     return {"kind": "moment", "network": network, "attribute": attribute, "mu": mu, "weight": weight}
 
 

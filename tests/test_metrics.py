@@ -31,7 +31,7 @@ KEY = jax.random.key(0)
 def debiased():
     """A toy under a moment constraint, and a prompt on it that is drawn, not trained."""
     generator = pg.load_generator("synthetic", problem="mixture2d")
-    ebm = pg.LatentEBM(generator, (pg.load_control("synthetic", energy="moment", mu=(0.7, 0.3), name="mode"),))
+    ebm = pg.LatentEBM(generator, (pg.load_control("synthetic", energy="moment", mu={"a_1": 0.7}, name="mode"),))
     ebm, _ = pg.fit_moments(ebm, KEY)
     return ebm, some_prompt(generator)
 
@@ -103,7 +103,7 @@ def test_measured_says_with_what(debiased, measured):
             [("emotion", "emotion", ("happy",), (), "share", False)],
         ),
         (
-            {"kind": "moment", "network": "faceres", "attribute": "gender", "mu": (0.25, 0.75)},
+            {"kind": "moment", "network": "faceres", "attribute": "gender", "mu": {"female": 0.25}},
             [("faceres", "gender", ("female", "male"), (("female", 0.25), ("male", 0.75)), "share", False)],
         ),
         ({"kind": "pose", "yaw": 25.0}, [("facemesh", "pose", (), (("yaw", 25.0),), "degrees", False)]),

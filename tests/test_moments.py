@@ -7,6 +7,8 @@ import official
 import optax
 import pytest
 
+import promptgen_jax as pg
+from promptgen_jax.controls._shares import asked_shares, fill_shares
 from promptgen_jax.training.moments import check_mu, closed_loop_update, fit_beta, fit_beta_sgd, moment_loss
 from promptgen_jax.training.optimizer import make_optimizer
 
@@ -235,6 +237,8 @@ def test_sgd_checks_mu():
 
 def test_check_mu():
     np.testing.assert_allclose(check_mu("here", "uniform", ["a", "b", "c"]), 1 / 3)
+    with pytest.warns(UserWarning, match=r"here: mu=\(0.3, 0.7\) is read as a 0.3, b 0.7. Name the labels."):
+        asked_shares("here", (0.3, 0.7), ["a", "b"])
     np.testing.assert_allclose(check_mu("here", [0.30004, 0.7], ["a", "b"]).sum(), 1, rtol=1e-15)
     with pytest.raises(ValueError, match="here: mu of b is -0.5"):
         check_mu("here", [1.5, -0.5], ["a", "b"])
@@ -265,3 +269,49 @@ def test_closed_loop_gauge():
     np.testing.assert_allclose(new["pose"], [2, 4])
     np.testing.assert_allclose(new["yaw"], [6])
     np.testing.assert_allclose(closed_loop_update(beta, mean, mu, rate=0.5)["pose"], [-1, 1])
+
+
+def test_shares_by_label():
+    labels = ["male", "female"]
+    np.testing.assert_allclose(check_mu("here", {"female": 0.7}, labels), [0.3, 0.7])
+    np.testing.assert_allclose(check_mu("here", {"female": 0.7}, labels[::-1]), [0.7, 0.3])
+    partial = check_mu("here", {"b": 0.4}, ["a", "b", "c"])
+    np.testing.assert_allclose(partial, [np.nan, 0.4, np.nan])
+    np.testing.assert_allclose(fill_shares(partial, np.array([0.1, 0.4, 0.5])), [0.1, 0.4, 0.5])
+    np.testing.assert_allclose(fill_shares(np.array([0.3, 0.7]), np.array([0.5, 0.5])), [0.3, 0.7])
+
+
+BAD_SHARES = {
+    "label": ({"femal": 0.7}, "Did you mean 'female'"),
+    "negative": ({"female": -0.1}, "from 0 to 1"),
+    "too much": ({"female": 1.2}, "from 0 to 1"),
+    "nothing left": ({"female": 1.0}, "leaves nothing for male"),
+    "sum": ({"female": 0.7, "male": 0.7}, "mu sums to 1.4"),
+    "text": ({"female": "most"}, "expected a number"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SHARES)
+def test_bad_shares_by_label(name):
+    mu, message = BAD_SHARES[name]
+    with pytest.raises(ValueError, match=message):
+        check_mu("here", mu, ["male", "female"])
+
+
+def test_two_networks_with_labels_in_another_order_are_asked_for_the_same():
+    for network in ("faceapi_age_gender", "faceres"):
+        control = pg.load_control("moment", network=network, attribute="gender", mu={"female": 0.7})
+        (aim,) = control.aims
+        assert dict(aim.target) == pytest.approx({"female": 0.7, "male": 0.3})
+
+
+def test_what_is_left_is_shared_out_as_the_generator_does():
+    control = pg.load_control("moment", network="emotion", attribute="emotion", mu={"happy": 0.3})
+    ebm = pg.LatentEBM(pg.load_generator("dcgan_digiface"), (control,))
+    with pytest.raises(ValueError, match="Call pg.fit_moments first"):
+        pg.fit(ebm, num_steps=1, batch_size=2, quiet=True)
+    fitted, found = pg.fit_moments(ebm, jax.random.key(0), num_samples=256)
+    mu = dict(fitted.controls[0].aims[0].target)
+    assert mu["happy"] == pytest.approx(0.3)
+    assert sum(mu.values()) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(found.reached["emotion"], list(mu.values()), atol=1e-3)

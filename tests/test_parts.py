@@ -56,7 +56,7 @@ PAIRS = {  # one name, two targets
     "pose": lambda: (pg.load_control("pose", yaw=25.0), pg.load_control("pose", yaw=-25.0)),
     "replaced": lambda: [own(distance_to(0.1)).replace(weight=weight) for weight in (1.0, 2.0)],
     "text": lambda: (text("a smiling woman"), text("a man looking left")),
-    "moment": lambda: (moment((0.7, 0.3)), moment((0.3, 0.7))),
+    "moment": lambda: (moment({"female": 0.3}), moment({"female": 0.7})),
     "number around": lambda: (own(distance_to(0.1)), own(distance_to(0.2))),
     "array around": lambda: (own(distance_to(POINTS)), own(distance_to(POINTS + 1))),
     "code": lambda: (own(lambda images: images.mean((1, 2, 3))), own(lambda images: images.sum((1, 2, 3)))),

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from promptgen_jax.controls._shares import asked_shares
 from promptgen_jax.models.network import Network, load_network
-from promptgen_jax.training import moments
 from promptgen_jax.types import FOLLOWS, Aim, Array, Sample, Spec, spec_field
 
 
@@ -19,7 +19,7 @@ class MomentControl:
 
     Attributes:
       beta: (K,) fitted by `moments.fit_beta`; zeros until then.
-      mu: (K,) the asked mean of gamma.
+      mu: (K,) the asked mean of gamma; NaN where labels share what is left, until `training.fit_moments`.
     """
 
     network: Network
@@ -59,16 +59,17 @@ def build(*, network: str, attribute: str, mu: Any = "uniform", weight: float = 
     Args:
       network: classifier folder.
       attribute: whose probabilities are constrained.
-      mu: "uniform" or K numbers that sum to one, in the order of the labels.
+      mu: shares by label, such as {"female": 0.7}, or "uniform". Labels without one share what is left as they do in
+        the generator. K numbers in the order of the labels are read too, and answered with what they mean.
       weight: the paper's lambda on beta; anything but 1 overshoots the moment on purpose.
       name: name of the control; the attribute by default.
 
     Raises:
-      FileNotFoundError, ValueError: unknown network or attribute, mu of a wrong length or sum.
+      FileNotFoundError, ValueError: unknown network, attribute or label (with the nearest match), shares out of range.
     """
     loaded = load_network(network)
     labels = loaded.labels(attribute)
-    mu = moments.check_mu(f"control {name or attribute}", mu, labels)
+    mu = asked_shares(f"control {name or attribute}", mu, labels)
     return MomentControl(
         network=loaded,
         weight=jnp.float32(weight),

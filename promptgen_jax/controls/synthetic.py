@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from promptgen_jax import checks
+from promptgen_jax.controls._shares import asked_shares
 from promptgen_jax.controls.classifier import ClassifierControl
 from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.generators.synthetic import to_points
-from promptgen_jax.training import moments
 from promptgen_jax.types import Aim, Array, Sample, Spec, spec_field
 
 ENERGIES = ("classifier", "moment", "quadratic", "wells")
@@ -113,7 +113,7 @@ def build(
     Args:
       energy: "classifier" or "moment" for mixture2d, "quadratic" for linear, "wells" for wells.
       target: label of "classifier" ("a_1" by default); coordinates of "quadratic".
-      mu: "moment" only: shares of a_1 and a_2, or "uniform". Fit beta with `training.fit_moments`.
+      mu: "moment" only: shares of a_1 and a_2 by label, or "uniform". Fit beta with `training.fit_moments`.
       scale: of "quadratic" (0 means 0.5) and "wells" (0 means 0.35).
       weight: the paper's lambda.
       name: of the control; the energy by default.
@@ -131,7 +131,7 @@ def build(
         return ClassifierControl(network=classifier, weight=weight, name=name, attribute=ATTRIBUTE, target=target)
     if energy == "moment":
         labels = LABELS[ATTRIBUTE]
-        mu = jnp.asarray(moments.check_mu(f"control {name}", mu, labels), jnp.float32)
+        mu = jnp.asarray(asked_shares(f"control {name}", mu, labels), jnp.float32)
         return MomentControl(
             network=classifier,
             weight=weight,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import jax
@@ -12,9 +12,9 @@ import optax
 from scipy.special import logsumexp
 
 from promptgen_jax import checks
+from promptgen_jax.controls._shares import SUM_TOLERANCE, check_mu
 from promptgen_jax.training.optimizer import make_optimizer
 
-SUM_TOLERANCE = 1e-4
 MOMENT_TOLERANCE = 1e-4
 MIN_EFFECTIVE = 20
 CONSTANT = 1e-6  # a component that varies by less is taken as constant
@@ -36,35 +36,6 @@ class MomentFit(NamedTuple):
     ess: float
     kl: float
     log_z: float
-
-
-def check_mu(where: str, mu, labels: Sequence[str]) -> np.ndarray:
-    """The target shares as float64, summing to exactly one.
-
-    Args:
-      where: start of the message.
-      mu: one share per label, or "uniform".
-      labels: the classes, K of them.
-
-    Raises:
-      ValueError: wrong length, a negative or non-finite share, or a sum further than 1e-4 from one.
-    """
-    count = len(labels)
-    if isinstance(mu, str):
-        if mu != "uniform":
-            raise ValueError(f"{where}: mu is {mu!r}; expected {count} shares or 'uniform'. Pass one of the two.")
-        return np.full(count, 1 / count)
-    mu = np.asarray(mu, np.float64)
-    if mu.shape != (count,):
-        raise ValueError(
-            f"{where}: mu has shape {mu.shape}; expected ({count},). Pass one share for each of {', '.join(labels)}."
-        )
-    for label, share in zip(labels, mu, strict=True):
-        if not (np.isfinite(share) and share >= 0):
-            raise ValueError(f"{where}: mu of {label} is {share:.4g}; expected a share from 0 to 1. Correct it.")
-    if abs(mu.sum() - 1) > SUM_TOLERANCE:
-        raise ValueError(f"{where}: mu sums to {mu.sum():.6g}; expected 1. Divide it by its sum.")
-    return mu / mu.sum()
 
 
 def fit_beta(

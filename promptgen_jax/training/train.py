@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from promptgen_jax import checks, devices, parts, types
+from promptgen_jax.controls._shares import fill_shares
 from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.devices import map_batches
 from promptgen_jax.draws import sample_keys
@@ -113,7 +114,10 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
         return {c.name: c.gamma(images) for c in ebm.controls if isinstance(c, MomentControl)}
 
     gamma = map_batches(gammas, batch_size, sample_keys(key_x, np.arange(num_samples)), z, shared=(ebm,))
-    fit = moments.fit_beta(gamma, {control.name: np.asarray(control.mu) for control in controls})
+    mu = {c.name: fill_shares(np.asarray(c.mu), np.mean(gamma[c.name], axis=0)) for c in controls}
+    targets = {c.name: jnp.asarray(mu[c.name], jnp.float32) for c in controls if np.isnan(c.mu).any()}
+    ebm = ebm.replace(controls=tuple(c.replace(mu=targets[c.name]) if c.name in targets else c for c in ebm.controls))
+    fit = moments.fit_beta(gamma, mu)
     return with_beta(ebm, {name: jnp.asarray(beta, jnp.float32) for name, beta in fit.beta.items()}), fit
 
 
@@ -226,6 +230,11 @@ def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
             f"fit: {names} compares with an image that the flow itself makes, so the target moves with the flow; "
             f"{name_of(config.objective)} needs a fixed one. Use reverse_kl."
         )
+    for control in ebm.controls:
+        if isinstance(control, MomentControl) and np.isnan(control.mu).any():
+            raise ValueError(
+                f"fit: {control.name} leaves shares to the generator that are not known yet. Call pg.fit_moments first."
+            )
     if isinstance(ebm.generator, Prompt) and any(inner.flow.cond_dim for inner in ebm.generator.stack()[0]):
         raise ValueError(
             f"fit: the generator is the conditional prompt {ebm.generator.name!r}, which a control on top of it could "
