@@ -73,6 +73,8 @@ def exactness(
     Raises:
       ValueError, TypeError: as `certify`.
     """
+    checks.check_key("exactness", key)
+    checks.check_count("exactness: num_samples", num_samples)
     checks.check_count("exactness: reference_samples", reference_samples, minimum=0)
     sizes = {"num_samples": num_samples, "reference_samples": reference_samples or num_samples}
     return certify(prompt, ebm, key, **sizes, batch_size=batch_size).to_json()
