@@ -227,11 +227,13 @@ class Problems:
             raise self.error()
 
     def error(self) -> Exception:
-        """The one problem as it is, or several as a list."""
+        """The one problem as it is, or several as a list, of their own kind if they share one."""
         messages = list(dict.fromkeys(map(str, self.found)))
         if len(messages) == 1:
             return self.found[0]
-        return ValueError("\n".join([f"config: {len(messages)} problems.", *(f"- {message}" for message in messages)]))
+        kinds = set(map(type, self.found))
+        kind = kinds.pop() if len(kinds) == 1 else ValueError
+        return kind("\n".join([f"config: {len(messages)} problems.", *(f"- {message}" for message in messages)]))
 
 
 def _fits(kind: str, value: Any) -> bool:
