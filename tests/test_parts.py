@@ -1,13 +1,16 @@
 """Parts know what they are: specs, fingerprints, claims on work directories, cards, modules outside the library."""
 
 import json
+import os
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
 import promptgen_jax as pg
 from promptgen_jax import parts
@@ -52,6 +55,38 @@ def text(words):
     return pg.load_control("clip", network="tinyclip_faces", text=words, name="text", num_augmentations=1, policy="")
 
 
+def with_three(one, other, third):
+    return lambda images: one(images) + other(images) - third(images)
+
+
+def of_own_class(target):
+    @struct.dataclass
+    class Near:
+        weight: float = 1.0
+        aim = target
+        name: str = struct.field(pytree_node=False, default="near")
+        needs_reference: bool = struct.field(pytree_node=False, default=False)
+
+        def __call__(self, key, sample):
+            return distance_to(self.aim)(sample.images)
+
+    return Near()
+
+
+def of_own_module(target):
+    settings = types.ModuleType("settings")
+    settings.target = target
+    return own(lambda images: distance_to(settings.target)(images))
+
+
+def mean_of(images):
+    return images.mean((1, 2, 3))
+
+
+def sum_of(images):
+    return images.sum((1, 2, 3))
+
+
 PAIRS = {  # one name, two targets
     "pose": lambda: (pg.load_control("pose", yaw=25.0), pg.load_control("pose", yaw=-25.0)),
     "replaced": lambda: [own(distance_to(0.1)).replace(weight=weight) for weight in (1.0, 2.0)],
@@ -61,6 +96,10 @@ PAIRS = {  # one name, two targets
     "array around": lambda: (own(distance_to(POINTS)), own(distance_to(POINTS + 1))),
     "code": lambda: (own(lambda images: images.mean((1, 2, 3))), own(lambda images: images.sum((1, 2, 3)))),
     "jitted": lambda: (own(jax.jit(distance_to(0.1))), own(jax.jit(distance_to(0.2)))),
+    "met twice": lambda: (own(with_three(mean_of, sum_of, mean_of)), own(with_three(mean_of, sum_of, sum_of))),
+    "own class": lambda: (of_own_class(0.1), of_own_class(0.2)),
+    "own class, array": lambda: (of_own_class(POINTS), of_own_class(POINTS + 1)),
+    "own module": lambda: (of_own_module(0.1), of_own_module(0.2)),
     "weight": lambda: (own(distance_to(0.1)), own(distance_to(0.1), weight=2.0)),
     "lengths": lambda: [pg.load_control("lengths", pairs=((0, 1),), lengths=(x,)) for x in (0.1, 0.2)],
     "canonical": lambda: [pg.load_control("rotation", canonical=(x, 0.0, 0.0)) for x in (0.2, 0.3)],
@@ -81,9 +120,33 @@ def test_a_global_of_own_code_is_part_of_it(monkeypatch):
     assert parts.fingerprint(control) != before
 
 
-def test_what_cannot_be_told_apart_is_refused():
+@pytest.mark.parametrize(
+    "unknown", [object(), np.random.RandomState(0), np.array([None]), {object()}], ids=lambda each: type(each).__name__
+)
+def test_what_cannot_be_told_apart_is_refused(unknown):
     with pytest.raises(ValueError, match="cannot be told whether it is the same in another run"):
-        parts.fingerprint(own(distance_to(object())))
+        parts.fingerprint(own(distance_to(unknown)))
+
+
+def test_the_order_of_sets_and_addresses_are_no_part_of_fingerprints():
+    code = (
+        "import promptgen_jax as pg\nfrom promptgen_jax import parts\n"
+        "def f(x):\n    return x\n"
+        "def g(x):\n    return -x\n"
+        "def around(which):\n    return lambda images: [h(images) for h in which]\n"
+        "print(parts.fingerprint(pg.FunctionControl(around({f, g, 'a', 'b'}))))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in "12"
+    }
+    assert len(found) == 1
 
 
 def test_fingerprints_are_those_of_another_process():
