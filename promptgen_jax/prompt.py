@@ -18,7 +18,7 @@ from promptgen_jax.draws import Draws, images_by_number
 from promptgen_jax.flows import base as flows
 from promptgen_jax.runs import sampling
 from promptgen_jax.store import card, weights
-from promptgen_jax.types import FOLLOWS, Array, Conditions, Prior, PyTree
+from promptgen_jax.types import FOLLOWS, Array, Conditions, Prior, PyTree, makes, view
 
 PROMPT = "prompt.json"
 WRITTEN = re.compile(r"prompt\.json|README\.md|flow_\d+|\.DS_Store|\.ipynb_checkpoints")  # by us, or without worth
@@ -53,6 +53,15 @@ class Prompt:
     def image_size(self) -> int:
         """Pixels a side."""
         return self.generator.image_size
+
+    @property
+    def makes(self) -> str:
+        """What the generator makes, see `types.OUTPUTS`."""
+        return makes(self.generator)
+
+    def view(self, made: Any) -> Any:
+        """Samples as pictures (B, H, W, 3), as the generator shows them."""
+        return view(self.generator, made)
 
     @property
     def checksum(self) -> str:

@@ -20,6 +20,7 @@ Array = jax.Array
 PyTree = Any
 
 FOLLOWS = "follows"  # marks fields that follow from the others or are remarks: parts that differ in them are the same
+OUTPUTS = {"images": "pictures", "points": "coordinates without a picture", "mesh": "coordinates, rendered to be seen"}
 LOG_2PI = float(np.log(2 * np.pi))
 
 
@@ -195,12 +196,24 @@ def networks_of(control) -> tuple:
     return tuple(getattr(control, "networks", ()))
 
 
+def makes(generator) -> str:
+    """What a generator makes, a key of `OUTPUTS`: images, if it does not say."""
+    return getattr(generator, "makes", "images")
+
+
+def view(generator, made: Any) -> Any:
+    """What a generator made, as pictures (B, H, W, 3): as its own `view` shows it, if it has one."""
+    return generator.view(made) if hasattr(generator, "view") else made
+
+
 @runtime_checkable
 class Generator(Protocol):
     """A frozen generator `x = G(z)`: a callable pytree whose leaves are its weights.
 
     The same key gives the same image; key feeds layer noise, cameras and the like. `name` and `checksum`
-    identify the weights, so that a saved prompt can find and verify its generator.
+    identify the weights, so that a saved prompt can find and verify its generator. One whose samples are no pictures
+    also says what it `makes`, a key of `OUTPUTS`, and, if people can look at them all the same, has a method
+    `view(made)` from samples to pictures (B, H, W, 3).
     """
 
     prior: Prior

@@ -106,6 +106,19 @@ def sample_of(images):
 
 @pytest.mark.parametrize("name", GENERATORS)
 class TestGenerator:
+    def test_says_what_it_makes_and_shows_it(self, name):
+        generator = GENERATORS[name]()
+        output = {"flame": "mesh", "synthetic": "points"}.get(name, "images")
+        flow, params = pg.init_flow(KEY, generator.prior, num_layers=2, hidden_dim=8)
+        assert types.makes(generator) == types.makes(pg.Prompt(generator, flow, params)) == output
+        shape = jax.eval_shape(generator, KEY, generator.prior.sample(KEY, BATCH)).shape
+        made = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
+        shown = types.view(pg.Prompt(generator, flow, params), made)
+        assert shown.shape[0] == BATCH
+        assert output == "points" or min(shown.shape[1:3]) > 1
+        if output == "images":
+            np.testing.assert_array_equal(shown, made)
+
     def test_draws_the_same_images_from_the_same_key(self, name):
         generator = GENERATORS[name]()
         assert isinstance(generator, types.Generator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -26,7 +26,10 @@ class Frozen:
       name, checksum: of the weights.
       image_size: pixels a side.
       license: terms of the weights.
+      makes: what it makes, see `types.OUTPUTS`.
     """
+
+    makes: ClassVar[str] = "images"
 
     weights: Any = struct.field(repr=False)
     prior: Prior

@@ -7,6 +7,8 @@ rendering.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from flax import struct
 from promptgen_jax import checks
 from promptgen_jax.generators._frozen import Frozen
 from promptgen_jax.models import flame, network
+from promptgen_jax.store import images
 from promptgen_jax.types import Array, Prior
 
 IDENTITY = flame.COEFFICIENTS["shape"] + flame.COEFFICIENTS["exp"]
@@ -24,6 +27,8 @@ REST = flame.COEFFICIENTS["pose"] + flame.COEFFICIENTS["eyes"]
 @struct.dataclass(kw_only=True)
 class FlameMeshes(Frozen):
     """`x = G(z)`, z the 100 shape and 50 expression coefficients, standard normal; head, jaw and eyes are at rest."""
+
+    makes: ClassVar[str] = "mesh"
 
     image_size: int = struct.field(pytree_node=False, default=1)
 
@@ -41,6 +46,10 @@ class FlameMeshes(Frozen):
     def triangles(self) -> np.ndarray:
         """(F, 3) vertices of every triangle."""
         return np.asarray(self.weights["triangles"])
+
+    def view(self, made) -> np.ndarray:
+        """Renderings (B, S, S, 3) of what it made (B, V + 68, 1, 3)."""
+        return images.render_mesh(np.asarray(made)[:, : self.module.num_vertices, 0], self.triangles())
 
 
 def build(*, weights: str = "flame") -> FlameMeshes:

@@ -8,7 +8,7 @@ import jax
 from flax import struct
 
 from promptgen_jax import checks
-from promptgen_jax.types import Array, Prior, Spec, spec_field
+from promptgen_jax.types import OUTPUTS, Array, Prior, Spec, spec_field
 
 
 @struct.dataclass
@@ -16,7 +16,7 @@ class FunctionGenerator:
     """`x = function(z)`, (B, D) latents to (B, H, W, 3) images in [0, 1].
 
     Weights that are given apart, `jax.tree_util.Partial(function, weights)`, stay arguments of compiled code; those
-    that the function closes over become constants of it.
+    that the function closes over become constants of it. `makes` is a key of `types.OUTPUTS`.
     """
 
     prior: Prior
@@ -24,10 +24,12 @@ class FunctionGenerator:
     image_size: int = struct.field(pytree_node=False, default=0)
     name: str = struct.field(pytree_node=False, default="function")
     checksum: str = struct.field(pytree_node=False, default="")
+    makes: str = struct.field(pytree_node=False, default="images")
     spec: Spec | None = spec_field()
 
     def __post_init__(self):
-        """Makes a plain function a pytree without leaves."""
+        """Makes a plain function a pytree without leaves. Raises ValueError for an unknown `makes`."""
+        checks.check_known(f"{self.name}: makes", self.makes, OUTPUTS)
         if not isinstance(self.function, jax.tree_util.Partial):
             object.__setattr__(self, "function", jax.tree_util.Partial(self.function))
 

@@ -8,6 +8,7 @@ are plain coordinates and not confined to [0, 1]; only the controls of `controls
 from __future__ import annotations
 
 import hashlib
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,8 @@ class MixtureGenerator:
     With u = (x1 + x2) / sqrt 2 and v = (x1 - x2) / sqrt 2:  u = F^{-1}(Phi(z1)), v = z2, F the CDF of the mixture of u.
     """
 
+    makes: ClassVar[str] = "points"
+
     prior: Prior
     name: str = struct.field(pytree_node=False, default="synthetic_mixture2d")
     checksum: str = struct.field(pytree_node=False, default="")
@@ -65,6 +68,8 @@ class LinearGenerator:
       bias: (M,).
     """
 
+    makes: ClassVar[str] = "points"
+
     matrix: Array
     bias: Array
     prior: Prior
@@ -84,6 +89,8 @@ class LinearGenerator:
 @struct.dataclass
 class IdentityGenerator:
     """x = z, for energies written directly on the latent, such as the four wells."""
+
+    makes: ClassVar[str] = "points"
 
     prior: Prior
     name: str = struct.field(pytree_node=False, default="synthetic_wells")

@@ -10,11 +10,12 @@ from promptgen_jax import checks
 from promptgen_jax.metrics._figures import Estimate, Figure
 from promptgen_jax.metrics._intervals import normalised
 from promptgen_jax.metrics._observed import About, Observed
+from promptgen_jax.types import makes
 
 
 def measure(seen: Mapping[str, Observed], about: About) -> tuple[Figure, ...]:
     """Of pixels, and of the first network that gives an `embedding`; nothing of points, which are no pictures."""
-    if about.ebm.generator.image_size == 1:
+    if makes(about.ebm.generator) != "images":
         return ()
     rows = {}
     for draws, found in seen.items():

@@ -27,10 +27,10 @@ from promptgen_jax.metrics import Headline
 from promptgen_jax.metrics import mixture as mixtures
 from promptgen_jax.models.network import load_network
 from promptgen_jax.prompt import Prompt
-from promptgen_jax.runs import report, sampling
+from promptgen_jax.runs import report
 from promptgen_jax.runs.config import GENERATOR, LOOSE, RunConfig
 from promptgen_jax.store import images, weights
-from promptgen_jax.types import Conditions, networks_of
+from promptgen_jax.types import Conditions, makes, networks_of, view
 
 AGAIN = "Train again, in another --workdir."
 GRID_SIZE = 3  # conditions per angle in pictures
@@ -234,7 +234,7 @@ def mixtures_stage(config: dict, made: dict) -> dict:
 def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, folder: Path) -> list[dict]:
     """A sheet of the same noise before and after; of a 2-D toy problem, target density against samples."""
     key_image = jax.random.fold_in(key, 0)
-    if ebm.generator.image_size > 1 or sampling.is_mesh(ebm.generator):
+    if makes(ebm.generator) != "points":
         eps = prompt.prior.sample(key, options["num_shown"])
         prompt = _with_options(prompt, options["pictures"])
         if ebm.cond_prior:
@@ -245,7 +245,7 @@ def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, fol
         shown = []
         for when, z in (("before", eps), ("after", moved)):
             made = map_batches(draws.images_of, 16, keys, z, shared=(prompt.generator,))
-            shown.append((f"{when}: {name}", sampling.viewed(prompt.generator, made)))
+            shown.append((f"{when}: {name}", view(prompt.generator, made)))
         images.save_png(folder / "samples.png", images.before_after_sheet(shown, columns=options["columns"]))
         return [{"file": "samples.png", "caption": "The same noise before and after; the first samples, none picked."}]
     if prompt.prior.dim != 2:

@@ -20,6 +20,7 @@ import numpy as np
 from promptgen_jax import checks, devices
 from promptgen_jax.draws import images_by_number, noise
 from promptgen_jax.store import images, weights
+from promptgen_jax.types import makes, view
 
 ABOUT, GRID, IMAGES_NPZ, LATENTS_NPZ = "samples.json", "grid.png", "images.npz", "latents.npz"
 GRID_FACES, PROGRESS_SECONDS = 9, 5.0
@@ -63,7 +64,7 @@ def write_samples(
     checks.check_count("sample: num_samples", num_samples)
     checks.check_count("sample: batch_size", batch_size)
     checks.check_seed("sample: seed", seed)
-    if prompt.image_size == 1 and not is_mesh(prompt):
+    if makes(prompt) == "points":
         raise ValueError(f"sample: {prompt.name} is a toy problem, whose samples are points, not pictures.")
     if cond is not None:
         cond = np.atleast_2d(np.asarray(cond, np.float32))
@@ -82,7 +83,7 @@ def write_samples(
     with ThreadPoolExecutor() as pool, devices.kept_in(folder):
         progress, done = _Progress(len(left), say), 0
         for made in devices.stream_batches(images_by_number, batch_size, *arrays, shared=(prompt, key)):
-            shown, numbers = images.to_uint8(viewed(prompt, made)), left[done : done + len(made)]
+            shown, numbers = images.to_uint8(view(prompt, made)), left[done : done + len(made)]
             list(pool.map(images.save_png, [folder / _file(number) for number in numbers], shown))
             progress.add(len(made))
             done += len(made)
@@ -184,23 +185,6 @@ def warn_beyond(prompt, cond) -> None:
     ]
     if ranges:
         warnings.warn(f"condition beyond what {prompt.name} was trained on: {', '.join(ranges)}.", stacklevel=3)
-
-
-def is_mesh(prompt) -> bool:
-    """Whether the innermost generator makes meshes instead of images."""
-    return hasattr(_innermost(prompt), "triangles")
-
-
-def viewed(prompt, made: np.ndarray) -> np.ndarray:
-    """What a prompt or generator made, as pictures: meshes rendered, images as they are."""
-    if not is_mesh(prompt):
-        return made
-    triangles = _innermost(prompt).triangles()
-    return images.render_mesh(made[:, : triangles.max() + 1, 0], triangles)
-
-
-def _innermost(generator):
-    return generator.stack()[1] if hasattr(generator, "stack") else generator
 
 
 class _Progress:
