@@ -4,9 +4,10 @@ The generators are converted from official files of seeded tensors and have publ
 diffusion autoencoder take few steps, and CLIP is small.
 """
 
+import io
 import json
 import re
-import shutil
+import signal
 import sys
 
 import numpy as np
@@ -30,6 +31,15 @@ EXPERIMENTS = {
 }
 
 
+class StopsWhenCompiled(io.StringIO):
+    """Standard output of a process that gets SIGTERM once the training step is compiled."""
+
+    def write(self, text):
+        if "compiled the training step" in text:
+            signal.raise_signal(signal.SIGTERM)
+        return super().write(text)
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """A folder of a small CLIP."""
@@ -41,7 +51,7 @@ def clip(tmp_path_factory):
 @pytest.mark.full
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_trains_and_resumes(name, clip, tmp_path, monkeypatch, capsys):
-    """Two steps; and again from the checkpoint of the first, with the same flow."""
+    """Two steps; and again stopped after the first and resumed, with the same flow."""
     official, config, options = EXPERIMENTS[name]
     weights.save_weights(tmp_path / name, *official.converted(name))
     monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path))
@@ -49,14 +59,18 @@ def test_trains_and_resumes(name, clip, tmp_path, monkeypatch, capsys):
     control = {"stages.text.controls.text.network": clip, "stages.text.controls.text.text": "a robot"}
     sampler = {f"{of}.{option}": options[option] for of in ("generator", "evaluation.pictures") for option in options}
     overrides = {"generator.name": name, **sampler, **control, **flow}
-    arguments = [f"--config={config}", f"--workdir={run}", *(f"--config.{k}={v}" for k, v in overrides.items())]
-    monkeypatch.setattr(sys, "argv", ["main.py", *arguments])  # config_flags looks for overrides there
+    overrides = [f"--config.{option}={value}" for option, value in overrides.items()]
 
-    def train():
-        assert main.main(arguments) == 0
+    def arguments(workdir):
+        line = [f"--config={config}", f"--workdir={workdir}", *overrides]
+        monkeypatch.setattr(sys, "argv", ["main.py", *line])  # config_flags looks for overrides there
+        return line
+
+    def train(workdir):
+        assert main.main(arguments(workdir)) == 0
         return capsys.readouterr().out
 
-    output = train()
+    output = train(run)
     sizes = re.search(r"a step takes (\S+) MiB a device: (\S+) MiB of weights and state, (\S+) MiB of a", output)
     assert all(float(size) > 0 for size in sizes.groups())
     metrics = [json.loads(line) for line in (run / "text" / "metrics.jsonl").read_text().splitlines()]
@@ -66,7 +80,9 @@ def test_trains_and_resumes(name, clip, tmp_path, monkeypatch, capsys):
     trained = [path.read_bytes() for path in flows]
     assert trained
 
-    shutil.rmtree(run / "text" / "prompt")
-    shutil.rmtree(run / "text" / "checkpoints" / "2")
-    assert "resumed at step 1 of 2" in train()
-    assert [path.read_bytes() for path in flows] == trained
+    cut = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", StopsWhenCompiled())
+        assert main.main(arguments(cut)) == 130
+    assert "resumed at step 1 of 2" in train(cut)
+    assert [(cut / path.relative_to(run)).read_bytes() for path in flows] == trained

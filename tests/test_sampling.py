@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 from test_processes import free_address
 
@@ -60,6 +61,7 @@ def start(*arguments, devices=1, program=("main.py",)):
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
     }
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # a folder of samples keeps its own
     command = [sys.executable, *program, "--mode=sample", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
@@ -161,7 +163,18 @@ def test_files_hold_what_they_say(saved, tmp_path):
     assert np.abs(drawn - pictures).max() <= 1
 
 
-def test_every_folder_keeps_its_own_compilations(saved, tmp_path):
+@pytest.fixture
+def no_cache():
+    """JAX without a place for what it compiles."""
+    folder = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()
+
+
+def test_every_folder_keeps_its_own_compilations(saved, tmp_path, no_cache):
     """Also of several in one process, however soon they were made; what is there is not compiled again."""
     seconds = jax.config.jax_persistent_cache_min_compile_time_secs
     prompt = pg.Prompt.from_pretrained(saved)
@@ -222,7 +235,7 @@ def test_bad_folders(saved, tmp_path):
         (("--prompt={tmp}/half", "--output={tmp}/x"), "half/flow_1: missing or incomplete. Copy the whole folder"),
         (("--prompt={saved}", "--output={tmp}/bad_json"), "samples.json: not valid JSON"),
         (("--workdir={tmp}/bad_json",), "config.json: not valid JSON"),
-        (("--workdir={tmp}/old", "--output={tmp}/x"), "config.json: lacks generator, order, stages, evaluation."),
+        (("--workdir={tmp}/old", "--output={tmp}/x"), "- config: generator is missing. Add it."),
         (
             ("--workdir={tmp}/begun", "--output={tmp}/x"),
             "its stage smile is not trained to the end. Repeat the command",
@@ -249,7 +262,7 @@ def test_bad_input(arguments, match, saved, tmp_path, capsys):
         (tmp_path / name / "prompt.json").write_text(json.dumps(about | change))
     shutil.copytree(saved, tmp_path / "half", ignore=shutil.ignore_patterns("flow_1"))
     begun = json.dumps(
-        {"generator": {"name": "x"}, "order": ["smile"], "stages": {"smile": {}}, "evaluation": {"x": 1}}
+        {"generator": {"name": "dcgan_digiface"}, "stages": {"smile": {"controls": {"a": {"kind": "synthetic"}}}}}
     )
     for name, content in (("bad_json", "{"), ("old", '{"seed": 1}'), ("begun", begun)):
         (tmp_path / name).mkdir()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,19 +44,24 @@ def checkpoints(tmp_path_factory):
 
 @pytest.mark.full
 def test_stylegan2_256_and_clip_vit_b32_train_and_resume(checkpoints, tmp_path):
-    """Two steps of the official landscape recipe; and again from the checkpoint of the first, with the same flow."""
-    arguments = ("--config=configs/stylegan2_text.py:autumn_smoke", f"--workdir={tmp_path}")
-    output = call("main.py", *arguments, weights=checkpoints)
+    """Two steps of the official landscape recipe; and again stopped after the first and resumed, with the same flow."""
+    config, cut = "--config=configs/stylegan2_text.py:autumn_smoke", tmp_path / "cut"
+    output = call("main.py", config, f"--workdir={tmp_path}", weights=checkpoints)
     assert output.strip().endswith("report.html")
     metrics = [json.loads(line) for line in (tmp_path / "text" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in metrics] == [1, 2]
     assert all(np.isfinite(row["loss"]) for row in metrics)
     trained = (tmp_path / "text" / "prompt" / "flow_0" / "weights.safetensors").read_bytes()
 
-    shutil.rmtree(tmp_path / "text" / "prompt")
-    shutil.rmtree(tmp_path / "text" / "checkpoints" / "2")
-    assert "resumed at step 1 of 2" in call("main.py", *arguments, weights=checkpoints)
-    assert (tmp_path / "text" / "prompt" / "flow_0" / "weights.safetensors").read_bytes() == trained
+    command = [sys.executable, "-u", "main.py", config, f"--workdir={cut}"]
+    environment = os.environ | {"PROMPTGEN_WEIGHTS": str(checkpoints)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as stopped:
+        for line in stopped.stdout:
+            if "compiled the training step" in line:
+                stopped.terminate()
+    assert stopped.returncode == 130
+    assert "resumed at step 1 of 2" in call("main.py", config, f"--workdir={cut}", weights=checkpoints)
+    assert (cut / "text" / "prompt" / "flow_0" / "weights.safetensors").read_bytes() == trained
 
     call("main.py", "--mode=sample", f"--workdir={tmp_path}", "--num_samples=1", weights=checkpoints)
     assert len(list((tmp_path / "samples").glob("*.png"))) == 1
