@@ -55,7 +55,7 @@ def test_a_flow_on_one_of_four_wells_is_bad(times):
     assert np.mean([each.missed_mass for each in found]) == pytest.approx(0.75, abs=0.05)
     assert {each.verdict for each in found} == {"bad"}
     assert blamed(found) == 1
-    assert covered(found) >= (0.93 if times > 100 else 0.75)
+    assert covered(found) >= (0.9 if times > 100 else 0.75)  # 0.95 less three standard errors
     assert all(each.ess_flow < 0.4 * 1024 for each in found)
 
 
@@ -113,3 +113,13 @@ def test_certify_draws_both_sides():
 
 def test_the_certificate_is_a_file_of_metrics():
     assert "certificate" in parts.available("metrics")
+
+
+def test_samples_that_differ_by_thousands_of_nats():
+    """A bootstrap without the heaviest sample rests on the others, although their weights are 0 beside it."""
+    flow = Side(np.array([-8565.0, -7561.0]), np.array([-199.0, -201.0]), np.array([-199.0, -202.0]))
+    prior = Side(np.array([-8508.0, -7678.0]), np.array([-199.0, -202.0]), np.array([-200.0, -202.0]))
+    found = certificate(flow, prior)
+    assert found.log_z == pytest.approx(-7561 - np.logaddexp(-201, -202) - np.log(2))
+    assert found.log_z_interval[0] < -8000
+    assert found.verdict != "good"

@@ -226,22 +226,20 @@ def certificate(flow: Side, prior: Side, *, seed: int = 0) -> Certificate:
     log_importance = (log_target - log_q)[:n]
 
     counts = _resampled(n, m, np.random.default_rng(seed))  # the first row is the samples themselves
-    with np.errstate(divide="ignore"):
-        top = log_weight.max()
-        weight = counts * np.exp(log_weight - top)
-    total = weight.sum(axis=1)
-    log_z = np.log(total / (n + m)) + top
+    log_total = logsumexp(np.broadcast_to(log_weight, counts.shape), b=counts, axis=1)
+    weight = counts * np.exp(np.where(counts > 0, log_weight - log_total[:, None], 0.0))  # each row sums to 1
+    log_z = log_total - np.log(n + m)
     distance = log_target - log_q  # log target / q, up to log Z
     reverse = log_z - (counts[:, :n] @ np.maximum(log_importance, -1e6)) / n
-    forward = (weight @ np.clip(distance, -1e6, 1e6)) / total - log_z
-    missed = np.sum(weight * (distance[None] - log_z[:, None] > THIN), axis=1) / total
+    forward = weight @ np.clip(distance, -1e6, 1e6) - log_z
+    missed = np.sum(weight * (distance[None] - log_z[:, None] > THIN), axis=1)
 
     ess_prior = _ess((log_target - log_prior)[n:])
-    accounted = float(np.exp(logsumexp(log_importance) - np.log(n) - log_z[0]))
+    accounted = float(np.exp(min(0.0, logsumexp(log_importance) - np.log(n) - log_z[0])))
     alone = (log_target - log_prior)[n:]
     found = {
         "log_z": log_z,
-        "log_z_prior": np.log(counts[:, n:] @ np.exp(alone - alone.max()) / m) + alone.max(),
+        "log_z_prior": logsumexp(np.broadcast_to(alone, (len(counts), m)), b=counts[:, n:], axis=1) - np.log(m),
         "reverse_kl": reverse,
         "forward_kl": forward,
         "missed_mass": missed,
@@ -255,7 +253,7 @@ def certificate(flow: Side, prior: Side, *, seed: int = 0) -> Certificate:
     return Certificate(
         **values,
         ess=_ess(log_weight) / (n + m),
-        ess_flow=_ess(log_importance) * min(1.0, accounted),
+        ess_flow=_ess(log_importance) * accounted,
         ess_prior=ess_prior,
         pareto_k=k,
         loss=float(-np.mean(log_importance)),
