@@ -1,0 +1,75 @@
+"""Optimisation of every latent by itself, as StyleCLIP's (arXiv 2103.17249, section 4). It samples nothing."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from promptgen_jax import checks
+from promptgen_jax.draws import Draws
+from promptgen_jax.samplers import _chains
+from promptgen_jax.types import Array, Spec, spec_field
+
+RAMP_UP, RAMP_DOWN = 0.05, 0.25  # shares of the steps in which the learning rate rises, and falls
+
+
+@struct.dataclass
+class Optimise:
+    """Adam on E_C(G(z)) + distance_weight |z - z_0|², from a draw z_0 of the prior each.
+
+    The learning rate rises linearly over the first twentieth of the steps and falls by a cosine over the last quarter.
+
+    Attributes:
+      num_steps: of Adam.
+      learning_rate: of Adam.
+      distance_weight: of the squared distance to the start; StyleCLIP's is 0.008 beside a loss between 0 and 1.
+    """
+
+    num_steps: int = struct.field(pytree_node=False)
+    learning_rate: float = struct.field(pytree_node=False)
+    distance_weight: float
+    name: str = struct.field(pytree_node=False, default="optimise")
+    spec: Spec | None = spec_field()
+
+    def __call__(self, key: Array, ebm, num_samples: int, *, start: Draws | None = None) -> Draws:
+        """Where the optimisation ends.
+
+        Raises:
+          TypeError, ValueError: a raw key, a count below 1, a target that moves with the flow.
+        """
+        draws = _chains.start(self.name, key, ebm, num_samples, start)
+        z, seconds = _chains.run(_walk, self, ebm, draws, key)
+        return _chains.moved(draws, z, seconds, gradient_calls=self.num_steps * num_samples)
+
+    def schedule(self, step: Array) -> Array:
+        """Learning rate at a step."""
+        done = step / self.num_steps
+        down = 0.5 - 0.5 * jnp.cos(jnp.pi * jnp.clip((1 - done) / RAMP_DOWN, 0, 1))
+        return self.learning_rate * down * jnp.clip((step + 1) / (RAMP_UP * self.num_steps), 0, 1)
+
+
+def _walk(sampler: Optimise, ebm, chain_key: Array, key: Array, z: Array, cond: Array | None = None) -> Array:
+    del chain_key  # it draws nothing but its start
+    adam = optax.adam(sampler.schedule)
+
+    def loss(moved):
+        return _chains.energy(moved, ebm, key, cond) + sampler.distance_weight * jnp.sum((moved - z) ** 2)
+
+    def step(carried, _):
+        moved, state = carried
+        updates, state = adam.update(jax.grad(loss)(moved), state)
+        return (moved + updates, state), None
+
+    return jax.lax.scan(step, (z, adam.init(z)), length=sampler.num_steps)[0][0]
+
+
+def build(*, num_steps: int = 300, learning_rate: float = 0.1, distance_weight: float = 0.008) -> Optimise:
+    """The sampler of these options, see `Optimise`.
+
+    Raises:
+      ValueError: no steps.
+    """
+    checks.check_count("optimise: num_steps", num_steps)
+    return Optimise(num_steps, learning_rate, distance_weight)
