@@ -35,6 +35,8 @@ CONTENTS = """
 :hidden:
 
 method
+equal_shares
+own_loop
 generators
 extending
 checkpoints

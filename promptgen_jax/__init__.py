@@ -9,7 +9,7 @@ from promptgen_jax.flows.base import init_flow, load_flow
 from promptgen_jax.generators.function import FunctionGenerator
 from promptgen_jax.metrics.certificate import Certificate, certify
 from promptgen_jax.models.network import load_network
-from promptgen_jax.parts import load_control, load_generator
+from promptgen_jax.parts import load_control, load_generator, load_sampler
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs.sampling import write_samples
 from promptgen_jax.training import fit, fit_moments
@@ -33,6 +33,7 @@ __all__ = [
     "load_flow",
     "load_generator",
     "load_network",
+    "load_sampler",
     "write_samples",
 ]
 

@@ -78,6 +78,15 @@ def load_control(kind: str, **options):
     return load("controls", kind, **options)
 
 
+def load_sampler(kind: str, **options):
+    """A sampler by the name of its file, e.g. `load_sampler("langevin", num_steps=50)`, or by a module of its own.
+
+    Raises:
+      ValueError: unknown kind, with the nearest match; unknown options of it.
+    """
+    return load("samplers", kind, **options)
+
+
 def load(package: str, kind: str, **options):
     """What `build(**options)` of a file makes, with its `Spec` if it has a place for one.
 

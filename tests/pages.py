@@ -266,6 +266,14 @@ def config_of(value: str) -> dict:
     return module.get_config(*([argument] if argument else [])).to_dict()
 
 
+def write_modules(page: Path, folder: Path) -> None:
+    """Writes the files of the reader's own package that a page shows into a folder."""
+    for block in blocks(page):
+        if block.title.startswith("mypackage/"):
+            (folder / block.title).parent.mkdir(parents=True, exist_ok=True)
+            (folder / block.title).write_text(block.content)
+
+
 def run_small(words: list[str], code: str, folder: Path) -> None:
     """Runs one entry of `runnable` in a folder, with the config's smoke variant, two steps and four samples."""
     if code:

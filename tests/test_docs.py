@@ -90,6 +90,7 @@ def test_page_runs(name, tmp_path):
     """Every command and program on shipped weights, one after the other, in small."""
     for path in ("main.py", "configs", "ported_weights"):
         (tmp_path / path).symlink_to(pages.ROOT / path)
+    pages.write_modules(pages.ROOT / name, tmp_path)
     blocks = pages.runnable(pages.ROOT / name)
     for words, _ in blocks:
         if words:
@@ -128,6 +129,8 @@ def test_generators():
 def test_extending(tmp_path, monkeypatch):
     """Own functions, own network with weights and own file, as a reader would paste them one after the other."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pages.write_modules(DOCS / "extending.md", tmp_path)
     monkeypatch.setattr(controls, "__path__", [*controls.__path__, str(tmp_path)])
     names = {}
     ten_lines, network, own_file, *rest = pages.blocks(DOCS / "extending.md")
@@ -147,9 +150,13 @@ def test_extending(tmp_path, monkeypatch):
     assert energies[1] < 0.5 * energies[0]
     np.testing.assert_array_equal(names["again"].sample(key, 4), names["prompt"].sample(key, 4))
 
-    comparison, objective, loop = [block for block in rest if not block.title]
+    comparison, sampler, objective, loop = [block for block in rest if not block.title]
     exec(comparison.content, names)
     assert [list(row.values) for row in names["spread"]] == [["generator", "prompt", "once more"]]
+
+    exec(sampler.content, names)
+    assert names["walked"].z.shape == (32, 6)
+    assert {row.name for row in names["both"].own["cost"].rows} == {"energies", "gradients", "seconds"}
 
     exec(objective.content, names)
     assert names["history"][-1]["running"] != 0

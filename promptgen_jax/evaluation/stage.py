@@ -23,6 +23,7 @@ from promptgen_jax.metrics import (
     JudgedShares,
     certificate,
     conditions,
+    cost,
     diversity,
     energies,
     observe,
@@ -115,6 +116,7 @@ def measure(
     earlier: tuple = (),
     trained: bool = True,
     metrics: Sequence[str | Callable] = (),
+    samplers: Mapping[str, Callable] | None = None,
     batch_size: int = 64,
 ) -> Measured:
     """Measures a prompt on fresh noise, a conditional one on conditions drawn from those trained on.
@@ -128,12 +130,14 @@ def measure(
       earlier: controls of the prompts inside it, which are no independent judges any more.
       trained: False for a prompt that is the identity still: the headline then tells the reweighted shares.
       metrics: of one's own, beside those that are always measured: functions, or names of modules, with `measure`.
+      samplers: of the same target, by name, see `promptgen_jax.samplers`; as many draws of each are measured beside.
       batch_size: images per device at a time; the result does not depend on it.
 
     Raises:
-      ValueError: an unknown metric, attribute or network.
+      ValueError: an unknown metric, attribute or network; what a sampler raises.
     """
     own = {name: find(metric) for name, metric in ((_name(metric), metric) for metric in metrics)}
+    own |= {"cost": cost.measure} if samplers else {}
     about = About.of(
         ebm, judges or {}, earlier=earlier, prompt=prompt, key=key, num_samples=num_samples, batch_size=batch_size
     )
@@ -144,6 +148,8 @@ def measure(
     found = certificate.measure(seen, about)
     if not ebm.needs_reference:
         seen["weighted"] = seen["after"].reweighted()
+    for name, sampler in (samplers or {}).items():
+        seen |= observe({name: sampler(jax.random.fold_in(key, 3), ebm, num_samples)}, about)
     when = "after" if trained else "weighted"
     result = Measured(
         shares=shares.measure(seen, about),
@@ -157,6 +163,7 @@ def measure(
             "num_samples": num_samples,
             "judges": {name: list(attributes) for name, attributes in about.attributes.items()},
             "metrics": list(own),
+            "samplers": list(samplers or {}),
         },
     )
     notes = (*result.notes, *_missed_shares(result))

@@ -14,6 +14,7 @@ from typing import Any
 from promptgen_jax import checks, parts
 from promptgen_jax.evaluation.stage import find
 from promptgen_jax.flows.base import build_module
+from promptgen_jax.metrics._figures import RESERVED, TITLES
 from promptgen_jax.models.network import load_network
 from promptgen_jax.training import TrainConfig
 from promptgen_jax.types import Conditions
@@ -33,6 +34,7 @@ class EvaluationConfig:
       pictures: options of the generator that differ in pictures.
       judges: attributes by name of a network, shown beside those of the controls.
       metrics: own metrics, by dotted name of their module.
+      samplers: of the target itself, measured beside the prompt: options by one's own name of each, with its `kind`.
     """
 
     num_samples: int = 2048
@@ -41,6 +43,7 @@ class EvaluationConfig:
     pictures: dict = dataclasses.field(default_factory=dict)
     judges: dict = dataclasses.field(default_factory=dict)
     metrics: tuple = ()
+    samplers: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +177,16 @@ class RunConfig:
                 problems.take(network.labels, attribute)
         for metric in self.evaluation.metrics:
             problems.take(find, metric)
+        for name, options in self.evaluation.samplers.items():
+            problems.take(load_sampler, name, options)
+            for control in (control for each in controls.values() for control in each if control is not None):
+                if control.needs_reference:
+                    problems.found.append(
+                        ValueError(
+                            f"config.evaluation.samplers: {control.name} compares with an image that the flow itself "
+                            "makes, so there is no fixed target to sample. Leave the samplers out."
+                        )
+                    )
         for mixture in self.mixtures.values():
             for judge, attribute, label in (question for asked in mixture["judges"] for question in asked):
                 network = problems.take(load_network, judge)
@@ -187,6 +200,20 @@ def _load_control(where: str, name: str, options: Mapping[str, Any]):
     if not isinstance(options, Mapping) or "kind" not in options:
         raise ValueError(f"{where}: kind is missing. Name one of {', '.join(parts.available('controls'))}.")
     return parts.load_control(options["kind"], name=name, **{key: options[key] for key in options if key != "kind"})
+
+
+def load_sampler(name: str, options: Mapping[str, Any]):
+    """The sampler of an entry of `evaluation.samplers`.
+
+    Raises:
+      ValueError: no kind, an unknown one, a name that stands for something else, or unknown options.
+    """
+    where = f"config.evaluation.samplers.{name}"
+    if not isinstance(options, Mapping) or "kind" not in options:
+        raise ValueError(f"{where}: kind is missing. Name one of {', '.join(parts.available('samplers'))}.")
+    if name in (*RESERVED, *TITLES):
+        raise ValueError(f"{where}: {name} has a meaning of its own in reports. Choose another name.")
+    return parts.load_sampler(options["kind"], **{key: options[key] for key in options if key != "kind"})
 
 
 class Problems:

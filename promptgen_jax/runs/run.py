@@ -28,7 +28,7 @@ from promptgen_jax.metrics import mixture as mixtures
 from promptgen_jax.models.network import load_network
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs import report
-from promptgen_jax.runs.config import GENERATOR, LOOSE, RunConfig
+from promptgen_jax.runs.config import GENERATOR, LOOSE, RunConfig, load_sampler
 from promptgen_jax.store import images, weights
 from promptgen_jax.types import Conditions, makes, networks_of, view
 
@@ -199,8 +199,11 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earl
     stage = {"name": name, "folder": name, "summary": config["stages"][name]["summary"]}
     trained = config["stages"][name]["training"] is not None
     size = options["num_samples"]
-    own = options.get("metrics") or ()
-    stage |= evaluate(prompt, ebm, earlier, options["judges"], key, num_samples=size, trained=trained, metrics=own)
+    beside = {
+        "metrics": options.get("metrics") or (),
+        "samplers": {each: load_sampler(each, asked) for each, asked in (options.get("samplers") or {}).items()},
+    }
+    stage |= evaluate(prompt, ebm, earlier, options["judges"], key, num_samples=size, trained=trained, **beside)
     stage["measured"]["seed"] = config["seed"]
     stage |= {
         "images": _pictures(name, ebm, prompt, key, options, folder),

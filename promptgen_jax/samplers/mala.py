@@ -56,7 +56,9 @@ def _walk(sampler: Mala, ebm, chain_key: Array, key: Array, z: Array, cond: Arra
     return _adapted.walk(sampler, step, blackjax.mala.init(z, log_prob), chain_key)
 
 
-def build(*, num_warmup: int = 50, num_steps: int = 100, step_size: float = 0.1, acceptance: float = ACCEPTANCE) -> Mala:
+def build(
+    *, num_warmup: int = 50, num_steps: int = 100, step_size: float = 0.1, acceptance: float = ACCEPTANCE
+) -> Mala:
     """The sampler of these options, see `Mala`.
 
     Raises:
