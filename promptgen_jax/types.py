@@ -174,6 +174,7 @@ class Aim:
       labels: those of the attribute's labels that the control asks for or avoids.
       target: (label or component, wanted value) pairs: shares by label, angles by name.
       unit: of the target's values: "share", "degrees" or "".
+      count: of shares with a target: "soft" if mean probabilities are meant, "hard" if first choices.
       follows: whether it is the condition that says what is wanted; the control's `pose(images)` then reads the same
         components (B, A), in the unit of conditions.
     """
@@ -183,6 +184,7 @@ class Aim:
     labels: tuple[str, ...] = ()
     target: tuple[tuple[str, float], ...] = ()
     unit: str = ""
+    count: str = "soft"
     follows: bool = False
 
 
@@ -194,6 +196,11 @@ def aims_of(control) -> tuple[Aim, ...]:
 def networks_of(control) -> tuple:
     """The ported networks that a control is made of, as it says; none of own code that says nothing."""
     return tuple(getattr(control, "networks", ()))
+
+
+def constraints_of(controls) -> tuple[Constraint, ...]:
+    """Those of several controls whose energy is a moment constraint."""
+    return tuple(control for control in controls if isinstance(control, Constraint))
 
 
 def makes(generator) -> str:
@@ -239,3 +246,17 @@ class Control(Protocol):
 
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,) in nats before weighting; lower is better."""
+
+
+@runtime_checkable
+class Constraint(Control, Protocol):
+    """A control with the energy -beta · gamma(x), whose beta (K,) is fitted so that the mean of gamma is mu (K,), Eq. 5-7.
+
+    NaN in mu leaves a share to the generator, as `training.fit_moments` finds it there.
+    """
+
+    beta: Array
+    mu: Array
+
+    def gamma(self, images: Array) -> Array:
+        """What is constrained, (B, K), of images (B, H, W, 3)."""
