@@ -188,29 +188,40 @@ class Aim:
     follows: bool = False
 
 
+UNSAID = {  # what is taken of a part that does not say it, as own code need not
+    "aims": (),
+    "networks": (),
+    "license": "",
+    "checksum": "",
+    "spec": None,
+    "makes": "images",
+    "view": lambda made: made,
+}
+
+
+def said(part, name: str) -> Any:
+    """What a part says of itself, or what is taken if it says nothing; `name` is a key of `UNSAID`."""
+    return getattr(part, name, UNSAID[name])
+
+
 def aims_of(control) -> tuple[Aim, ...]:
-    """What a control says it is about; nothing if it says nothing, as own code need not."""
-    return tuple(getattr(control, "aims", ()))
+    """What a control says it is about."""
+    return tuple(said(control, "aims"))
 
 
 def networks_of(control) -> tuple:
-    """The ported networks that a control is made of, as it says; none of own code that says nothing."""
-    return tuple(getattr(control, "networks", ()))
-
-
-def constraints_of(controls) -> tuple[Constraint, ...]:
-    """Those of several controls whose energy is a moment constraint."""
-    return tuple(control for control in controls if isinstance(control, Constraint))
+    """The ported networks that a control is made of, as it says."""
+    return tuple(said(control, "networks"))
 
 
 def makes(generator) -> str:
-    """What a generator makes, a key of `OUTPUTS`: images, if it does not say."""
-    return getattr(generator, "makes", "images")
+    """What a generator makes, a key of `OUTPUTS`."""
+    return said(generator, "makes")
 
 
 def view(generator, made: Any) -> Any:
-    """What a generator made, as pictures (B, H, W, 3): as its own `view` shows it, if it has one."""
-    return generator.view(made) if hasattr(generator, "view") else made
+    """What a generator made, as pictures (B, H, W, 3)."""
+    return said(generator, "view")(made)
 
 
 @runtime_checkable
@@ -250,7 +261,7 @@ class Control(Protocol):
 
 @runtime_checkable
 class Constraint(Control, Protocol):
-    """A control with the energy -beta · gamma(x), whose beta (K,) is fitted so that the mean of gamma is mu (K,), Eq. 5-7.
+    """A control with the energy -beta · gamma(x), whose beta (K,) makes the mean of gamma mu (K,), Eq. 5-7.
 
     NaN in mu leaves a share to the generator, as `training.fit_moments` finds it there.
     """
@@ -260,3 +271,8 @@ class Constraint(Control, Protocol):
 
     def gamma(self, images: Array) -> Array:
         """What is constrained, (B, K), of images (B, H, W, 3)."""
+
+
+def constraints_of(controls) -> tuple[Constraint, ...]:
+    """Those of several controls whose energy is a moment constraint."""
+    return tuple(control for control in controls if isinstance(control, Constraint))

@@ -115,7 +115,8 @@ def build(
       energy: "classifier" or "moment" for mixture2d, "quadratic" for linear, "wells" for wells.
       target: label of "classifier" ("a_1" by default); coordinates of "quadratic".
       mu: "moment" only: shares of a_1 and a_2 by label, or "uniform". Fit beta with `training.fit_moments`.
-      count, temperature: "moment" only: as of `controls.moment`.
+      count: "moment" only: "soft" or "hard", see `controls.moment`.
+      temperature: of "hard" only, see there.
       scale: of "quadratic" (0 means 0.5) and "wells" (0 means 0.35).
       weight: the paper's lambda.
       name: of the control; the energy by default.

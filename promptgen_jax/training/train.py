@@ -208,7 +208,7 @@ def _asked(control) -> dict:
     about = parts.describe(control)
     targets = {name: value for aim in types.aims_of(control) for name, value in aim.target}
     networks = (
-        f"{each.name}, {getattr(each, 'license', '') or 'licence not stated'}" for each in types.networks_of(control)
+        f"{each.name}, {types.said(each, 'license') or 'licence not stated'}" for each in types.networks_of(control)
     )
     return {
         "name": control.name,
