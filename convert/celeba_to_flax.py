@@ -58,7 +58,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
         reading.build_tree(source, tensors, recipe(), layers.unused(tensors)),
         module="resnet.CelebA",
         options={"attribute": attribute},
-        attributes={attribute: BINARY},
+        attributes={attribute: list(BINARY)},
         image_size=224,
         about=f"PromptGen's classifier of the attribute {attribute} of CelebA: ResNet-50, a hidden layer of 2,048 and "
         "one logit, learnt from photographs of celebrities. It repeats what annotators saw in a picture; no basis for "

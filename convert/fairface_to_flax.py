@@ -34,7 +34,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
         source,
         reading.build_tree(source, tensors, recipe(), layers.unused(tensors)),
         module="resnet.FairFace",
-        attributes=FAIRFACE_ATTRIBUTES,
+        attributes={name: list(labels) for name, labels in FAIRFACE_ATTRIBUTES.items()},
         image_size=224,
         about="FairFace: ResNet-34 with 18 logits, for apparent race, gender presentation and age. It judges the "
         "whole frame without aligning faces, as the paper's code does. Its groups are those of its annotators: no "
