@@ -110,9 +110,9 @@ def classifier(network: str, attribute: str, target: str, weight: float, mirror:
     return control | {"mirror": mirror}
 
 
-def moment(network: str, attribute: str, mu="uniform", weight: float = 1.0) -> dict:
+def moment(network: str, attribute: str, mu="uniform", weight: float = 1.0, **options) -> dict:
     """The mean of P(label | x) becomes mu, shares by label; a weight above 1 overshoots on purpose."""
-    return {"kind": "moment", "network": network, "attribute": attribute, "mu": mu, "weight": weight}
+    return {"kind": "moment", "network": network, "attribute": attribute, "mu": mu, "weight": weight, **options}
 
 
 def clip(text: str, weight: float, network: str = "clip_vit_b32", **options) -> dict:

@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import layers, reading
 from promptgen_jax import checks
+from promptgen_jax.store.catalogue import BINARY
 
 ATTRIBUTES = """
 5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair Blurry
@@ -57,7 +58,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
         reading.build_tree(source, tensors, recipe(), layers.unused(tensors)),
         module="resnet.CelebA",
         options={"attribute": attribute},
-        attributes={attribute: ["no", "yes"]},
+        attributes={attribute: list(BINARY)},
         image_size=224,
         about=f"PromptGen's classifier of the attribute {attribute} of CelebA: ResNet-50, a hidden layer of 2,048 and "
         "one logit, learnt from photographs of celebrities. It repeats what annotators saw in a picture; no basis for "

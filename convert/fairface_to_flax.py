@@ -12,13 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import layers, reading
-
-# genders are spelt as in the other networks, so that one can judge the other
-ATTRIBUTES = {
-    "race": ["White", "Black", "Latino_Hispanic", "East Asian", "Southeast Asian", "Indian", "Middle Eastern"],
-    "gender": ["male", "female"],
-    "age": ["0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+"],
-}
+from promptgen_jax.store.catalogue import FAIRFACE_ATTRIBUTES
 
 
 def recipe() -> dict[str, reading.Part]:
@@ -40,7 +34,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
         source,
         reading.build_tree(source, tensors, recipe(), layers.unused(tensors)),
         module="resnet.FairFace",
-        attributes=ATTRIBUTES,
+        attributes={name: list(labels) for name, labels in FAIRFACE_ATTRIBUTES.items()},
         image_size=224,
         about="FairFace: ResNet-34 with 18 logits, for apparent race, gender presentation and age. It judges the "
         "whole frame without aligning faces, as the paper's code does. Its groups are those of its annotators: no "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
 
 import jax
@@ -110,6 +111,22 @@ def check_cond(where: str, cond, cond_dim: int, batch: int) -> None:
         raise ValueError(f"{where}: cond is {got}; expected ({batch}, {cond_dim}). Pass one row per sample.")
     else:
         check_finite(where, "cond", cond)
+
+
+def warn_beyond(prompt, cond) -> None:
+    """Warns of conditions (N, A) outside those that the flow was trained on."""
+    if cond is None or prompt.conditions is None:
+        return
+    low, high = np.asarray(prompt.conditions.low), np.asarray(prompt.conditions.high)
+    beyond = (np.any(cond < low - 1e-6, axis=0)) | np.any(cond > high + 1e-6, axis=0)
+    names = prompt.conditions.names or tuple(map(str, range(len(low))))
+    ranges = [
+        f"{name} {a:.4g} to {b:.4g} degrees"
+        for name, a, b, out in zip(names, np.degrees(low), np.degrees(high), beyond, strict=True)
+        if out
+    ]
+    if ranges:
+        warnings.warn(f"condition beyond what {prompt.name} was trained on: {', '.join(ranges)}.", stacklevel=3)
 
 
 def check_finite(where: str, what: str, values) -> None:

@@ -16,7 +16,6 @@ from promptgen_jax import checks, devices, parts
 from promptgen_jax.devices import map_batches  # noqa: F401  notebooks of version 0.1.0 find it here
 from promptgen_jax.draws import Draws, images_by_number
 from promptgen_jax.flows import base as flows
-from promptgen_jax.runs import sampling
 from promptgen_jax.store import card, weights
 from promptgen_jax.types import FOLLOWS, Array, Conditions, Prior, PyTree, makes, view
 
@@ -79,7 +78,7 @@ class Prompt:
     def sample(self, key: Array, num_samples: int, *, cond: Array | None = None, batch_size: int = 64) -> Array:
         """Draws images (num_samples, H, W, 3), nominally in [0, 1], over all devices of this host.
 
-        Image i depends on key, i and its condition alone. `sampling.write_samples` writes any number into a folder.
+        Image i depends on key, i and its condition alone. `write_samples` writes any number into a folder.
 
         Args:
           key: the same key gives the same noise, whatever the conditions.
@@ -98,7 +97,7 @@ class Prompt:
             cond = np.asarray(cond, np.float32)
             cond = np.broadcast_to(cond, (num_samples, cond.size)) if cond.ndim == 1 else cond
         checks.check_cond("prompt.sample", cond, self.flow.cond_dim, num_samples)
-        sampling.warn_beyond(self, cond)
+        checks.warn_beyond(self, cond)
         arrays = (np.arange(num_samples), *devices.filter_none(cond))
         return devices.map_batches(images_by_number, batch_size, *arrays, shared=(self, key))
 

@@ -174,6 +174,7 @@ class Aim:
       labels: those of the attribute's labels that the control asks for or avoids.
       target: (label or component, wanted value) pairs: shares by label, angles by name.
       unit: of the target's values: "share", "degrees" or "".
+      count: of shares with a target: "soft" if mean probabilities are meant, "hard" if first choices.
       follows: whether it is the condition that says what is wanted; the control's `pose(images)` then reads the same
         components (B, A), in the unit of conditions.
     """
@@ -183,27 +184,44 @@ class Aim:
     labels: tuple[str, ...] = ()
     target: tuple[tuple[str, float], ...] = ()
     unit: str = ""
+    count: str = "soft"
     follows: bool = False
 
 
+UNSAID = {  # what is taken of a part that does not say it, as own code need not
+    "aims": (),
+    "networks": (),
+    "license": "",
+    "checksum": "",
+    "spec": None,
+    "makes": "images",
+    "view": lambda made: made,
+}
+
+
+def said(part, name: str) -> Any:
+    """What a part says of itself, or what is taken if it says nothing; `name` is a key of `UNSAID`."""
+    return getattr(part, name, UNSAID[name])
+
+
 def aims_of(control) -> tuple[Aim, ...]:
-    """What a control says it is about; nothing if it says nothing, as own code need not."""
-    return tuple(getattr(control, "aims", ()))
+    """What a control says it is about."""
+    return tuple(said(control, "aims"))
 
 
 def networks_of(control) -> tuple:
-    """The ported networks that a control is made of, as it says; none of own code that says nothing."""
-    return tuple(getattr(control, "networks", ()))
+    """The ported networks that a control is made of, as it says."""
+    return tuple(said(control, "networks"))
 
 
 def makes(generator) -> str:
-    """What a generator makes, a key of `OUTPUTS`: images, if it does not say."""
-    return getattr(generator, "makes", "images")
+    """What a generator makes, a key of `OUTPUTS`."""
+    return said(generator, "makes")
 
 
 def view(generator, made: Any) -> Any:
-    """What a generator made, as pictures (B, H, W, 3): as its own `view` shows it, if it has one."""
-    return generator.view(made) if hasattr(generator, "view") else made
+    """What a generator made, as pictures (B, H, W, 3)."""
+    return said(generator, "view")(made)
 
 
 @runtime_checkable
@@ -239,3 +257,22 @@ class Control(Protocol):
 
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,) in nats before weighting; lower is better."""
+
+
+@runtime_checkable
+class Constraint(Control, Protocol):
+    """A control with the energy -beta · gamma(x), whose beta (K,) makes the mean of gamma mu (K,), Eq. 5-7.
+
+    NaN in mu leaves a share to the generator, as `training.fit_moments` finds it there.
+    """
+
+    beta: Array
+    mu: Array
+
+    def gamma(self, images: Array) -> Array:
+        """What is constrained, (B, K), of images (B, H, W, 3)."""
+
+
+def constraints_of(controls) -> tuple[Constraint, ...]:
+    """Those of several controls whose energy is a moment constraint."""
+    return tuple(control for control in controls if isinstance(control, Constraint))

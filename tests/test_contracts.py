@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from folding import lost_constants
 
 import promptgen_jax as pg
 from promptgen_jax import parts, types
@@ -161,7 +162,9 @@ class TestGenerator:
     def test_gradient_reaches_every_latent(self, name):
         generator = GENERATORS[name]()
         z = generator.prior.sample(KEY, BATCH)
-        gradient = jax.jit(jax.grad(lambda z: jnp.sum(generator(KEY, z) ** 2)))(z)
+        slope = jax.grad(lambda z: jnp.sum(generator(KEY, z) ** 2))
+        assert not lost_constants(slope, z)
+        gradient = jax.jit(slope)(z)
         assert np.all(np.isfinite(gradient))
         assert np.all(np.abs(gradient).max(axis=0) > 0)
 
@@ -187,9 +190,32 @@ class TestControl:
 
     def test_gradient_reaches_the_image(self, kind, tiny_clip):
         control, images = load_control(kind, tiny_clip), images_for(kind)
-        gradient = jax.jit(jax.grad(lambda images: jnp.sum(control(KEY, sample_of(images)))))(images)
+        slope = jax.grad(lambda images: jnp.sum(control(KEY, sample_of(images))))
+        assert not lost_constants(slope, images)
+        gradient = jax.jit(slope)(images)
         assert np.all(np.isfinite(gradient))
         assert np.all(np.abs(gradient).max(axis=(1, 2, 3)) > 0)
+
+
+@pytest.mark.parametrize(
+    ("energy", "lost"),
+    [
+        (lambda p: -jnp.log((1 - p) + 1e-8), [(1, 1e-8)]),
+        (lambda p: jnp.cumprod(1 - p + jnp.full(3, 1e-10)), [(1, 1e-10)]),
+        (jax.grad(lambda p: -jnp.log(1e-8 + (1 - jax.nn.sigmoid(p)[0]))), [(1, 1e-8)]),
+        (lambda p: -jnp.log(jnp.maximum(1 - p, 0) + 1e-8), []),
+        (lambda p: (1 - p) + 1e-3, []),
+    ],
+)
+def test_constants_that_are_lost_in_compiled_code_are_found(energy, lost):
+    np.testing.assert_allclose(lost_constants(energy, jnp.ones(3)), lost, rtol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["happy", "not happy"])
+def test_the_official_floor_is_not_lost(target):
+    options = {"network": "faceapi_expression", "attribute": "expression", "target": target, "floor": 1e-8}
+    control = parts.load_control("classifier", **options)
+    assert not lost_constants(jax.grad(lambda logits: jnp.sum(control.from_log_probs(logits))), jnp.zeros((2, 7)))
 
 
 def test_mirrored_classifier_does_not_tell_left_from_right():

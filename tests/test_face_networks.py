@@ -135,7 +135,7 @@ def test_golden(convert, name, option, size):
 def test_input(name, option, size):
     """Antialiasing, other pixel centres or another crop would be off by 0.01 at least."""
     target = CASES[name].input.format(option, size)
-    got = np.moveaxis(np.asarray(CASES[name].preprocess(photos(name, option, size))), -1, 1)
+    got = np.moveaxis(np.asarray(jax.jit(CASES[name].preprocess)(photos(name, option, size))), -1, 1)
     for form, expected, stored in stored_forms(golden(name), target):
         if name == "deca_encoder" and form == "_stats":
             expected = np.moveaxis(expected, 1, -1)

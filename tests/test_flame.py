@@ -64,7 +64,8 @@ def mesh(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(mesh):
     module, params = mesh
-    return jax.jit(lambda coefficients: module.apply({"params": params}, coefficients))
+    compiled = jax.jit(lambda params, coefficients: module.apply({"params": params}, coefficients))
+    return lambda coefficients: compiled(params, coefficients)
 
 
 def coefficients(eyes=True):

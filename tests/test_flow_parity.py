@@ -1,4 +1,6 @@
-"""The flow against the official one: a checkpoint in official layout, converted, then every stored number."""
+"""The flow against the official one: a checkpoint in official layout, converted, then every stored number, compiled."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +38,50 @@ def case(request, tmp_path_factory):
     return flow, params, stored, cond, len(suffixes) * num_params
 
 
+@jax.jit
+def forward(flow, params, eps, cond):
+    return flow.forward_and_log_det(params, eps, cond)
+
+
+@jax.jit
+def inverse(flow, params, z, cond):
+    return flow.inverse_and_log_det(params, z, cond)
+
+
+@jax.jit
+def blocks(flow, params, pieces, cond):
+    """Per piece of the noise: z (16 of its numbers) and log_det of every block, first to last."""
+    bijector = flow.bijector(params, cond)
+    chains = bijector.bijectors if isinstance(bijector, SideBySide) else [bijector]
+    found = []
+    for chain, x in zip(chains, pieces, strict=True):
+        z, log_dets, total = [], [], 0.0
+        for step in reversed(chain.bijectors):
+            x, log_det = step.forward_and_log_det(x)
+            total += log_det
+            if isinstance(step, Rotation):
+                z.append(x[:, :16])
+                log_dets.append(total)
+                total = 0.0
+        found.append((jnp.stack(z), jnp.stack(log_dets)))
+    return found
+
+
+@jax.jit
+def gradients_by_noise(flow, params, eps, cond, weights):
+    def total(eps, index):
+        return jnp.sum(forward(flow, params, eps, cond)[index] * (weights if index == 0 else 1))
+
+    return [jax.grad(total)(eps, index) for index in (0, 1)]
+
+
+@jax.jit
+@functools.partial(jax.value_and_grad, argnums=1)
+def loss_and_gradient(flow, params, eps, cond):
+    z, log_det = flow.forward_and_log_det(params, eps, cond)
+    return jnp.mean(0.5 * jnp.sum(z**2, axis=1) - log_det)
+
+
 def weighting(arrays):
     """The golden gradients are those of sum(z * w), w = cos(0.01 n), for each flow apart."""
     return np.concatenate([np.cos(np.arange(a.size) * 0.01).reshape(a.shape) for a in arrays], axis=1).astype(
@@ -51,57 +97,40 @@ def test_sizes(case):
 
 def test_forward(case):
     flow, params, stored, cond, _ = case
-    z, log_det = flow.forward_and_log_det(params, jnp.concatenate(stored("in_eps"), axis=1), cond)
+    z, log_det = forward(flow, params, jnp.concatenate(stored("in_eps"), axis=1), cond)
     official.assert_close("z", z, np.concatenate(stored("out_z"), axis=1))
     official.assert_close("log_det", log_det, sum(stored("out_log_det")))
 
 
 def test_inverse(case):
     flow, params, stored, cond, _ = case
-    eps, log_det = flow.inverse_and_log_det(params, jnp.concatenate(stored("in_z"), axis=1), cond)
+    eps, log_det = inverse(flow, params, jnp.concatenate(stored("in_z"), axis=1), cond)
     official.assert_close("eps", eps, np.concatenate(stored("out_inverse"), axis=1))
     official.assert_close("log_det", log_det, sum(stored("out_inverse_log_det")))
 
 
 def test_every_block(case):
     flow, params, stored, cond, _ = case
-    bijector = flow.bijector(params, cond)
-    chains = bijector.bijectors if isinstance(bijector, SideBySide) else [bijector]
-    for chain, x, block_z, block_log_det in zip(
-        chains, stored("in_eps"), stored("mid_block_z"), stored("mid_block_log_det"), strict=True
+    found = blocks(flow, params, stored("in_eps"), cond)
+    for (z, log_dets), block_z, block_log_det in zip(
+        found, stored("mid_block_z"), stored("mid_block_log_det"), strict=True
     ):
-        got_z, got_log_det, total = [], [], 0.0
-        for step in reversed(chain.bijectors):
-            x, log_det = step.forward_and_log_det(jnp.asarray(x))
-            total += log_det
-            if isinstance(step, Rotation):
-                got_z.append(x[:, :16])
-                got_log_det.append(total)
-                total = 0.0
-        official.assert_close("block z", np.stack(got_z), block_z)
-        official.assert_close("block log_det", np.stack(got_log_det), block_log_det)
+        official.assert_close("block z", z, block_z)
+        official.assert_close("block log_det", log_dets, block_log_det)
 
 
 def test_gradient_by_noise(case):
     flow, params, stored, cond, _ = case
     eps = jnp.concatenate(stored("in_eps"), axis=1)
-    weights = weighting(stored("in_eps"))
-    grad_z = jax.grad(lambda eps: jnp.sum(flow.forward_and_log_det(params, eps, cond)[0] * weights))(eps)
+    grad_z, grad_log_det = gradients_by_noise(flow, params, eps, cond, weighting(stored("in_eps")))
     official.assert_close("grad z", grad_z, np.concatenate(stored("out_grad_z"), axis=1))
-    grad_log_det = jax.grad(lambda eps: jnp.sum(flow.forward_and_log_det(params, eps, cond)[1]))(eps)
     official.assert_close("grad log_det", grad_log_det, np.concatenate(stored("out_grad_log_det"), axis=1))
 
 
 def test_loss_and_gradient_by_params(case):
     flow, params, stored, cond, _ = case
     eps = jnp.concatenate(stored("in_eps"), axis=1)
-
-    @jax.value_and_grad
-    def loss_and_grad(params):
-        z, log_det = flow.forward_and_log_det(params, eps, cond)
-        return jnp.mean(0.5 * jnp.sum(z**2, axis=1) - log_det)
-
-    loss, grads = loss_and_grad(params)
+    loss, grads = loss_and_gradient(flow, params, eps, cond)
     official.assert_close("loss", loss, sum(stored("out_loss")))
     order = official.load_json("inn_allinone/param_order.json")
     for index, norms in enumerate(stored("out_param_grad_norms")):

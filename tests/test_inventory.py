@@ -42,6 +42,33 @@ def test_list(capsys, monkeypatch, tmp_path):
     )
 
 
+def test_list_shows_the_labels_of_every_classifier(capsys, monkeypatch, tmp_path):
+    """A row an attribute, of published classifiers too; long ones go on below; README shows lines of it."""
+    shutil.copytree(ROOT / "ported_weights" / "emotion", tmp_path / "many")
+    config = weights.read_json(tmp_path / "many" / "config.json", advice="")
+    groups = {"group": [f"somebody of the group {number}-{number + 9}" for number in range(0, 100, 10)]}
+    weights.write_json(tmp_path / "many" / "config.json", config | {"attributes": groups})
+    monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    assert main.main(["--mode=list"]) == 0
+    output = capsys.readouterr().out.splitlines()
+    labels = [line for line in output[output.index("Labels") + 1 : output.index("Weights")] if line]
+    assert max(map(len, labels)) <= 120
+    rows = [(words[0], " ".join(words[1:])) for words in map(str.split, labels)]
+    for row in (
+        ("faceapi_age_gender", "gender: male, female"),
+        ("faceres", "gender: female, male"),
+        ("faceres", "age_bins: 1 to 100"),
+        ("celeba_male", "Male: no, yes"),
+        ("fairface", "gender: male, female"),
+    ):
+        assert row in rows
+    many = [line.strip() for line in labels if "somebody" in line]
+    assert " ".join(many) == "many                     group: " + ", ".join(groups["group"])
+    missing = set(pages.printed(ROOT / "README.md", "list")) - set(output)
+    assert not missing
+
+
 def test_doctor(capsys):
     """All shipped networks give on this machine what was recorded."""
     assert main.main(["--mode=doctor"]) == 0

@@ -75,7 +75,7 @@ def test_small_generator_is_pytorchs():
     weights, (mean, coefficient) = weighting((2, 3, 16, 16)), torch_mixture(want)
     image = torch_chain(mean, coefficient)
     torch.sum(image * torch.from_numpy(weights.transpose(0, 3, 1, 2).copy())).backward()
-    np.testing.assert_allclose(nchw(models.mean_image(logits)), image.detach(), atol=2e-5)
+    np.testing.assert_allclose(nchw(jax.jit(models.mean_image)(logits)), image.detach(), atol=2e-5)
     wanted = np.concatenate([each.grad.flatten(1).numpy() for each in noises], axis=1)
     slope = gradient(tree, flat, weights, num_truncated)
     np.testing.assert_allclose(slope, wanted, atol=2e-4 * np.abs(wanted).max())
@@ -235,7 +235,7 @@ def test_golden(name):
         seeded.seeded_tensor(each, manifest["inputs"][each], manifest["seed"]).transpose(0, 2, 3, 1)
         for each in ("in_u_mix", "in_u_pix")
     ]
-    for prefix, made in (("out_mean", image), ("out_sample", models.sample_image(logits, *uniform))):
+    for prefix, made in (("out_mean", image), ("out_sample", jax.jit(models.sample_image)(logits, *uniform))):
         for key, got in pictures(prefix, made).items():
             compare.values(key, got, 5e-5)
     sizes = np.cumsum(module.group_sizes)[:-1]

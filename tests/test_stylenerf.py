@@ -81,23 +81,32 @@ def activate(x):
     return np.clip(np.where(x > 0, x, 0.2 * x) * np.sqrt(2), -256, 256)
 
 
+# as users run them: compiled
+look_at_origin, opacity, composite = map(jax.jit, (volume.look_at_origin, volume.opacity, volume.composite))
+background_points, finer = map(jax.jit, (volume.background_points, volume.finer))
+
+
+def cast_rays(rotation, grid, fov):
+    return jax.jit(lambda rotation: volume.cast_rays(rotation, grid, fov))(rotation)
+
+
 def geometry(module, angles, density, further):
     """Golden names of camera, rays and weights, from the densities that the networks gave."""
-    rotation, centres = volume.look_at_origin(angles)
+    rotation, centres = look_at_origin(angles)
     world = np.tile(np.eye(4, dtype=np.float32), (len(angles), 1, 1))
     world[:, :3, :3], world[:, :3, 3] = rotation, centres
     grid = volume.pixel_grid(module.volume_size, module.volume_size << len(module.channels), module.align_corner)
-    rays = volume.cast_rays(rotation, grid, module.fov)
+    rays = cast_rays(rotation, grid, module.fov)
     length = jnp.linalg.norm(rays, axis=-1, keepdims=True)
     even = np.linspace(0, 1, module.num_samples, dtype=np.float32)
     near, far = module.depth_range
     depth = jnp.broadcast_to(near * (1 - even) + far * even, density.shape)
-    fine = volume.finer(even, volume.composite(volume.opacity(density, depth, length))[0])
+    fine = finer(even, composite(opacity(density, depth, length))[0])
     positions = np.concatenate([fine, np.broadcast_to(even, fine.shape)], axis=-1)
     order = np.argsort(positions, axis=-1, kind="stable")
     merged = np.take_along_axis(positions, order, axis=-1)
     both = np.take_along_axis(np.concatenate([further, density], axis=-1), order, axis=-1)
-    weight, left = volume.composite(volume.opacity(both, near * (1 - merged) + far * merged, length))
+    weight, left = composite(opacity(both, near * (1 - merged) + far * merged, length))
     inverse = np.linspace(module.background_start, 0, module.num_background_samples, dtype=np.float32)
     spread = np.tan(np.deg2rad(module.fov) / 2)
     return {
@@ -108,7 +117,7 @@ def geometry(module, angles, density, further):
         "fg_depth_merged": merged[:, ::16],
         "fg_weights": weight[:, ::16],
         "bg_lambda": left,
-        "bg_points_px0": volume.background_points(centres, rays, inverse)[:, :4],
+        "bg_points_px0": background_points(centres, rays, inverse)[:, :4],
     }
 
 
@@ -134,7 +143,7 @@ def observe(module, tree, golden, prefix):
     ((_, far_density),) = captured["background"]["__call__"]
     opaque = 1 - np.exp(-np.maximum(far_density, 0) * module.background_start / (module.num_background_samples - 1))
     opaque[..., -1] = 1
-    middle["bg_weights"] = volume.composite(opaque)[0][:, ::16]
+    middle["bg_weights"] = composite(opaque)[0][:, ::16]
     size = module.volume_size
     rendered = captured["_render"][0].reshape(len(angles), size, size, -1)
     middle |= {
@@ -201,13 +210,13 @@ def test_stylenerf_tiny_settings_are_read_from_the_file():
 
 
 def test_light_is_conserved():
-    opacity = jax.random.uniform(jax.random.key(0), (5, 7))
-    weights, left = volume.composite(opacity)
-    np.testing.assert_allclose(weights.sum(-1) + left * (1 - opacity[..., -1]), 1, atol=1e-5)
+    opaque = jax.random.uniform(jax.random.key(0), (5, 7))
+    weights, left = composite(opaque)
+    np.testing.assert_allclose(weights.sum(-1) + left * (1 - opaque[..., -1]), 1, atol=1e-5)
 
 
 def test_light_is_left_behind_what_is_opaque_also_in_compiled_code():
-    clear = jax.jit(volume.composite)(jnp.ones((1, 3)))[1]
+    clear = composite(jnp.ones((1, 3)))[1]
     assert float(clear[0]) == pytest.approx(1e-20, rel=1e-3)
 
 
@@ -215,15 +224,15 @@ def test_finer_samples_lie_where_the_weights_are():
     even = np.linspace(0, 1, 14, dtype=np.float32)
     weights = np.zeros((1, 1, 14), np.float32)
     weights[..., 6] = 1
-    fine = volume.finer(even, jnp.asarray(weights))
+    fine = finer(even, jnp.asarray(weights))
     assert np.mean(np.abs(fine - even[6]) < 1.01 / 13 / 2) > 0.8
     assert np.all(np.diff(fine) >= 0)
 
 
 def test_background_points_are_on_the_sphere():
-    rotation, centres = volume.look_at_origin(jnp.array([[0.2, 1.4]]))
-    rays = volume.cast_rays(rotation, volume.pixel_grid(4, 8, False), 12.0)
-    points = volume.background_points(centres, rays, np.float32([0.5, 0.25, 0.0]))
+    rotation, centres = look_at_origin(jnp.array([[0.2, 1.4]]))
+    rays = cast_rays(rotation, volume.pixel_grid(4, 8, False), 12.0)
+    points = background_points(centres, rays, np.float32([0.5, 0.25, 0.0]))
     np.testing.assert_allclose(jnp.linalg.norm(points[..., :3], axis=-1), 1, atol=1e-5)
     far = points[:, :, -1, :3]
     np.testing.assert_allclose(far, rays / jnp.linalg.norm(rays, axis=-1, keepdims=True), atol=1e-3)

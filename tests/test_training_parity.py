@@ -57,7 +57,7 @@ def test_energies_debias_training_steps(golden, inn):
     optimizer = make_optimizer(learning_rate=1e-3, num_steps=10)
     params = {"flow": flow_params, "beta": jnp.asarray(golden["in2_train_beta_age"])}
 
-    def loss_fn(params, eps):
+    def loss_fn(params, flow, eps):
         z, log_det = flow.forward_and_log_det(params["flow"], eps)
         images = toy_images(toy, z)
         debias = -jax.nn.softmax(toy_age_logits(toy, images)) @ params["beta"]
@@ -68,13 +68,13 @@ def test_energies_debias_training_steps(golden, inn):
         )
 
     @jax.jit
-    def step(params, state, eps):
-        (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, eps)
+    def step(params, state, flow, eps):
+        (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, flow, eps)
         updates, state = optimizer.update(grads, state)
         return optax.apply_updates(params, updates), state, parts | dict(loss=loss), grads
 
     state = optimizer.init(params)
-    params, state, parts, grads = step(params, state, golden["in2_train_eps"][0])
+    params, state, parts, grads = step(params, state, flow, golden["in2_train_eps"][0])
     for name, got in parts.items():
         official.assert_close(name, got, golden[f"out2_train_{name}"])
 
@@ -88,7 +88,7 @@ def test_energies_debias_training_steps(golden, inn):
         official.assert_close(f"grad {name}", slices(grads["flow"])[name], golden[f"out2_train_grad_{name}"])
 
     check_params(1, params, golden)
-    params, state, *_ = step(params, state, golden["in2_train_eps"][1])
+    params, state, *_ = step(params, state, flow, golden["in2_train_eps"][1])
     check_params(2, params, golden)
 
 

@@ -52,7 +52,7 @@ def asked_shares(where: str, mu, labels: Sequence[str]) -> np.ndarray:
     if not isinstance(mu, (str, Mapping)) and np.ptp(shares) > SUM_TOLERANCE:
         named = ", ".join(f"{label} {share:.4g}" for label, share in zip(labels, shares, strict=True))
         warnings.warn(
-            f"{where}: mu={tuple(np.asarray(mu).tolist())} is read as {named}. Name the labels.", stacklevel=4
+            f"{where}: mu={tuple(np.asarray(mu).tolist())} is read as {named}. Name the labels.", stacklevel=6
         )
     return shares
 

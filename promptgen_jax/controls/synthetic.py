@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from promptgen_jax import checks
-from promptgen_jax.controls._shares import asked_shares
 from promptgen_jax.controls.classifier import ClassifierControl
-from promptgen_jax.controls.moment import MomentControl
+from promptgen_jax.controls.moment import MomentControl, constrain
 from promptgen_jax.generators.synthetic import to_points
 from promptgen_jax.types import Aim, Array, Sample, Spec, spec_field
 
@@ -104,6 +103,8 @@ def build(
     energy: str,
     target: Any = None,
     mu: Any = "uniform",
+    count: str = "soft",
+    temperature: float = 1.0,
     scale: float = 0.0,
     weight: float = 1.0,
     name: str = "",
@@ -114,12 +115,15 @@ def build(
       energy: "classifier" or "moment" for mixture2d, "quadratic" for linear, "wells" for wells.
       target: label of "classifier" ("a_1" by default); coordinates of "quadratic".
       mu: "moment" only: shares of a_1 and a_2 by label, or "uniform". Fit beta with `training.fit_moments`.
+      count: "moment" only: "soft" or "hard", see `controls.moment`.
+      temperature: of "hard" only, see there.
       scale: of "quadratic" (0 means 0.5) and "wells" (0 means 0.35).
       weight: the paper's lambda.
       name: of the control; the energy by default.
 
     Raises:
-      ValueError: unknown energy or label (with the nearest match), mu or scale out of range, no target.
+      ValueError: unknown energy, label or count (with the nearest match), mu, temperature or scale out of range, no
+        target.
     """
     checks.check_known("synthetic: energy", energy, ENERGIES)
     name, weight, classifier = name or energy, jnp.float32(weight), PointClassifier()
@@ -130,16 +134,7 @@ def build(
         classifier.label_index(ATTRIBUTE, target)
         return ClassifierControl(network=classifier, weight=weight, name=name, attribute=ATTRIBUTE, target=target)
     if energy == "moment":
-        labels = LABELS[ATTRIBUTE]
-        mu = jnp.asarray(asked_shares(f"control {name}", mu, labels), jnp.float32)
-        return MomentControl(
-            network=classifier,
-            weight=weight,
-            beta=jnp.zeros(len(labels)),
-            mu=mu,
-            name=name,
-            attribute=ATTRIBUTE,
-        )
+        return constrain(classifier, ATTRIBUTE, mu, weight, count, temperature, name)
     if energy == "quadratic":
         if target is None:
             raise ValueError(f"control {name}: no target; pass the coordinates of a point.")

@@ -33,6 +33,7 @@ from promptgen_jax.metrics import (
 from promptgen_jax.prompt import Prompt
 
 MISSED_SHARE = 0.02
+COUNTED = {"soft": "mean probability", "hard": "first choices"}
 NO_CERTIFICATE = (
     "There is no certificate: {} compares with an image that the flow itself makes, so there is no target density "
     "apart from the flow."
@@ -166,19 +167,20 @@ def measure(
             "samplers": list(samplers or {}),
         },
     )
-    notes = (*result.notes, *_missed_shares(result))
+    notes = (*result.notes, *_missed_shares(result, about))
     return replace(result, notes=notes, headline=headline(result, about, when))
 
 
-def _missed_shares(result: Measured) -> Iterator[str]:
+def _missed_shares(result: Measured, about: About) -> Iterator[str]:
     """A note for every share of a constraint that the prompt misses by more than a fiftieth."""
-    for row in result.shares:
-        for label, wanted in zip(row.labels, row.target or (), strict=False):
-            reached = row.shares["after"][label].soft.mean
-            if row.role == "control" and abs(reached - wanted) > MISSED_SHARE:
+    for row in (row for row in result.shares if row.target and row.role == "control"):
+        count = about.aim(row.judge, row.attribute).count
+        for label, wanted in zip(row.labels, row.target, strict=True):
+            reached = getattr(row.shares["after"][label], count).mean
+            if abs(reached - wanted) > MISSED_SHARE:
                 yield (
                     f"{row.attribute}: {label} was asked to be {wanted:.1%} of the samples and is {reached:.1%} by the "
-                    "control's mean probability. Train longer, with closed_loop, or with objective='score_function'."
+                    f"control's {COUNTED[count]}. Train longer, with closed_loop, or with objective='score_function'."
                 )
 
 
@@ -224,13 +226,16 @@ def headline(result: Measured, about: About, when: str) -> tuple[Headline, ...]:
     """What was asked, now and in earlier stages, by every judge that knows it: the control's and the others'.
 
     Where no control names a label or an angle, as a text does not, what moved most by each judge. Under a constraint on
-    shares target, soft and hard share stand together: the constraint acts on the soft ones, people count the hard ones.
+    shares target, soft and hard share stand together: people count the hard ones, the constraint acts on the soft ones
+    unless it says otherwise, and the line tells.
     """
     labels = {label for aim in about.aims() for label in aim.labels}
     wanted = {label: share for aim in about.aims() if aim.unit == "share" for label, share in aim.target}
     asked, most_moved = [], []
     for row in result.shares:
-        lines = {label: _share_line(row, label, wanted.get(label), when) for label in row.labels}
+        aim = about.aim(row.judge, row.attribute)
+        what = "share" if aim is None or aim.count == "soft" else "share of first choices"
+        lines = {label: _share_line(what, row, label, wanted.get(label), when) for label in row.labels}
         asked += [line for label, line in lines.items() if label in labels]
         most_moved.append(max(lines.values(), key=_movement))
     angles = []
@@ -244,13 +249,13 @@ def headline(result: Measured, about: About, when: str) -> tuple[Headline, ...]:
     return tuple(asked or most_moved + sorted(angles, key=_movement)[-1:])
 
 
-def _share_line(row: JudgedShares, label: str, target: float | None, when: str) -> Headline:
+def _share_line(what: str, row: JudgedShares, label: str, target: float | None, when: str) -> Headline:
     def percent(kind):
         found = {"before": row.shares["before"][label], "after": row.shares[when][label]}
         return {name: 100 * getattr(share, kind).mean for name, share in found.items()}
 
     return Headline(
-        f"share of {label} ({row.judge}, {row.role})",
+        f"{what} of {label} ({row.judge}, {row.role})",
         percent("hard"),
         unit="%",
         target=None if target is None else 100 * target,

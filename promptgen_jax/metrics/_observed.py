@@ -97,11 +97,15 @@ class About:
         """Of all controls, those below first."""
         return [aim for control in (*self.earlier, *self.ebm.controls) for aim in aims_of(control)]
 
-    def target(self, network: str, output: str) -> dict[str, float]:
-        """What the target's own controls ask of this output, by label or component; the last one counts."""
+    def aim(self, network: str, output: str) -> Aim | None:
+        """The target's own aim at this output, the last one if there are several."""
         own = [aim for control in self.ebm.controls for aim in aims_of(control)]
-        found = [dict(aim.target) for aim in own if aim.network.name == network and aim.output == output]
-        return found[-1] if found else {}
+        return next((aim for aim in reversed(own) if aim.network.name == network and aim.output == output), None)
+
+    def target(self, network: str, output: str) -> dict[str, float]:
+        """What that aim asks for, by label or component."""
+        aim = self.aim(network, output)
+        return dict(aim.target) if aim else {}
 
     def role(self, network: str, output: str) -> str:
         """Whether a judge of this output was a control, here or below, or could contradict one."""

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.base import Flow
 from promptgen_jax.types import Array, PyTree
+
+CONTRACT = ("init", "loss", "needs_fixed_target", "tells_moments")
+
+
+def missing(objective) -> list[str]:
+    """What an object lacks to be an objective."""
+    return [name for name in CONTRACT if not hasattr(objective, name)]
+
+
+def can_choose(objective) -> bool:
+    """Whether an objective has a figure on frozen keys by which parameters can be chosen."""
+    return hasattr(objective, "held_out")
+
+
+def sharded(objective, sharding):
+    """The same objective with its batch split over devices, if it has a place to say so."""
+    if not dataclasses.is_dataclass(objective) or not hasattr(objective, "sharding"):
+        return objective
+    return dataclasses.replace(objective, sharding=sharding)
 
 
 class Stateless:

@@ -30,7 +30,7 @@ from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs import report
 from promptgen_jax.runs.config import GENERATOR, LOOSE, RunConfig, load_sampler
 from promptgen_jax.store import images, weights
-from promptgen_jax.types import Conditions, makes, networks_of, view
+from promptgen_jax.types import Conditions, makes, networks_of, said, view
 
 AGAIN = "Train again, in another --workdir."
 GRID_SIZE = 3  # conditions per angle in pictures
@@ -293,7 +293,7 @@ def _licenses(ebm: LatentEBM, judges: dict) -> list[dict]:
     return [
         {"name": name, "license": part.license, "source": f"ported_weights/{name}/SOURCE.md"}
         for name, part in unique.items()
-        if getattr(part, "license", "")
+        if said(part, "license")
     ]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -69,7 +68,7 @@ def write_samples(
     if cond is not None:
         cond = np.atleast_2d(np.asarray(cond, np.float32))
     checks.check_cond("sample", cond, prompt.flow.cond_dim, 1 if cond is None else len(cond))
-    warn_beyond(prompt, cond)
+    checks.warn_beyond(prompt, cond)
     folder = _open_folder(folder, _describe(prompt, seed, cond))
     per_noise, key = 1 if cond is None else len(cond), jax.random.key(seed)
     total = num_samples * per_noise
@@ -169,22 +168,6 @@ def _describe(prompt, seed: int, cond) -> dict:
         "seed": seed,
         "conditions": None if cond is None else cond.tolist(),
     }
-
-
-def warn_beyond(prompt, cond) -> None:
-    """Warns of conditions (N, A) outside those that the flow was trained on."""
-    if cond is None or prompt.conditions is None:
-        return
-    low, high = np.asarray(prompt.conditions.low), np.asarray(prompt.conditions.high)
-    beyond = (np.any(cond < low - 1e-6, axis=0)) | np.any(cond > high + 1e-6, axis=0)
-    names = prompt.conditions.names or tuple(map(str, range(len(low))))
-    ranges = [
-        f"{name} {a:.4g} to {b:.4g} degrees"
-        for name, a, b, out in zip(names, np.degrees(low), np.degrees(high), beyond, strict=True)
-        if out
-    ]
-    if ranges:
-        warnings.warn(f"condition beyond what {prompt.name} was trained on: {', '.join(ranges)}.", stacklevel=3)
 
 
 class _Progress:

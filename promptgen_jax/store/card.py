@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from promptgen_jax.types import said
+
 TRAINING = "Training"
 LIMITS = (
     "The prompt repeats the errors of the models that controlled it: what was reached is what they see, not what is "
@@ -21,7 +23,7 @@ LIMITS = (
 def card(prompt) -> str:
     """The text of README.md, Markdown with YAML front matter, of a `Prompt` with the flows below it."""
     stack, generator = prompt.stack()
-    terms = getattr(generator, "license", "") or "not stated"
+    terms = said(generator, "license") or "not stated"
     front = {
         "library_name": "promptgen_jax",
         "license": "other",

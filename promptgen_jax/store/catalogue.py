@@ -5,6 +5,7 @@ A folder of that name in `ported_weights/` holds the converted file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 OPENAI = "code MIT; no terms are stated for the weights, whose model card restricts use to research"
@@ -18,6 +19,13 @@ NVAE = "NVIDIA Source Code License for NVAE: research or evaluation only, also f
 DIFFAE = "code MIT; no terms are stated for the weights, learnt from FFHQ, which is for non-commercial use"
 STYLENERF = "CC BY-NC 4.0, parts of the code under NVIDIA's licence: non-commercial only"
 FAIRFACE = "data and repository CC BY 4.0; no separate terms are stated for the weights"
+# genders are spelt as in the other networks, so that one can judge the other
+FAIRFACE_ATTRIBUTES = {
+    "race": ("White", "Black", "Latino_Hispanic", "East Asian", "Southeast Asian", "Indian", "Middle Eastern"),
+    "gender": ("male", "female"),
+    "age": ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+"),
+}
+BINARY = ("no", "yes")  # of the attributes of CelebA
 
 
 class Checkpoint(NamedTuple):
@@ -30,6 +38,7 @@ class Checkpoint(NamedTuple):
       license: its terms, as far as they are stated.
       image_size: pixels a side that the network makes or sees, 0 if it has no images.
       kind: of the folder, as in its config.json.
+      attributes: labels by attribute, of a classifier.
     """
 
     file: str
@@ -38,6 +47,7 @@ class Checkpoint(NamedTuple):
     license: str
     image_size: int
     kind: str = "generator"
+    attributes: Mapping[str, tuple[str, ...]] = {}
 
     def command(self, name: str) -> str:
         """The command that makes the weight folder `name`."""
@@ -69,14 +79,14 @@ def _clip(file: str, sha256: str) -> Checkpoint:
     return Checkpoint(file, url, "clip_to_flax.py", OPENAI, 224, kind="clip")
 
 
-def _face(key: str, file: str, converter: str, license: str, image_size: int = 224, archive: str = "") -> Checkpoint:
-    url = f"https://www.dropbox.com/s/{key}/{archive or file}"
-    return Checkpoint(file, url, converter, license, image_size, kind="network")
+def _face(key: str, file: str, converter: str, license: str, image_size: int = 224, **about) -> Checkpoint:
+    url = f"https://www.dropbox.com/s/{key}/{about.pop('archive', file)}"
+    return Checkpoint(file, url, converter, license, image_size, kind="network", **about)
 
 
 def _celeba(attribute: str) -> Checkpoint:
-    file = f"celeba/{attribute}/best.pth"
-    return _face("yzc8ydaa4ggj1zs", file, "celeba_to_flax.py", CELEBA, archive="celeba.zip")
+    about = {"archive": "celeba.zip", "attributes": {attribute: BINARY}}
+    return _face("yzc8ydaa4ggj1zs", f"celeba/{attribute}/best.pth", "celeba_to_flax.py", CELEBA, **about)
 
 
 # StyleGAN2, DiffAE, StyleNeRF: "Pre-trained checkpoints" in the README of ChenWu98/Generative-Visual-Prompt, 6e3cff2
@@ -110,7 +120,13 @@ CHECKPOINTS = {
     "clip_vit_b32": _clip("ViT-B-32.pt", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),
     "clip_vit_b16": _clip("ViT-B-16.pt", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"),
     "clip_vit_l14": _clip("ViT-L-14.pt", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
-    "fairface": _face("v1rp0uubk30esdh", "res34_fair_align_multi_7_20190809.pt", "fairface_to_flax.py", FAIRFACE),
+    "fairface": _face(
+        "v1rp0uubk30esdh",
+        "res34_fair_align_multi_7_20190809.pt",
+        "fairface_to_flax.py",
+        FAIRFACE,
+        attributes=FAIRFACE_ATTRIBUTES,
+    ),
     "celeba_male": _celeba("Male"),
     "celeba_eyeglasses": _celeba("Eyeglasses"),
     "celeba_young": _celeba("Young"),

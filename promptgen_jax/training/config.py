@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from promptgen_jax import checks, devices, parts
-
-CONTRACT = ("init", "loss", "needs_fixed_target", "tells_moments")
+from promptgen_jax.objectives import _shared as contract
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +69,7 @@ class TrainConfig:
             raise ValueError(
                 f"training.closed_loop: not available with {name_of(objective)}, which reaches mu with the fitted beta."
             )
-        if self.eval_every and not hasattr(objective, "held_out"):
+        if self.eval_every and not contract.can_choose(objective):
             raise ValueError(
                 f"training.eval_every: {name_of(objective)} has no held_out to choose parameters by. Set it to 0."
             )
@@ -94,14 +93,12 @@ def make_objective(config: TrainConfig, mesh=None):
         known = inspect.signature(parts.find("objectives", objective).build).parameters
         options = {name: getattr(config, name) for name in ("batch_size", "kl_batch_size") if name in known}
         objective = parts.load("objectives", objective, **options)
-    if missing := [name for name in CONTRACT if not hasattr(objective, name)]:
+    if missing := contract.missing(objective):
         raise ValueError(
             f"training.objective: {name_of(objective)} has no {', '.join(missing)}. Give a name of "
             f"{', '.join(parts.available('objectives'))}, or an object of the contract in promptgen_jax.objectives."
         )
-    if mesh is None or not dataclasses.is_dataclass(objective) or not hasattr(objective, "sharding"):
-        return objective
-    return dataclasses.replace(objective, sharding=devices.batch_sharding(mesh))
+    return objective if mesh is None else contract.sharded(objective, devices.batch_sharding(mesh))
 
 
 def name_of(objective) -> str:

@@ -16,7 +16,6 @@ import optax
 
 from promptgen_jax import checks, devices, parts, types
 from promptgen_jax.controls._shares import fill_shares
-from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.devices import map_batches
 from promptgen_jax.draws import sample_keys
 from promptgen_jax.ebm import LatentEBM
@@ -77,7 +76,8 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
         moment = {c.name: -grad_beta[c.name] / c.weight for c in ebm.controls if c.name in grad_beta}
         mu = {c.name: c.mu for c in ebm.controls if c.name in moment}
         metrics |= {f"moment_gap/{name}": jnp.max(jnp.abs(moment[name] - mu[name])) for name in moment}
-        beta = moments.closed_loop_update(beta, moment, mu, rate=config.closed_loop, simplex=tuple(mu))
+        # shares sum to one, as their mu does, so that their beta keeps summing to zero
+        beta = moments.closed_loop_update(beta, moment, mu, rate=config.closed_loop, simplex=())
     norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
     state = {**state, "step": state["step"] + 1, "params": params, "opt_state": opt_state, "beta": beta}
     state |= {MEMORY: memory} if MEMORY in state else {}
@@ -102,7 +102,7 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
     checks.check_key("fit_moments", key)
     checks.check_count("fit_moments: num_samples", num_samples)
     checks.check_count("fit_moments: batch_size", batch_size)
-    controls = [control for control in ebm.controls if isinstance(control, MomentControl)]
+    controls = types.constraints_of(ebm.controls)
     if not controls:
         return ebm, None
     key_z, key_x = jax.random.split(key)
@@ -111,7 +111,7 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
     @jax.jit
     def gammas(ebm, keys, z):
         images = ebm.images(keys, z)
-        return {c.name: c.gamma(images) for c in ebm.controls if isinstance(c, MomentControl)}
+        return {c.name: c.gamma(images) for c in types.constraints_of(ebm.controls)}
 
     gamma = map_batches(gammas, batch_size, sample_keys(key_x, np.arange(num_samples)), z, shared=(ebm,))
     mu = {c.name: fill_shares(np.asarray(c.mu), np.mean(gamma[c.name], axis=0)) for c in controls}
@@ -180,7 +180,7 @@ def fit(
         warmup_steps=config.warmup_steps,
         clip_norm=config.clip_norm,
     )
-    beta = {c.name: c.beta for c in ebm.controls if isinstance(c, MomentControl)}
+    beta = {c.name: c.beta for c in types.constraints_of(ebm.controls)}
     state = {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
@@ -208,7 +208,7 @@ def _asked(control) -> dict:
     about = parts.describe(control)
     targets = {name: value for aim in types.aims_of(control) for name, value in aim.target}
     networks = (
-        f"{each.name}, {getattr(each, 'license', '') or 'licence not stated'}" for each in types.networks_of(control)
+        f"{each.name}, {types.said(each, 'license') or 'licence not stated'}" for each in types.networks_of(control)
     )
     return {
         "name": control.name,
@@ -230,8 +230,8 @@ def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
             f"fit: {names} compares with an image that the flow itself makes, so the target moves with the flow; "
             f"{name_of(config.objective)} needs a fixed one. Use reverse_kl."
         )
-    for control in ebm.controls:
-        if isinstance(control, MomentControl) and np.isnan(control.mu).any():
+    for control in types.constraints_of(ebm.controls):
+        if np.isnan(control.mu).any():
             raise ValueError(
                 f"fit: {control.name} leaves shares to the generator that are not known yet. Call pg.fit_moments first."
             )
