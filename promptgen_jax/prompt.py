@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -220,18 +221,19 @@ class Prompt:
         return cls.load(folder, generator=generator, **options)
 
     @classmethod
-    def load(cls, folder: str | Path, *, generator: Any = None, **options) -> Prompt:
+    def load(cls, folder: str | Path, *, generator: Any = None, trust: str | Iterable[str] = (), **options) -> Prompt:
         """Reads a saved prompt; no control model is needed.
 
         Args:
           folder: written by `save`.
           generator: the innermost generator, if it is not one of the installed weight folders.
+          trust: packages outside the library that the file may name, e.g. that of an own flow, and that are imported.
           **options: of the generator if it is loaded here, e.g. `truncation_psi=0.7`.
 
         Raises:
           FileNotFoundError: no prompt there, or its generator's weights are missing.
           ValueError: damaged, another format version, a generator of another checksum, or options it does not have, or
-            options beside a generator.
+            options beside a generator, or a package that is not trusted.
         """
         path = Path(folder) / PROMPT
         if generator is not None and options:
@@ -254,7 +256,7 @@ class Prompt:
             part = Path(folder) / f"flow_{index}"
             if not (part / weights.CONFIG).is_file() or not (part / weights.TENSORS).is_file():
                 raise FileNotFoundError(f"{part}: missing or incomplete. Copy the whole folder that Prompt.save wrote.")
-            flow, params = flows.load_flow(part)
+            flow, params = flows.load_flow(part, trust=trust)
             result = cls(generator=result, flow=flow, params=params, **fields)
         return result
 

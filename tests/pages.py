@@ -77,6 +77,12 @@ def commands(content: str) -> list[list[str]]:
     return found + [words for content in sent for words in commands(content)]
 
 
+def write_module(block: Block, folder: Path) -> None:
+    """Writes the file of the user's own that a block shows, where Python can import it from the folder."""
+    (folder / block.title).parent.mkdir(exist_ok=True)
+    (folder / block.title).write_text(block.content)
+
+
 def environment(words: list[str]) -> dict[str, str]:
     """The assignments in front of a command."""
     return dict(word.split("=", 1) for word in itertools.takewhile(re.compile(r"[A-Z_]+=").match, words))

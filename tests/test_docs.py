@@ -91,6 +91,9 @@ def test_page_runs(name, tmp_path):
     for path in ("main.py", "configs", "ported_weights"):
         (tmp_path / path).symlink_to(pages.ROOT / path)
     blocks = pages.runnable(pages.ROOT / name)
+    for block in pages.blocks(pages.ROOT / name):
+        if block.title.startswith("mypackage/"):
+            pages.write_module(block, tmp_path)
     for words, _ in blocks:
         if words:
             pages.run_small(words, "", tmp_path)
@@ -147,7 +150,7 @@ def test_extending(tmp_path, monkeypatch):
     assert energies[1] < 0.5 * energies[0]
     np.testing.assert_array_equal(names["again"].sample(key, 4), names["prompt"].sample(key, 4))
 
-    comparison, objective, loop = [block for block in rest if not block.title]
+    comparison, objective, loop, *_ = [block for block in rest if not block.title]
     exec(comparison.content, names)
     assert [list(row.values) for row in names["spread"]] == [["generator", "prompt", "once more"]]
 
