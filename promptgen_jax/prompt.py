@@ -19,7 +19,7 @@ from promptgen_jax.draws import Draws, images_by_number
 from promptgen_jax.flows import base as flows
 from promptgen_jax.runs import sampling
 from promptgen_jax.store import card, weights
-from promptgen_jax.types import FOLLOWS, Array, Conditions, Prior, PyTree, makes, view
+from promptgen_jax.types import FOLLOWS, Array, Conditions, Density, Invertible, Prior, PyTree, makes, view
 
 PROMPT = "prompt.json"
 WRITTEN = re.compile(r"prompt\.json|README\.md|flow_\d+|\.DS_Store|\.ipynb_checkpoints")  # by us, or without worth
@@ -39,7 +39,7 @@ class Prompt:
     """
 
     generator: Any
-    flow: flows.Flow
+    flow: Density
     params: PyTree = struct.field(repr=False)
     conditions: Conditions | None = None
     name: str = struct.field(pytree_node=False, default="prompt")
@@ -123,14 +123,18 @@ class Prompt:
         `cond` conditions this prompt's own flow.
         """
         inner, log_det = self._unwind(z)
-        eps, last = self.flow.inverse_and_log_det(self.params, inner, cond)
-        return self.prior.log_prob(eps) + log_det + last
+        return self.flow.log_prob(self.params, inner, cond) + log_det
 
     def _unwind(self, z: Array) -> tuple[Array, Array]:
         """Latents of the innermost generator back to this prompt's z, with the log-det of that map."""
         if not isinstance(self.generator, Prompt):
             return z, jnp.zeros(z.shape[0])
         inner, log_det = self.generator._unwind(z)
+        if not isinstance(self.generator.flow, Invertible):
+            raise ValueError(
+                f"prompt.log_prob: the prompt {self.generator.name!r} below is a {self.generator.flow.spec.kind} of "
+                "flows, a density without a way back to its noise. Only the last prompt of a stack may be one."
+            )
         eps, last = self.generator.flow.inverse_and_log_det(self.generator.params, inner)
         return eps, log_det + last
 

@@ -12,6 +12,7 @@ import pages
 import pytest
 
 import promptgen_jax as pg
+from promptgen_jax.evaluation.exact import linear_target
 from promptgen_jax.flows.base import init_flow, load_flow, save_flow
 from promptgen_jax.runs.config import RunConfig
 
@@ -68,7 +69,7 @@ MODULES = {
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """A folder with a package `mine` of the modules above and the documentation's `mypackage`, which can be imported."""
+    """A folder with importable packages: `mine` of the modules above, and the documentation's `mypackage`."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "mine").mkdir()
     for name, text in MODULES.items():
@@ -84,7 +85,7 @@ def package(tmp_path_factory):
 
 
 def test_chain_of_the_documentation(package):
-    """It trains on an exact bench, is certified, saved, and loaded in a fresh process; strangers' code is asked about."""
+    """It trains on an exact bench, is certified, saved, loaded in a fresh process, and by consent alone."""
     blocks = pages.blocks(pages.ROOT / "docs" / "extending.md")
     (trained,) = (
         block.content for block in blocks if block.language == "python" and "mypackage.chain" in block.content
@@ -93,7 +94,7 @@ def test_chain_of_the_documentation(package):
     exec(trained, names)
     prompt, bench = names["prompt"], names["bench"]
     certificate = pg.certify(prompt, bench, KEY)
-    exact = pg.evaluation.exact.linear_target(bench.generator, [1.0, -1.0], 0.5)
+    exact = linear_target(bench.generator, [1.0, -1.0], 0.5)
     print(certificate)
     assert certificate.verdict == "good"
     assert certificate.reverse_kl < 0.05
@@ -164,7 +165,7 @@ def test_splines_train():
     )
     flow = {"transformer": "spline", "num_layers": 2, "hidden_dim": 8, "identity_start": True}
     _, history = pg.fit(bench, flow=flow, num_steps=150, batch_size=64, learning_rate=1e-2, quiet=True)
-    best = -pg.evaluation.exact.linear_target(bench.generator, [1.0, -1.0], 0.5).log_z
+    best = -linear_target(bench.generator, [1.0, -1.0], 0.5).log_z
     gaps = [metrics["loss"] - best for metrics in history]
     print(f"{gaps[0]:.2f} to {gaps[-1]:.2f} nats")
     assert np.mean(gaps[-3:]) < 0.25 * gaps[0]

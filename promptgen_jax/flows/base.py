@@ -226,7 +226,7 @@ def init_flow(key: Array, prior: Prior, *, cond_dim: int = 0, **options) -> tupl
     checks.check_key("init_flow", key)
     module = build_module(prior, cond_dim=cond_dim, **options)
     variables = module.draw(key)
-    return Flow(buffers=variables["buffers"], prior=prior, module=module), variables["params"]
+    return _join(module, variables["buffers"], prior), variables["params"]
 
 
 def variable_shapes(module: RealNVP | Own) -> PyTree:
@@ -285,7 +285,12 @@ def load_flow(folder: str | Path, *, trust: str | Iterable[str] = ()) -> tuple[F
     weights.check_tree(str(folder), tree, _by_name(shapes), converter=config.get("converter", "the training"))
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
     tree = jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], shapes))
-    return Flow(buffers=tree["buffers"], prior=prior, module=module), tree["params"]
+    return _join(module, tree["buffers"], prior), tree["params"]
+
+
+def _join(module, buffers: PyTree, prior: Prior):
+    """Networks with their prior: a map, unless they say that they make another density."""
+    return getattr(module, "flow_class", Flow)(buffers=buffers, prior=prior, module=module)
 
 
 def _by_name(tree: PyTree) -> dict:
