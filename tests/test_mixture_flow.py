@@ -43,7 +43,7 @@ def test_every_well_is_found_and_kept(tmp_path):
     """Four wells, of which a single flow finds one or bridges them: trained, certified, saved, loaded."""
     control = pg.load_control("synthetic", energy="wells")
     ebm = pg.LatentEBM(pg.load_generator("synthetic", problem="wells"), (control,))
-    flow = {"kind": "mixture", "num_parts": 4, "part": PART}
+    flow = {"kind": "mixture", "num_parts": 4, "width": 0.4, "part": PART}
     prompt, _ = pg.fit(ebm, flow=flow, num_steps=200, batch_size=64, learning_rate=2e-2, quiet=True)
     certificate = pg.certify(prompt, ebm, KEY)
     print(certificate)

@@ -13,7 +13,7 @@ import pytest
 
 import promptgen_jax as pg
 from promptgen_jax.evaluation.exact import linear_target
-from promptgen_jax.flows.base import init_flow, load_flow, save_flow
+from promptgen_jax.flows.base import build_module, init_flow, load_flow, save_flow
 from promptgen_jax.runs.config import RunConfig
 
 KEY, PRIOR = jax.random.key(0), pg.Prior.standard(2)
@@ -163,7 +163,7 @@ def test_splines_train():
         pg.load_generator("synthetic", problem="linear", dim=2),
         (pg.load_control("synthetic", energy="quadratic", target=[1.0, -1.0]),),
     )
-    flow = {"transformer": "spline", "num_layers": 2, "hidden_dim": 8, "identity_start": True}
+    flow = {"transformer": {"kind": "spline", "num_bins": 4}, "num_layers": 2, "hidden_dim": 8, "identity_start": True}
     _, history = pg.fit(bench, flow=flow, num_steps=150, batch_size=64, learning_rate=1e-2, quiet=True)
     best = -linear_target(bench.generator, [1.0, -1.0], 0.5).log_z
     gaps = [metrics["loss"] - best for metrics in history]
@@ -214,6 +214,6 @@ def test_own_flow_without_conditions_refuses_them(package):
 
 
 def test_preset():
-    flow, _ = init_flow(KEY, PRIOR, preset="large", num_layers=2)
-    assert (flow.module.num_layers, flow.module.hidden_dim) == (2, 128)
-    assert init_flow(KEY, PRIOR, preset="large", hidden_dim=4)[0].module.num_layers == 16
+    module = build_module(PRIOR, preset="large", hidden_dim=4)
+    assert (module.num_layers, module.hidden_dim) == (16, 4)
+    assert build_module(PRIOR, preset="large").hidden_dim == 128

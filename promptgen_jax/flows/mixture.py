@@ -1,6 +1,6 @@
 """A mixture of flows: a density with several separated modes, which no single smooth map has without bridges.
 
-    q(z) = Σ_k w_k q_k(z),   q_k the density of f_k(eps) + scale * shift_k
+    q(z) = Σ_k w_k q_k(z),   q_k the density of loc + width_k (f_k(eps) - loc) + scale * shift_k
 
 It is a density, not a map: there is no way back from z to one eps. Yet every noise has one latent, since the first
 number of eps chooses the part k, and stretched to the whole line again it is as normal as before within it. So each
@@ -14,8 +14,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import distrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax.scipy.special import ndtr, ndtri
 
@@ -59,10 +61,9 @@ class MixtureFlow:
         self._check("flow.forward_and_log_det", eps, cond)
         part, within = self._choose(eps)
 
-        def one(params, buffers, shift):
-            return self.module.part.bijector(params, buffers, cond).forward(within) + self.prior.scale * shift
-
-        every = jax.vmap(one)(params["parts"], self.buffers, params["shifts"])
+        every = jax.vmap(lambda params, buffers: self._bijector(params, buffers, cond).forward(within))(
+            params, self.buffers
+        )
         z = jnp.take_along_axis(every, part[None, :, None], axis=0)[0]
         return z, self.prior.log_prob(eps) - self._log_prob(params, z, cond)
 
@@ -110,13 +111,18 @@ class MixtureFlow:
         return part, eps.at[:, 0].set(self.prior.loc[0] + self.prior.scale[0] * ndtri(within))
 
     def _log_prob(self, params: PyTree, z: Array, cond: Array | None) -> Array:
-        def one(params, buffers, shift, log_share):
-            bijector = self.module.part.bijector(params, buffers, cond)
-            eps, log_det = bijector.inverse_and_log_det(z - self.prior.scale * shift)
-            return log_share + self.prior.log_prob(eps) + log_det
+        def one(params, buffers):
+            eps, log_det = self._bijector(params, buffers, cond).inverse_and_log_det(z)
+            return self.prior.log_prob(eps) + log_det
 
         log_shares = jnp.log(jnp.asarray(self.module.shares))
-        return jax.nn.logsumexp(jax.vmap(one)(params["parts"], self.buffers, params["shifts"], log_shares), axis=0)
+        return jax.nn.logsumexp(log_shares[:, None] + jax.vmap(one)(params, self.buffers), axis=0)
+
+    def _bijector(self, params: PyTree, buffers: PyTree, cond: Array | None) -> distrax.Bijector:
+        """The map of one part."""
+        middle, width = self.prior.loc, jnp.exp(params["log_widths"])
+        place = distrax.ScalarAffine((1 - width) * middle + self.prior.scale * params["shifts"], scale=width)
+        return distrax.Chain([distrax.Block(place, 1), self.module.part.bijector(params["parts"], buffers, cond)])
 
     def _check(self, where: str, latents: Array, cond: Array | None) -> None:
         checks.check_latents(where, latents, self.prior.dim)
@@ -131,6 +137,7 @@ class Mixture:
       part: what makes the bijector of one part.
       shares: w, adding up to 1.
       spread: length of the first shifts, in standard deviations of the prior; parts of one start would stay together.
+      width: first factor on what the flow of a part makes.
       cond_dim: A, length of a condition; 0 if the flow takes none.
     """
 
@@ -140,6 +147,7 @@ class Mixture:
     part: Any
     shares: tuple[float, ...]
     spread: float
+    width: float
     cond_dim: int
     dim: int
 
@@ -147,16 +155,17 @@ class Mixture:
     def spec(self) -> Spec:
         """Kind and complete options."""
         part = {"kind": self.part.spec.kind, **self.part.spec.options}
-        options = {"num_parts": len(self.shares), "shares": self.shares, "spread": self.spread, "part": part}
-        return Spec.of("mixture", options)
+        places = {"shares": self.shares, "spread": self.spread, "width": self.width}
+        return Spec.of("mixture", {"num_parts": len(self.shares), **places, "part": part})
 
     def draw(self, key: Array) -> dict[str, PyTree]:
-        """New `params`, those of the parts and their shifts in standard deviations of the prior, and `buffers`."""
+        """New `params`, those of the parts, their log widths and their shifts over the prior's scale, and `buffers`."""
         key_parts, key_shifts = jax.random.split(key)
         count = len(self.shares)
         parts = jax.vmap(self.part.draw)(jax.random.split(key_parts, count))
         shifts = self.spread * _directions(key_shifts, count, self.dim)
-        return {"params": {"parts": parts["params"], "shifts": shifts}, "buffers": parts["buffers"]}
+        places = {"shifts": shifts, "log_widths": jnp.full(shifts.shape, np.log(self.width), jnp.float32)}
+        return {"params": {"parts": parts["params"], **places}, "buffers": parts["buffers"]}
 
 
 def _directions(key: Array, count: int, dim: int) -> Array:
@@ -176,6 +185,7 @@ def build(
     num_parts: int = 4,
     shares: Sequence[float] = (),
     spread: float = 1.5,
+    width: float = 1.0,
     part: Mapping | None = None,
 ) -> Mixture:
     """A mixture of equal networks.
@@ -186,6 +196,7 @@ def build(
       num_parts: K.
       shares: of the parts, positive, adding up to 1; equal if left out. They are not trained.
       spread: how far from the middle the parts start, in standard deviations of the prior.
+      width: how wide the parts start, over the prior's width; narrow ones mix less, and pay for it where D is large.
       part: kind and options of the flow of each part; the paper's starts as the identity unless they say otherwise.
 
     Raises:
@@ -193,6 +204,7 @@ def build(
     """
     checks.check_count("flow mixture: num_parts", num_parts, minimum=2)
     checks.check_number("flow mixture: spread", spread, 0, 1e3, above=True)
+    checks.check_number("flow mixture: width", width, 0, 1e3, above=True)
     shares = tuple(map(float, shares)) or (1 / num_parts,) * num_parts
     if len(shares) != num_parts or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
         raise ValueError(f"flow mixture: shares are {shares}; expected {num_parts} positive numbers that add up to 1.")
@@ -202,4 +214,4 @@ def build(
     networks = base.build_module(prior, cond_dim=cond_dim, **part)
     if isinstance(networks, Mixture):
         raise ValueError("flow mixture: its parts are mixtures themselves. Give more parts instead.")
-    return Mixture(networks, shares, float(spread), cond_dim, prior.dim)
+    return Mixture(networks, shares, float(spread), float(width), cond_dim, prior.dim)
