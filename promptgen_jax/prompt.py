@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from promptgen_jax.devices import map_batches  # noqa: F401  notebooks of versio
 from promptgen_jax.draws import Draws, images_by_number
 from promptgen_jax.flows import base as flows
 from promptgen_jax.store import card, weights
-from promptgen_jax.types import FOLLOWS, Array, Conditions, Prior, PyTree, makes, view
+from promptgen_jax.types import FOLLOWS, Array, Conditions, Density, Invertible, Prior, PyTree, makes, view
 
 PROMPT = "prompt.json"
 WRITTEN = re.compile(r"prompt\.json|README\.md|flow_\d+|\.DS_Store|\.ipynb_checkpoints")  # by us, or without worth
@@ -37,7 +38,7 @@ class Prompt:
     """
 
     generator: Any
-    flow: flows.Flow
+    flow: Density
     params: PyTree = struct.field(repr=False)
     conditions: Conditions | None = None
     name: str = struct.field(pytree_node=False, default="prompt")
@@ -121,14 +122,18 @@ class Prompt:
         `cond` conditions this prompt's own flow.
         """
         inner, log_det = self._unwind(z)
-        eps, last = self.flow.inverse_and_log_det(self.params, inner, cond)
-        return self.prior.log_prob(eps) + log_det + last
+        return self.flow.log_prob(self.params, inner, cond) + log_det
 
     def _unwind(self, z: Array) -> tuple[Array, Array]:
         """Latents of the innermost generator back to this prompt's z, with the log-det of that map."""
         if not isinstance(self.generator, Prompt):
             return z, jnp.zeros(z.shape[0])
         inner, log_det = self.generator._unwind(z)
+        if not isinstance(self.generator.flow, Invertible):
+            raise ValueError(
+                f"prompt.log_prob: the prompt {self.generator.name!r} below is a {self.generator.flow.spec.kind} of "
+                "flows, a density without a way back to its noise. Only the last prompt of a stack may be one."
+            )
         eps, last = self.generator.flow.inverse_and_log_det(self.generator.params, inner)
         return eps, log_det + last
 
@@ -219,18 +224,19 @@ class Prompt:
         return cls.load(folder, generator=generator, **options)
 
     @classmethod
-    def load(cls, folder: str | Path, *, generator: Any = None, **options) -> Prompt:
+    def load(cls, folder: str | Path, *, generator: Any = None, trust: str | Iterable[str] = (), **options) -> Prompt:
         """Reads a saved prompt; no control model is needed.
 
         Args:
           folder: written by `save`.
           generator: the innermost generator, if it is not one of the installed weight folders.
+          trust: packages outside the library that the file may name, e.g. that of an own flow, and that are imported.
           **options: of the generator if it is loaded here, e.g. `truncation_psi=0.7`.
 
         Raises:
           FileNotFoundError: no prompt there, or its generator's weights are missing.
           ValueError: damaged, another format version, a generator of another checksum, or options it does not have, or
-            options beside a generator.
+            options beside a generator, or a package that is not trusted.
         """
         path = Path(folder) / PROMPT
         if generator is not None and options:
@@ -253,7 +259,7 @@ class Prompt:
             part = Path(folder) / f"flow_{index}"
             if not (part / weights.CONFIG).is_file() or not (part / weights.TENSORS).is_file():
                 raise FileNotFoundError(f"{part}: missing or incomplete. Copy the whole folder that Prompt.save wrote.")
-            flow, params = flows.load_flow(part)
+            flow, params = flows.load_flow(part, trust=trust)
             result = cls(generator=result, flow=flow, params=params, **fields)
         return result
 

@@ -276,3 +276,38 @@ class Constraint(Control, Protocol):
 def constraints_of(controls) -> tuple[Constraint, ...]:
     """Those of several controls whose energy is a moment constraint."""
     return tuple(control for control in controls if isinstance(control, Constraint))
+
+
+@runtime_checkable
+class Density(Protocol):
+    """What a trained prior is at least: a density on latents that draws exactly, as pure functions of its params.
+
+    Samples are a function of noise: the same noise shows the same person. A mixture of flows is one.
+    """
+
+    prior: Prior
+    cond_dim: int
+
+    def sample_and_log_prob(
+        self, params: PyTree, key: Array, num_samples: int, cond: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Draws latents (num_samples, D) and their exact log density (num_samples,), nats."""
+
+    def log_prob(self, params: PyTree, z: Array, cond: Array | None = None) -> Array:
+        """Exact log density (B,), nats, of latents (B, D)."""
+
+    def forward_and_log_det(self, params: PyTree, eps: Array, cond: Array | None = None) -> tuple[Array, Array]:
+        """Noise (B, D) to latents (B, D) and log p(eps) - log q(z) (B,), nats: of a map its log abs det of dz/deps."""
+
+    def forward_and_log_dets(
+        self, params: PyTree, eps: Array, cond: Array | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """The same, with one term (B,) for each flow that the prior's blocks have; they add up."""
+
+
+@runtime_checkable
+class Invertible(Density, Protocol):
+    """A density that is an invertible map of its noise: for editing, and for prompts on prompts."""
+
+    def inverse_and_log_det(self, params: PyTree, z: Array, cond: Array | None = None) -> tuple[Array, Array]:
+        """Latents (B, D) to the noise (B, D) behind them and log abs det of deps/dz (B,), nats."""

@@ -77,6 +77,12 @@ def commands(content: str) -> list[list[str]]:
     return found + [words for content in sent for words in commands(content)]
 
 
+def write_module(block: Block, folder: Path) -> None:
+    """Writes the file of the user's own that a block shows, where Python can import it from the folder."""
+    (folder / block.title).parent.mkdir(exist_ok=True)
+    (folder / block.title).write_text(block.content)
+
+
 def environment(words: list[str]) -> dict[str, str]:
     """The assignments in front of a command."""
     return dict(word.split("=", 1) for word in itertools.takewhile(re.compile(r"[A-Z_]+=").match, words))
@@ -270,8 +276,7 @@ def write_modules(page: Path, folder: Path) -> None:
     """Writes the files of the reader's own package that a page shows into a folder."""
     for block in blocks(page):
         if block.title.startswith("mypackage/"):
-            (folder / block.title).parent.mkdir(parents=True, exist_ok=True)
-            (folder / block.title).write_text(block.content)
+            write_module(block, folder)
 
 
 def run_small(words: list[str], code: str, folder: Path) -> None:

@@ -150,7 +150,7 @@ def test_extending(tmp_path, monkeypatch):
     assert energies[1] < 0.5 * energies[0]
     np.testing.assert_array_equal(names["again"].sample(key, 4), names["prompt"].sample(key, 4))
 
-    comparison, sampler, objective, loop = [block for block in rest if not block.title]
+    comparison, sampler, objective, loop, *_ = [block for block in rest if not block.title]
     exec(comparison.content, names)
     assert [list(row.values) for row in names["spread"]] == [["generator", "prompt", "once more"]]
 

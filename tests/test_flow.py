@@ -16,6 +16,7 @@ from promptgen_jax.types import Prior
 BATCH = 5
 BIGGAN_LIKE = Prior(loc=jnp.array([0.0] * 6 + [0.5] * 7), scale=jnp.array([1.0] * 6 + [0.3] * 7), blocks=(6, 7))
 SMALL = dict(num_layers=3, hidden_dim=16)
+SPLINE = {"kind": "spline", "num_bins": 4}
 
 CONFIGURATIONS = {
     "allinone": (Prior.standard(6), {}),
@@ -29,6 +30,7 @@ CONFIGURATIONS = {
     "coupling_odd": (Prior.standard(7), dict(architecture="coupling", clamp="tanh")),
     "coupling_conditional": (BIGGAN_LIKE, dict(architecture="coupling", cond_dim=3)),
     "equivariant": (BIGGAN_LIKE, dict(conditioning="equivariant", cond_dim=3, cond_scale=2.0)),
+    "spline_identity": (Prior.standard(5), dict(transformer=SPLINE, cond_dim=2, identity_start=True)),
 }
 IDENTITIES = [
     name for name in CONFIGURATIONS if "coupling" in name or "identity" in name or name.endswith("conditional")

@@ -1,26 +1,34 @@
 """The flow f of the paper (its INN): noise eps to latent z, exactly invertible, with exact log-determinants.
 
-Forward is eps to z, the fast direction for sampling. `RealNVP` (models/realnvp.py) owns the networks and hands out a
-distrax bijector; `Flow` joins it to the prior, whose density is also the base density. Trained arrays are `params` and
-are passed to every method; fixed rotations and permutations are `buffers` and stay inside `Flow`.
+Forward is eps to z, the fast direction for sampling. A file of this folder with a `build`, or a module outside the
+library, makes what hands out a distrax bijector: `RealNVP` (realnvp.py), the paper's, or `Own` (own.py). `Flow` joins
+it to the prior, whose density is also the base density. Trained arrays are `params` and are passed to every method;
+fixed rotations and permutations are `buffers` and stay inside `Flow`.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import importlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import distrax
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from promptgen_jax import checks
-from promptgen_jax.flows.bijectors import CLAMPS
-from promptgen_jax.flows.realnvp import ARCHITECTURES, CONDITIONING, RealNVP
+from promptgen_jax import checks, parts
+from promptgen_jax.flows.bijectors import SideBySide
+from promptgen_jax.flows.own import Own, build_own
+from promptgen_jax.flows.realnvp import RealNVP
 from promptgen_jax.store import weights
-from promptgen_jax.types import Array, Prior, PyTree
+from promptgen_jax.types import Array, Prior, PyTree, Spec
+
+PAPER = "realnvp"  # the kind of flow that is meant where none is named
 
 
 @struct.dataclass
@@ -30,12 +38,17 @@ class Flow:
     Attributes:
       buffers: fixed rotations and permutations.
       prior: base distribution, the generator's own prior.
-      module: the networks.
+      module: the networks, which make the bijector of params, buffers and a condition.
     """
 
     buffers: PyTree = struct.field(repr=False)
     prior: Prior
-    module: RealNVP = struct.field(pytree_node=False)
+    module: RealNVP | Own = struct.field(pytree_node=False)
+
+    @property
+    def spec(self) -> Spec:
+        """Kind and complete options."""
+        return self.module.spec
 
     @property
     def cond_dim(self) -> int:
@@ -44,7 +57,7 @@ class Flow:
 
     def bijector(self, params: PyTree, cond: Array | None = None) -> distrax.Bijector:
         """The distrax bijector eps (..., D) to z (..., D); `cond` (..., A) must have the same batch shape."""
-        return self.module.apply({"params": params, "buffers": self.buffers}, cond)
+        return self.module.bijector(params, self.buffers, cond)
 
     def distribution(self, params: PyTree, cond: Array | None = None) -> distrax.Transformed:
         """The distribution of z: the prior pushed through the flow.
@@ -68,11 +81,12 @@ class Flow:
         self, params: PyTree, eps: Array, cond: Array | None = None
     ) -> tuple[Array, tuple[Array, ...]]:
         """As `forward_and_log_det`, with the log_det (B,) of the flow of every block; they add up to the whole one."""
-        if len(self.prior.blocks) == 1:
-            z, log_det = self.forward_and_log_det(params, eps, cond)
-            return z, (log_det,)
         self._check("flow.forward_and_log_dets", eps, cond)
-        return self.bijector(params, cond).forward_and_log_dets(eps)
+        bijector = self.bijector(params, cond)
+        if isinstance(bijector, SideBySide):
+            return bijector.forward_and_log_dets(eps)
+        z, log_det = bijector.forward_and_log_det(eps)
+        return z, (log_det,)
 
     def inverse_and_log_det(self, params: PyTree, z: Array, cond: Array | None = None) -> tuple[Array, Array]:
         """Latents (B, D) to the noise (B, D) behind them and log abs det of deps/dz (B,), nats.
@@ -126,27 +140,71 @@ class Flow:
         checks.check_cond(where, cond, self.cond_dim, latents.shape[0])
 
 
-def build_module(prior: Prior, *, cond_dim: int = 0, **options) -> RealNVP:
+def kinds() -> list[str]:
+    """Kinds of flow in the library: the files of this folder that have a `build`."""
+    return [kind for kind in parts.available("flows") if _has_build(kind)]
+
+
+def _has_build(kind: str) -> bool:
+    return hasattr(importlib.import_module(f"promptgen_jax.flows.{kind}"), "build")
+
+
+def build_module(prior: Prior, *, kind: str = PAPER, cond_dim: int = 0, **options) -> RealNVP | Own:
     """Checks the options and makes the networks for a prior.
 
+    Args:
+      prior: the generator's.
+      kind: "realnvp", or the dotted name of a module outside the library, see `flows.own`.
+      cond_dim: length of the condition, 0 for none.
+      **options: of the `build` of that kind.
+
     Raises:
-      ValueError: unknown option, architecture or clamp (with the nearest match), or a size out of range.
+      TypeError: an option that cannot be saved.
+      ValueError: unknown kind or option (with the nearest match), or a size out of range.
     """
-    for name in options:
-        checks.check_known("flow option", name, _option_names())
-    module = RealNVP(blocks=tuple(prior.blocks), cond_dim=cond_dim, **checks.plain_numbers(options))
-    checks.check_known("flow architecture", module.architecture, ARCHITECTURES)
-    if module.clamp is not None:
-        checks.check_known("flow clamp", module.clamp, CLAMPS)
-    checks.check_known("flow conditioning", module.conditioning, CONDITIONING)
-    checks.check_count("flow: cond_dim", module.cond_dim, minimum=0)
-    if module.conditioning == "equivariant" and not module.cond_dim:
-        raise ValueError("flow conditioning: equivariant needs a condition, cond_dim is 0. Use concat without one.")
-    checks.check_count("flow: num_layers", module.num_layers, minimum=1 + (module.conditioning == "equivariant"))
-    checks.check_count("flow: hidden_dim", module.hidden_dim)
-    for size in module.blocks:
-        checks.check_count("flow: block size", size, minimum=2)
-    return module
+    kind, options = check_options({"kind": kind, **options}).pop("kind"), checks.plain_numbers(options)
+    if "." in kind:
+        return build_own(prior, kind=kind, cond_dim=cond_dim, **options)
+    checks.check_known("flow kind", kind, kinds())
+    return parts.find("flows", kind).build(prior, cond_dim=cond_dim, **options)
+
+
+def check_options(flow: Any) -> dict:
+    """The options of a flow as a dict, once it is sure that a saved prompt can name them.
+
+    Raises:
+      TypeError: an object in place of options, or within them.
+    """
+    if not isinstance(flow, Mapping) or not isinstance(flow.get("kind", PAPER), str):
+        found = flow["kind"] if isinstance(flow, Mapping) else flow
+        raise TypeError(
+            f"flow is {type(found).__name__} {getattr(found, '__name__', '')}".rstrip()
+            + ", which a saved prompt could "
+            "not name. Put build(prior, **options) into a module that Python can import, and give that by name: "
+            "flow={'kind': 'mypackage.chain'}."
+        )
+    for name, value in checks.plain_numbers(flow).items():
+        try:
+            json.dumps(value)
+        except TypeError:
+            raise TypeError(
+                f"flow option {name} is {type(value).__name__}, which a saved prompt could not hold. Give numbers, "
+                "text, lists and dicts of them, and make the object in the build of a module, "
+                "flow={'kind': 'mypackage.chain'}."
+            ) from None
+    return dict(flow)
+
+
+def named_in(options: Any) -> Iterator[str]:
+    """Every kind of flow or transformer that options name, for `parts.check_trusted`."""
+    if isinstance(options, Mapping):
+        for name, value in options.items():
+            if name == "kind" and isinstance(value, str):
+                yield value
+            yield from named_in(value)
+    elif isinstance(options, (list, tuple)):
+        for value in options:
+            yield from named_in(value)
 
 
 def init_flow(key: Array, prior: Prior, *, cond_dim: int = 0, **options) -> tuple[Flow, PyTree]:
@@ -156,8 +214,8 @@ def init_flow(key: Array, prior: Prior, *, cond_dim: int = 0, **options) -> tupl
       key: draws rotations or permutations, and initial weights.
       prior: the generator's prior; one independent flow per block.
       cond_dim: length of the condition, 0 for none.
-      **options: further fields of `RealNVP`: conditioning, cond_scale, architecture, num_layers, hidden_dim, clamp,
-        negative_slope, identity_start.
+      **options: kind and options of it. Without a kind, those of `RealNVP`: conditioning, cond_scale, architecture,
+        num_layers, hidden_dim, clamp, negative_slope, identity_start, transformer; or a preset, "large".
 
     Returns:
       (flow, params): the flow with its fixed buffers, and the arrays to train.
@@ -167,17 +225,13 @@ def init_flow(key: Array, prior: Prior, *, cond_dim: int = 0, **options) -> tupl
     """
     checks.check_key("init_flow", key)
     module = build_module(prior, cond_dim=cond_dim, **options)
-    variables = module.init(key, _example_cond(module))
-    return Flow(buffers=variables["buffers"], prior=prior, module=module), variables["params"]
+    variables = module.draw(key)
+    return _join(module, variables["buffers"], prior), variables["params"]
 
 
-def variable_shapes(module: RealNVP) -> PyTree:
+def variable_shapes(module: RealNVP | Own) -> PyTree:
     """Shapes of all arrays of a flow, `{"params": ..., "buffers": ...}`."""
-    return jax.eval_shape(module.init, jax.random.key(0), _example_cond(module))
-
-
-def _example_cond(module: RealNVP) -> Array | None:
-    return jnp.zeros((1, module.cond_dim)) if module.cond_dim else None
+    return jax.eval_shape(module.draw, jax.random.key(0))
 
 
 def save_flow(folder: str | Path, flow: Flow, params: PyTree, *, extras: dict | None = None, **about) -> None:
@@ -185,40 +239,65 @@ def save_flow(folder: str | Path, flow: Flow, params: PyTree, *, extras: dict | 
 
     Args:
       folder: made or replaced, all or nothing.
-      flow: its module, buffers and prior are saved.
+      flow: its kind, options, buffers and prior are saved.
       params: the trained arrays.
       extras: further arrays by name, kept under `extras/` and not read by `load_flow`.
       **about: further JSON entries of config.json, e.g. the source and its licence.
     """
     tree = {"params": params, "buffers": flow.buffers, "prior": {"loc": flow.prior.loc, "scale": flow.prior.scale}}
     tree |= {"extras": extras} if extras else {}
-    options = {name: getattr(flow.module, name) for name in sorted(_option_names())}
+    options = flow.spec.to_json()["options"]
+    if options.get("transformer") == "affine":  # so that earlier releases read it
+        del options["transformer"]
     config = {"kind": "flow", "blocks": list(flow.prior.blocks), "cond_dim": flow.cond_dim, "options": options}
-    weights.save_weights(folder, jax.tree.map(np.asarray, tree), {**about, **config})
+    config |= {} if flow.spec.kind == PAPER else {"flow": flow.spec.kind}
+    weights.save_weights(folder, jax.tree.map(np.asarray, _by_name(tree)), {**about, **config})
 
 
-def load_flow(folder: str | Path) -> tuple[Flow, PyTree]:
+def load_flow(folder: str | Path, *, trust: str | Iterable[str] = ()) -> tuple[Flow, PyTree]:
     """Reads a flow folder, e.g. a converted official checkpoint.
+
+    Args:
+      folder: written by `save_flow`.
+      trust: packages outside the library whose code it may name, which is then imported.
 
     Returns:
       (flow, params), as `init_flow`.
 
     Raises:
       FileNotFoundError: no such folder or file.
-      ValueError: not a flow, truncated or altered, options unknown, or arrays missing, unexpected or misshapen.
+      ValueError: not a flow, of a package that is not trusted, truncated or altered, options unknown, or arrays
+        missing, unexpected or misshapen.
     """
     config = weights.read_config(folder)
     if config.get("kind") != "flow":
         raise ValueError(f"{folder}: holds a {config.get('kind')}, expected a flow. Choose another folder.")
-    prior = Prior.standard(*config["blocks"])
-    module = build_module(prior, cond_dim=config["cond_dim"], **config["options"])
-    expected = variable_shapes(module) | {"prior": {"loc": prior.loc, "scale": prior.scale}}
+    parts.check_trusted(str(folder), named_in([{"kind": config.get("flow", PAPER)}, config["options"]]), trust)
     tree, _ = weights.load_weights(folder)
     tree.pop("extras", None)
-    weights.check_tree(str(folder), tree, expected, converter=config.get("converter", "the training"))
-    tree = jax.tree.map(jnp.asarray, tree)
-    return Flow(buffers=tree["buffers"], prior=prior.replace(**tree["prior"]), module=module), tree["params"]
+    prior = Prior.standard(*config["blocks"])
+    saved = {name: tree.get("prior", {}).get(name) for name in ("loc", "scale")}
+    if all(np.shape(value) == (prior.dim,) for value in saved.values()):  # else it is told with the rest
+        prior = prior.replace(**jax.tree.map(jnp.asarray, saved))
+    options = {"kind": config.get("flow", PAPER), **config["options"]}
+    module = build_module(prior, cond_dim=config["cond_dim"], **options)
+    shapes = variable_shapes(module) | {"prior": {"loc": prior.loc, "scale": prior.scale}}
+    weights.check_tree(str(folder), tree, _by_name(shapes), converter=config.get("converter", "the training"))
+    flat = flax.traverse_util.flatten_dict(tree, sep="/")
+    tree = jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], shapes))
+    return _join(module, tree["buffers"], prior), tree["params"]
 
 
-def _option_names() -> set[str]:
-    return {field.name for field in dataclasses.fields(RealNVP)} - {"parent", "name", "blocks", "cond_dim"}
+def _join(module, buffers: PyTree, prior: Prior):
+    """Networks with their prior: a map, unless they say that they make another density."""
+    return getattr(module, "flow_class", Flow)(buffers=buffers, prior=prior, module=module)
+
+
+def _by_name(tree: PyTree) -> dict:
+    """The leaves of a pytree as nested dicts, which a file can hold; of nested dicts the same."""
+    named = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return flax.traverse_util.unflatten_dict(named, sep="/")
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

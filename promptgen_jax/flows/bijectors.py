@@ -1,4 +1,4 @@
-"""The pieces of the flow as distrax bijectors on vectors: coupling, rotation, permutation, and flows side by side.
+"""The fixed pieces of the flow as distrax bijectors on vectors: rotation, permutation, and flows side by side.
 
 Forward is the direction noise to latent. Every matrix product runs at full float32: with TF32 or bfloat16 passes the
 inverse would see other log-scales than the forward map did, and the round trip would fail.
@@ -7,59 +7,13 @@ inverse would see other log-scales than the forward map did, and the round trip 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import distrax
 import jax
 import jax.numpy as jnp
 
 PRECISION = jax.lax.Precision.HIGHEST
-
-# Log-scale s of a coupling from the raw network output a; |s| <= 2, so exp(s) stays within [0.135, 7.39].
-CLAMPS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "tanh": lambda a: 2 * jnp.tanh(a),
-    "tanh_half": lambda a: 2 * jnp.tanh(a / 2),
-}
-
-
-class AffineCoupling(distrax.Bijector):
-    """Transforms the tail of a vector by a scale and a shift computed from its head.
-
-        x = [x1, x2];  a, t = split(output_scale * conditioner(x1));  s = clamp(a);  y = [x1, x2 exp(s) + t]
-        log_det = Σ s
-
-    Args:
-      conditioner: maps x1 (..., split) to (..., 2 (D - split)): raw log-scales, then shifts.
-      split: length of x1.
-      clamp: one of `CLAMPS`.
-      output_scale: factor on everything the conditioner returns (0.1 in the official block).
-    Source: RealNVP, arXiv 1605.08803, eq. 7; the soft clamp is that of FrEIA's AllInOneBlock.
-    """
-
-    def __init__(self, conditioner: Callable, split: int, clamp: str, output_scale: float = 1.0):
-        super().__init__(event_ndims_in=1)
-        self._conditioner = conditioner
-        self._split = split
-        self._clamp = clamp
-        self._output_scale = output_scale
-
-    def _scale_and_shift(self, head: jax.Array) -> tuple[jax.Array, jax.Array]:
-        raw, shift = jnp.split(self._output_scale * self._conditioner(head), 2, axis=-1)
-        return CLAMPS[self._clamp](raw), shift
-
-    def forward_and_log_det(self, x):
-        """Noise (..., D) to latent (..., D) and log_det (...,)."""
-        head, tail = x[..., : self._split], x[..., self._split :]
-        log_scale, shift = self._scale_and_shift(head)
-        y = jnp.concatenate([head, tail * jnp.exp(log_scale) + shift], axis=-1)
-        return y, jnp.sum(log_scale, axis=-1)
-
-    def inverse_and_log_det(self, y):
-        """Latent (..., D) to noise (..., D) and the log_det (...,) of that map."""
-        head, tail = y[..., : self._split], y[..., self._split :]
-        log_scale, shift = self._scale_and_shift(head)
-        x = jnp.concatenate([head, (tail - shift) * jnp.exp(-log_scale)], axis=-1)
-        return x, -jnp.sum(log_scale, axis=-1)
 
 
 class Rotation(distrax.Bijector):

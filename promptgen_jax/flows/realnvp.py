@@ -6,6 +6,9 @@ bijectors made of plain arrays. Forward is eps to z.
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import distrax
 import flax.linen as nn
 import jax
@@ -13,10 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from promptgen_jax import checks
 from promptgen_jax.flows import bijectors
+from promptgen_jax.flows.transformers import CLAMPS, complete, make_transformer
+from promptgen_jax.types import Prior, PyTree, Spec
 
 ARCHITECTURES = ("allinone", "coupling")
 CONDITIONING = ("concat", "equivariant")
+PRESETS = {"large": {"num_layers": 16, "hidden_dim": 128}}  # options by name; those given beside it go first
 
 # softplus with beta 0.5 of this is 10, so that the global scale 0.1 * softplus starts at 1.
 INITIAL_GLOBAL_SCALE = float(2 * np.log(np.expm1(5.0)))
@@ -51,21 +58,25 @@ def _linear(output_dim: int, input_dim: int, *, zero: bool = False) -> nn.Dense:
 
 
 class CouplingLayer(nn.Module):
-    """The trained part of one layer: an affine coupling, then (for `allinone`) a global scale and offset.
+    """The trained part of one layer: a coupling, then (for `allinone`) a global scale and offset.
 
-    [x1, x2] -> [x1, x2 exp(s) + t];   y = g * that + offset,   g = 0.2 log(1 + exp(global_scale / 2))
+    Of x = [x1, x2] the tail x2 passes an elementwise transformer T that x1 steers, in the paper an affine one:
+
+        [x1, x2] -> [x1, T(x2; output_scale * conditioner(x1))];   y = g * that + offset,
+        g = 0.2 log(1 + exp(global_scale / 2))
     """
 
     dim: int
     split: int
     conditioner_options: dict
-    clamp: str
+    transformer: Any
     output_scale: float
     global_affine: bool
 
     def setup(self):
         """Makes the conditioner and, if asked for, the global scale and offset."""
-        self.conditioner = Conditioner(2 * (self.dim - self.split), **self.conditioner_options)
+        output_dim = self.transformer.num_params * (self.dim - self.split)
+        self.conditioner = Conditioner(output_dim, **self.conditioner_options)
         if self.global_affine:
             initial = nn.initializers.constant(INITIAL_GLOBAL_SCALE)
             self.global_scale = self.param("global_scale", initial, (self.dim,))
@@ -78,7 +89,12 @@ class CouplingLayer(nn.Module):
         # Unbound, the bijector is a plain function of arrays: it may be differentiated, mapped and returned freely.
         network, variables = self.conditioner.unbind()
         conditioner = jax.tree_util.Partial(network.apply, variables, cond=cond)
-        acting = [bijectors.AffineCoupling(conditioner, self.split, self.clamp, self.output_scale)]
+        transformer, output_scale = self.transformer, self.output_scale
+
+        def steered(raw: Array) -> distrax.Bijector:
+            return transformer(*jnp.split(output_scale * raw, transformer.num_params, axis=-1))
+
+        acting = [distrax.SplitCoupling(self.split, event_ndims=1, conditioner=conditioner, bijector=steered)]
         if self.global_affine:
             scale = 0.2 * jax.nn.softplus(self.global_scale / 2)
             acting.append(distrax.Block(distrax.ScalarAffine(self.global_offset, scale=scale), 1))
@@ -96,7 +112,7 @@ class AllInOne(nn.Module):
     dim: int
     num_layers: int
     hidden_dim: int
-    clamp: str
+    transformer: Any
     negative_slope: float
     identity_start: bool
 
@@ -109,7 +125,7 @@ class AllInOne(nn.Module):
         )
         split = self.dim - self.dim // 2
         self.layers = [
-            CouplingLayer(self.dim, split, conditioner_options, self.clamp, 0.1, global_affine=True)
+            CouplingLayer(self.dim, split, conditioner_options, self.transformer, 0.1, global_affine=True)
             for _ in range(self.num_layers)
         ]
         self.rotations = self.variable("buffers", "rotations", self._draw_rotations)
@@ -131,7 +147,7 @@ class AllInOne(nn.Module):
 
 
 class Coupling(nn.Module):
-    """Plain RealNVP: affine couplings whose halves alternate, with a random permutation before each pair.
+    """Plain RealNVP: couplings whose halves alternate, with a random permutation before each pair.
 
     The last linear layers start at zero and a last permutation undoes all others, so the flow starts as the exact
     identity. No D x D matrix: the choice for latents of many thousand dimensions.
@@ -140,7 +156,7 @@ class Coupling(nn.Module):
     dim: int
     num_layers: int
     hidden_dim: int
-    clamp: str
+    transformer: Any
     negative_slope: float
 
     def setup(self):
@@ -156,7 +172,7 @@ class Coupling(nn.Module):
                 self.dim,
                 self.dim - half if i % 2 == 0 else half,
                 conditioner_options,
-                self.clamp,
+                self.transformer,
                 1.0,
                 global_affine=False,
             )
@@ -201,6 +217,8 @@ class RealNVP(nn.Module):
       negative_slope: of the leaky ReLU.
       identity_start: start "allinone" as the identity, so that the same noise shows the same image before and
         after training. "coupling" always does.
+      transformer: what couplings do to each number, by name or with options, see `flows.transformers`: "affine", the
+        paper's, "spline", `{"kind": "spline", "num_bins": 8, "bound": 5.0}`, or a module outside the library.
     Source: arXiv 2209.06970, section 3.3, and the official model/mapping.py.
     """
 
@@ -214,6 +232,7 @@ class RealNVP(nn.Module):
     clamp: str | None = None
     negative_slope: float = 0.1
     identity_start: bool = False
+    transformer: Any = "affine"
 
     def setup(self):
         """Makes one flow per block of the prior, of an equivariant flow the parts B and A per block."""
@@ -224,11 +243,32 @@ class RealNVP(nn.Module):
             self.flows = [self._make(size, self.num_layers - half) for size in self.blocks]
             self.outer_flows = [self._make(size, half) for size in self.blocks]
 
+    @property
+    def spec(self) -> Spec:
+        """What the flow is: all options but the condition's length, which follows from the target."""
+        return Spec.of("realnvp", {name: getattr(self, name) for name in sorted(_option_names())})
+
+    @nn.nowrap
+    def draw(self, key: Array) -> dict[str, PyTree]:
+        """New `params`, to be trained, and `buffers`, which stay."""
+        return self.init(key, jnp.zeros((1, self.cond_dim)) if self.cond_dim else None)
+
+    @nn.nowrap
+    def bijector(self, params: PyTree, buffers: PyTree, cond: Array | None) -> distrax.Bijector:
+        """The bijector of these arrays, eps (..., D) to z (..., D)."""
+        return self.apply({"params": params, "buffers": buffers}, cond)
+
     def _make(self, size: int, num_layers: int) -> nn.Module:
-        options = dict(num_layers=num_layers, hidden_dim=self.hidden_dim, negative_slope=self.negative_slope)
+        clamp = self.clamp or ("tanh" if self.architecture == "allinone" else "tanh_half")
+        options = dict(
+            num_layers=num_layers,
+            hidden_dim=self.hidden_dim,
+            transformer=make_transformer(self.transformer, clamp=clamp),
+            negative_slope=self.negative_slope,
+        )
         if self.architecture == "allinone":
-            return AllInOne(size, **options, clamp=self.clamp or "tanh", identity_start=self.identity_start)
-        return Coupling(size, **options, clamp=self.clamp or "tanh_half")
+            return AllInOne(size, **options, identity_start=self.identity_start)
+        return Coupling(size, **options)
 
     def __call__(self, cond: Array | None = None) -> distrax.Bijector:
         """The bijector eps (..., D) to z (..., D), for conditions (..., A)."""
@@ -249,3 +289,43 @@ class RealNVP(nn.Module):
         """One bijector of those of each block, given in the order in which they act."""
         chains = [distrax.Chain(block[::-1]) for block in acting]  # distrax.Chain applies its last entry first
         return chains[0] if len(chains) == 1 else bijectors.SideBySide(chains, self.blocks)
+
+
+def build(prior: Prior, *, cond_dim: int = 0, preset: str = "", **options) -> RealNVP:
+    """Checks the options and makes the networks for a prior.
+
+    Args:
+      prior: one independent flow per block.
+      cond_dim: length of the condition, 0 for none.
+      preset: options by one name, of `PRESETS`: "large" is 16 layers of width 128.
+      **options: further fields of `RealNVP`.
+
+    Raises:
+      ValueError: unknown option, architecture, clamp or transformer (with the nearest match), or a size out of range.
+    """
+    if preset:
+        checks.check_known("flow preset", preset, PRESETS)
+        options = PRESETS[preset] | options
+    for name in options:
+        checks.check_known("flow option", name, _option_names())
+    if "transformer" in options:
+        options["transformer"] = complete(options["transformer"])
+    module = RealNVP(blocks=tuple(prior.blocks), cond_dim=cond_dim, **checks.plain_numbers(options))
+    checks.check_known("flow architecture", module.architecture, ARCHITECTURES)
+    if module.clamp is not None:
+        checks.check_known("flow clamp", module.clamp, CLAMPS)
+        if module.transformer != "affine":
+            raise ValueError("flow clamp: it is an option of the affine transformer alone. Leave it out.")
+    checks.check_known("flow conditioning", module.conditioning, CONDITIONING)
+    checks.check_count("flow: cond_dim", module.cond_dim, minimum=0)
+    if module.conditioning == "equivariant" and not module.cond_dim:
+        raise ValueError("flow conditioning: equivariant needs a condition, cond_dim is 0. Use concat without one.")
+    checks.check_count("flow: num_layers", module.num_layers, minimum=1 + (module.conditioning == "equivariant"))
+    checks.check_count("flow: hidden_dim", module.hidden_dim)
+    for size in module.blocks:
+        checks.check_count("flow: block size", size, minimum=2)
+    return module
+
+
+def _option_names() -> set[str]:
+    return {field.name for field in dataclasses.fields(RealNVP)} - {"parent", "name", "blocks", "cond_dim"}

@@ -19,7 +19,7 @@ from promptgen_jax.controls._shares import fill_shares
 from promptgen_jax.devices import map_batches
 from promptgen_jax.draws import sample_keys
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flows.base import init_flow
+from promptgen_jax.flows.base import check_options, init_flow, named_in
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.store import card, weights
 from promptgen_jax.store.checkpoints import Checkpoints
@@ -141,7 +141,7 @@ def fit(
       ebm: the target. Fit betas first with `fit_moments`. With a `cond_prior` the flow is conditional, and every
         noise vector meets a new condition.
       workdir: folder of this training, or None for none.
-      flow: options of `flow.init_flow`.
+      flow: options of `init_flow`; with a `kind`, of a flow of your own.
       name: of the prompt.
       quiet: print nothing; otherwise lines of progress with a workdir, and a bar without one.
       optimizer: an optax transformation in place of the paper's, which learning_rate, warmup_steps and clip_norm set.
@@ -159,7 +159,7 @@ def fit(
     """
     for option in options:
         checks.check_known("training option", option, [field.name for field in dataclasses.fields(TrainConfig)])
-    config, flow = TrainConfig(**options), checks.plain_numbers(flow or {})
+    config, flow = TrainConfig(**options), checks.plain_numbers(check_options({} if flow is None else flow))
     _check_target(ebm, config, flow)
     mesh = devices.data_mesh()
     objective = make_objective(config, mesh)
@@ -256,7 +256,7 @@ def _claim_workdir(workdir: Path, ebm: LatentEBM, config: TrainConfig, flow: dic
         },
         "conditions": parts.fingerprint(ebm.cond_prior) if ebm.cond_prior else None,
         "training": {name: value for name, value in config.about().items() if name not in REPORTING},
-        "flow": flow,
+        "flow": flow | _own_code(flow),
     } | ({"optimizer": parts.fingerprint(optimizer)} if optimizer else {})
     if file.is_file() and "conditions" not in weights.read_json(file, advice="Delete the folder."):
         weights.write_json(file, _since_fingerprints(weights.read_json(file, advice="Delete the folder."), about))
@@ -265,6 +265,13 @@ def _claim_workdir(workdir: Path, ebm: LatentEBM, config: TrainConfig, flow: dic
         about,
         refusal="fit: workdir {} holds another training (differs in {}). Choose another workdir, or delete this one.",
     )
+
+
+def _own_code(flow: dict) -> dict:
+    """A checksum of the code outside the library that options of a flow name."""
+    return {
+        f"{kind} code": parts.fingerprint(parts.find("flows", kind).build) for kind in named_in(flow) if "." in kind
+    }
 
 
 def _since_fingerprints(found: dict, about: dict) -> dict:
