@@ -1,4 +1,4 @@
-"""Finding parts, in the library or in any importable module, and telling them apart.
+"""Finding parts, in the library or in any importable module, and saying what they are.
 
 The file name is the registry: `load_control("pose", ...)` calls `build` of `promptgen_jax.controls.pose`, and
 `load_control("mypackage.bright", ...)` that of the module `mypackage.bright`.
@@ -10,12 +10,20 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.core import FrozenDict
 
 from promptgen_jax import checks
 from promptgen_jax.store import catalogue, weights
 from promptgen_jax.store.fingerprint import fields_told, fingerprint  # noqa: F401  parts.fingerprint, of all who use it
-from promptgen_jax.types import Spec
+from promptgen_jax.types import Spec, plain, said
+
+FEW = 64  # numbers that a spec remembers one by one
+MAKES = {"metrics": "measure(seen, about)"}  # what a module of a package defines; else build(**options)
 
 
 def available(package: str) -> list[str]:
@@ -76,7 +84,7 @@ def load(package: str, kind: str, **options):
     complete = {name: options.get(name, each.default) for name, each in known.items()}
     if not dataclasses.is_dataclass(part) or "spec" not in {field.name for field in dataclasses.fields(part)}:
         return part
-    return part.replace(spec=Spec.of(kind, complete))
+    return dataclasses.replace(part, spec=Spec(kind, plain(complete), built=_told(part)))
 
 
 def find(package: str, kind: str):
@@ -85,7 +93,7 @@ def find(package: str, kind: str):
     Raises:
       ValueError: as `load`.
     """
-    what = package.removesuffix("s")
+    what, wanted = package.removesuffix("s"), MAKES.get(package, "build(**options)")
     if _is_module(kind):
         try:
             module = importlib.import_module(kind)
@@ -93,13 +101,14 @@ def find(package: str, kind: str):
             raise ValueError(
                 f"{what} {kind}: cannot be imported ({error}). Put {kind.partition('.')[0]} on PYTHONPATH."
             ) from None
-        hint = f"Define build(**options) in {module.__file__}."
+        hint = f"Define {wanted} in {module.__file__}."
     else:
         checks.check_known(what, kind, available(package))
         module = importlib.import_module(f"promptgen_jax.{package}.{kind}")
         hint = f"It wraps own code. Make it with promptgen_jax.Function{what.capitalize()}."
-    if not hasattr(module, "build"):
-        raise ValueError(f"{what} {kind}: the module has no build. {hint}")
+    function = wanted.partition("(")[0]
+    if not hasattr(module, function):
+        raise ValueError(f"{what} {kind}: the module has no {function}. {hint}")
     return module
 
 
@@ -107,7 +116,7 @@ def _is_module(kind: str) -> bool:
     return "." in kind and all(word.isidentifier() for word in kind.split("."))
 
 
-def check_trusted(where: str, kinds: Iterable[str], trust: Iterable[str]) -> None:
+def check_trusted(where: str | Path, kinds: Iterable[str], trust: str | Iterable[str] = ()) -> None:
     """Raises ValueError if a saved file names parts of packages that the user has not agreed to import.
 
     Args:
@@ -115,18 +124,78 @@ def check_trusted(where: str, kinds: Iterable[str], trust: Iterable[str]) -> Non
       kinds: of the parts that it names.
       trust: packages outside the library, by name.
     """
-    packages = {kind.partition(".")[0] for kind in kinds if "." in kind}
-    for package in sorted(packages - {trust} if isinstance(trust, str) else packages - set(trust)):
+    for package in sorted(packages(kinds) - ({trust} if isinstance(trust, str) else set(trust))):
         raise ValueError(
             f"{where}: names a part of the package {package!r}, whose code would run. If you trust it, pass "
             f"trust={package!r}, on the command line --trust={package}."
         )
 
 
+def packages(kinds: Iterable[str]) -> set[str]:
+    """The packages outside the library that dotted kinds are of."""
+    return {kind.partition(".")[0] for kind in kinds if "." in kind}
+
+
+def kinds_in(config: Any, key: str = "") -> Iterator[str]:
+    """Names of parts outside the library in the config of a run: generators, kinds, objectives, metrics.
+
+    Args:
+      config: nested mappings and lists, of any form.
+      key: under which it stands.
+    """
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            yield from kinds_in(value, "kind" if (key, name) == ("generator", "name") else str(name))
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            yield from kinds_in(value, key)
+    elif isinstance(config, str) and key in ("kind", "objective", "metrics") and _is_module(config):
+        yield config
+
+
 def describe(part) -> dict:
     """What a part is, as JSON: its spec, or of own code the class and its plain fields."""
-    if spec := getattr(part, "spec", None):
+    if spec := spec_of(part):
         return spec.to_json()
-    own = {field.name: getattr(part, field.name) for field in fields_told(part)}
-    plain = {name: value for name, value in own.items() if isinstance(value, (bool, int, float, str)) and value != ""}
-    return {"kind": type(part).__name__, "options": plain}
+    own = {each.name: getattr(part, each.name) for each in fields_told(part)} if dataclasses.is_dataclass(part) else {}
+    shown = {name: value for name, value in own.items() if isinstance(value, (bool, int, float, str)) and value != ""}
+    return {"kind": type(part).__name__, "options": shown}
+
+
+def spec_of(part) -> Spec | None:
+    """The spec of a part as it is now: where `replace` gave an option another value, with that one.
+
+    None of a part without, and of one in which something was replaced that no option says.
+    """
+    spec = said(part, "spec")
+    if spec is None or not spec.built:
+        return spec
+    replaced = {name: value for name, value in _told(part).items() if not _agree(spec.built.get(name), value)}
+    fixed = {each.name for each in fields_told(part) if not each.metadata.get("pytree_node", True)}
+    for name, value in replaced.items():
+        if name not in spec.options or not (name in fixed or isinstance(value, (bool, int, float))):
+            return None
+    return dataclasses.replace(spec, options=plain({**spec.options, **replaced}))
+
+
+def _told(part) -> FrozenDict:
+    """The fields of a part as plain values or checksums; weights go by the checksum that the part has of them."""
+    values = {each.name: getattr(part, each.name) for each in fields_told(part)}
+    return FrozenDict({name: _token(value) for name, value in values.items() if not isinstance(value, Mapping)})
+
+
+def _token(value):
+    few = value is None or isinstance(value, (bool, int, float, str)) or np.size(value) <= FEW
+    try:
+        if said(value, "checksum") or (few and not dataclasses.is_dataclass(value) and not callable(value)):
+            return plain(value)
+        return fingerprint(value)
+    except (TypeError, ValueError):
+        return type(value).__name__  # own code of which nothing better can be told
+
+
+def _agree(built, now) -> bool:
+    """Whether a field has the value with which it was built; what was NaN was left to be filled."""
+    if isinstance(built, tuple) and isinstance(now, tuple):
+        return len(built) == len(now) and all(map(_agree, built, now))
+    return built == now or built != built

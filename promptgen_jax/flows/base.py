@@ -20,7 +20,7 @@ from promptgen_jax import checks
 from promptgen_jax.flows.bijectors import CLAMPS
 from promptgen_jax.flows.realnvp import ARCHITECTURES, CONDITIONING, RealNVP
 from promptgen_jax.store import weights
-from promptgen_jax.types import Array, Prior, PyTree
+from promptgen_jax.types import Array, Prior, PyTree, Spec
 
 
 @struct.dataclass
@@ -41,6 +41,11 @@ class Flow:
     def cond_dim(self) -> int:
         """A, length of a condition; 0 if the flow takes none."""
         return self.module.cond_dim
+
+    @property
+    def spec(self) -> Spec:
+        """The architecture with all its options."""
+        return Spec.of("realnvp", {name: getattr(self.module, name) for name in sorted(_option_names())})
 
     def bijector(self, params: PyTree, cond: Array | None = None) -> distrax.Bijector:
         """The distrax bijector eps (..., D) to z (..., D); `cond` (..., A) must have the same batch shape."""
@@ -192,7 +197,7 @@ def save_flow(folder: str | Path, flow: Flow, params: PyTree, *, extras: dict | 
     """
     tree = {"params": params, "buffers": flow.buffers, "prior": {"loc": flow.prior.loc, "scale": flow.prior.scale}}
     tree |= {"extras": extras} if extras else {}
-    options = {name: getattr(flow.module, name) for name in sorted(_option_names())}
+    options = flow.spec.to_json()["options"]
     config = {"kind": "flow", "blocks": list(flow.prior.blocks), "cond_dim": flow.cond_dim, "options": options}
     weights.save_weights(folder, jax.tree.map(np.asarray, tree), {**about, **config})
 
