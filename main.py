@@ -23,10 +23,10 @@ MODES = ("train", "evaluate", "sample", "list", "doctor")
 HOSTS = ("coordinator", "num_processes", "process_id")
 TAKES = {  # beside --mode, --debug and --help
     "train": ("config", "workdir", *HOSTS),
-    "evaluate": ("config", "workdir", *HOSTS),
+    "evaluate": ("config", "workdir", "trust", *HOSTS),
     "sample": (
         *("workdir", "prompt", "output", "num_samples", "batch_size", "seed", "condition", "options"),
-        *("latents", "npz", "mixture", "stage", *HOSTS),
+        *("latents", "npz", "mixture", "stage", "trust", *HOSTS),
     ),
     "list": (),
     "doctor": (),
@@ -84,7 +84,10 @@ def run(argv: list[str]) -> int:
     flags.DEFINE_integer("batch_size", 16, "sample: images per device at a time.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "sample: of the noise.", flag_values=values)
     flags.DEFINE_list(
-        "condition", [], "sample: angles in degrees, e.g. 10,-15; without, a grid of them.", flag_values=values
+        "condition", [], "sample: in people's units, angles in degrees, e.g. 10,-15; else a grid.", flag_values=values
+    )
+    flags.DEFINE_list(
+        "trust", [], "evaluate, sample: packages of your own whose code a saved file may name.", flag_values=values
     )
     flags.DEFINE_list(
         "options", [], "sample: of the generator, e.g. truncation_psi=0.5,noise=const.", flag_values=values
@@ -137,7 +140,7 @@ def run(argv: list[str]) -> int:
     from promptgen_jax.runs import run as runs
 
     if values.mode == "evaluate":
-        runs.read_config(Path(values.workdir).resolve())
+        runs.read_config(Path(values.workdir).resolve(), trust=_trusted(values.trust, config_flag.value))
     elif config_path is None:
         raise ValueError("--config is missing: name a config file, e.g. --config=configs/quickstart.py.")
     config = config_flag.value.to_dict()
@@ -161,7 +164,15 @@ def _stored_config(argv: list[str]) -> dict | None:
     from promptgen_jax.runs import run as runs
 
     workdir = _value_of(argv, "--workdir")
-    return runs.read_config(Path(workdir).resolve()) if workdir else None
+    trust = (_value_of(argv, "--trust") or "").split(",")
+    return runs.read_config(Path(workdir).resolve(), trust=trust) if workdir else None
+
+
+def _trusted(trust: list[str], config) -> set[str]:
+    """Packages that may be imported: those of --trust, and those that a config file of the user's own names."""
+    from promptgen_jax import parts
+
+    return {*trust, *parts.packages(parts.kinds_in(config.to_dict() if config else {}))}
 
 
 def _check_taken(mode: str, argv: list[str], values) -> None:
@@ -182,7 +193,7 @@ def _sample(values) -> Path:
     from promptgen_jax import Prompt
     from promptgen_jax.runs import run as runs
 
-    options = dict(_option(text) for text in values.options)
+    options = dict(_option(text) for text in values.options) | {"trust": values.trust}
     if values.prompt is not None:
         prompts, output = {"": Prompt.from_pretrained(values.prompt, **options)}, Path(values.output)
     else:
@@ -219,25 +230,21 @@ def _option(text: str) -> tuple:
         return name, value
 
 
-def _conditions(prompt, angles: list[str]):
-    """The condition of the command line in radians, a grid if it names none, or None for a prompt without."""
-    import numpy as np
+def _conditions(prompt, texts: list[str]):
+    """The condition of the command line, a grid if it names none, or None for a prompt without."""
+    from promptgen_jax import Conditions
 
-    from promptgen_jax import checks
-
-    dim, names = prompt.flow.cond_dim, prompt.conditions.names if prompt.conditions else ()
-    try:
-        condition = np.radians(np.array(angles, np.float32))
-        checks.check_finite("--condition", "angles", condition)
-    except ValueError:
-        raise ValueError(f"--condition={','.join(angles)}: expected degrees, e.g. 10,-15.") from None
-    if len(condition) and not dim:
-        raise ValueError(f"--condition={','.join(angles)}: this prompt takes no condition. Leave it out.")
-    if len(condition) not in (0, dim):
-        expected = f"{dim} angles{' (' + ', '.join(names) + ')' if names else ''}"
-        raise ValueError(f"--condition={','.join(angles)}: {len(condition)} given; expected {expected}, or none.")
-    if len(condition) or not dim:
-        return condition if dim else None
+    dim = prompt.flow.cond_dim
+    if texts and not dim:
+        raise ValueError(f"--condition={','.join(texts)}: this prompt takes no condition. Leave it out.")
+    if not dim:
+        return None
+    if texts:
+        conditions = prompt.conditions or Conditions.of_angles({f"angle {index}": (0, 0) for index in range(dim)})
+        try:
+            return conditions.read(texts)
+        except ValueError as error:
+            raise ValueError(f"--{error}") from None
     if prompt.conditions is None:
         raise ValueError(f"--condition is missing: this prompt takes {dim} angles in degrees.")
     return prompt.conditions.grid()

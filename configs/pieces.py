@@ -37,8 +37,8 @@ def stage(
     """One control to train, on top of the stage before it or of the one named by `on` ("generator": of none).
 
     `below` gives the generator other options from this stage on. The identity-start coupling flow keeps each person
-    recognisable before and after. With `condition`, ranges in degrees by name, the flow takes conditions drawn from
-    them.
+    recognisable before and after. With `condition`, ranges by name that `Conditions.of` reads (of angles in degrees),
+    the flow takes conditions drawn from them.
     """
     options = {
         "num_steps": 200,

@@ -118,13 +118,9 @@ def warn_beyond(prompt, cond) -> None:
     if cond is None or prompt.conditions is None:
         return
     low, high = np.asarray(prompt.conditions.low), np.asarray(prompt.conditions.high)
-    beyond = (np.any(cond < low - 1e-6, axis=0)) | np.any(cond > high + 1e-6, axis=0)
-    names = prompt.conditions.names or tuple(map(str, range(len(low))))
-    ranges = [
-        f"{name} {a:.4g} to {b:.4g} degrees"
-        for name, a, b, out in zip(names, np.degrees(low), np.degrees(high), beyond, strict=True)
-        if out
-    ]
+    beyond = np.any(cond < low - 1e-6, axis=0) | np.any(cond > high + 1e-6, axis=0)
+    told = prompt.conditions.told().items()
+    ranges = [f"{name} {text}" for (name, text), out in zip(told, beyond, strict=True) if out]
     if ranges:
         warnings.warn(f"condition beyond what {prompt.name} was trained on: {', '.join(ranges)}.", stacklevel=3)
 

@@ -1,4 +1,4 @@
-"""Finding parts, in the library or in any importable module, and telling them apart.
+"""Finding parts, in the library or in any importable module, and saying what they are.
 
 The file name is the registry: `load_control("pose", ...)` calls `build` of `promptgen_jax.controls.pose`, and
 `load_control("mypackage.bright", ...)` that of the module `mypackage.bright`.
@@ -7,40 +7,23 @@ The file name is the registry: `load_control("pose", ...)` calls `build` of `pro
 from __future__ import annotations
 
 import dataclasses
-import enum
-import functools
-import hashlib
 import importlib
 import inspect
-import os
 import pkgutil
-import sys
-import sysconfig
-import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
+from flax.core import FrozenDict
 
 from promptgen_jax import checks
 from promptgen_jax.store import catalogue, weights
-from promptgen_jax.types import FOLLOWS, Spec
+from promptgen_jax.store.fingerprint import fields_told, fingerprint  # noqa: F401  parts.fingerprint, of all who use it
+from promptgen_jax.types import Spec, plain, said
 
-PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, slice, range, types.EllipsisType)
-INSTALLED = tuple(sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-TOLD = (
-    types.FunctionType,
-    np.ndarray,
-    jax.Array,
-    tuple,
-    list,
-    Mapping,
-    *PLAIN,
-)  # members of classes that are looked at
-LIBRARY = str(Path(__file__).parent) + os.sep
+FEW = 64  # numbers that a spec remembers one by one
+MAKES = {"metrics": "measure(seen, about)"}  # what a module of a package defines; else build(**options)
 
 
 def available(package: str) -> list[str]:
@@ -110,7 +93,7 @@ def load(package: str, kind: str, **options):
     complete = {name: options.get(name, each.default) for name, each in known.items()}
     if not dataclasses.is_dataclass(part) or "spec" not in {field.name for field in dataclasses.fields(part)}:
         return part
-    return part.replace(spec=Spec.of(kind, complete))
+    return dataclasses.replace(part, spec=Spec(kind, plain(complete), built=_told(part)))
 
 
 def find(package: str, kind: str):
@@ -119,7 +102,7 @@ def find(package: str, kind: str):
     Raises:
       ValueError: as `load`.
     """
-    what = package.removesuffix("s")
+    what, wanted = package.removesuffix("s"), MAKES.get(package, "build(**options)")
     if _is_module(kind):
         try:
             module = importlib.import_module(kind)
@@ -127,13 +110,14 @@ def find(package: str, kind: str):
             raise ValueError(
                 f"{what} {kind}: cannot be imported ({error}). Put {kind.partition('.')[0]} on PYTHONPATH."
             ) from None
-        hint = f"Define build(**options) in {module.__file__}."
+        hint = f"Define {wanted} in {module.__file__}."
     else:
         checks.check_known(what, kind, available(package))
         module = importlib.import_module(f"promptgen_jax.{package}.{kind}")
         hint = f"It wraps own code. Make it with promptgen_jax.Function{what.capitalize()}."
-    if not hasattr(module, "build"):
-        raise ValueError(f"{what} {kind}: the module has no build. {hint}")
+    function = wanted.partition("(")[0]
+    if not hasattr(module, function):
+        raise ValueError(f"{what} {kind}: the module has no {function}. {hint}")
     return module
 
 
@@ -141,7 +125,7 @@ def _is_module(kind: str) -> bool:
     return "." in kind and all(word.isidentifier() for word in kind.split("."))
 
 
-def check_trusted(where: str, kinds: Iterable[str], trust: Iterable[str]) -> None:
+def check_trusted(where: str | Path, kinds: Iterable[str], trust: str | Iterable[str] = ()) -> None:
     """Raises ValueError if a saved file names parts of packages that the user has not agreed to import.
 
     Args:
@@ -149,185 +133,78 @@ def check_trusted(where: str, kinds: Iterable[str], trust: Iterable[str]) -> Non
       kinds: of the parts that it names.
       trust: packages outside the library, by name.
     """
-    packages = {kind.partition(".")[0] for kind in kinds if "." in kind}
-    for package in sorted(packages - {trust} if isinstance(trust, str) else packages - set(trust)):
+    for package in sorted(packages(kinds) - ({trust} if isinstance(trust, str) else set(trust))):
         raise ValueError(
             f"{where}: names a part of the package {package!r}, whose code would run. If you trust it, pass "
             f"trust={package!r}, on the command line --trust={package}."
         )
 
 
+def packages(kinds: Iterable[str]) -> set[str]:
+    """The packages outside the library that dotted kinds are of."""
+    return {kind.partition(".")[0] for kind in kinds if "." in kind}
+
+
+def kinds_in(config: Any, key: str = "") -> Iterator[str]:
+    """Names of parts outside the library in the config of a run: generators, kinds, objectives, metrics.
+
+    Args:
+      config: nested mappings and lists, of any form.
+      key: under which it stands.
+    """
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            yield from kinds_in(value, "kind" if (key, name) == ("generator", "name") else str(name))
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            yield from kinds_in(value, key)
+    elif isinstance(config, str) and key in ("kind", "objective", "metrics") and _is_module(config):
+        yield config
+
+
 def describe(part) -> dict:
     """What a part is, as JSON: its spec, or of own code the class and its plain fields."""
-    if spec := getattr(part, "spec", None):
+    if spec := spec_of(part):
         return spec.to_json()
-    own = {field.name: getattr(part, field.name) for field in _fields(part)}
-    plain = {name: value for name, value in own.items() if isinstance(value, (bool, int, float, str)) and value != ""}
-    return {"kind": type(part).__name__, "options": plain}
+    own = {each.name: getattr(part, each.name) for each in fields_told(part)} if dataclasses.is_dataclass(part) else {}
+    shown = {name: value for name, value in own.items() if isinstance(value, (bool, int, float, str)) and value != ""}
+    return {"kind": type(part).__name__, "options": shown}
 
 
-def fingerprint(part) -> str:
-    """A checksum of what a part computes: class, fields, arrays, and the code of own functions and classes.
+def spec_of(part) -> Spec | None:
+    """The spec of a part as it is now: where `replace` gave an option another value, with that one.
 
-    It is the same in every process. What a moment constraint has been fitted to is left out: it follows from the rest.
-    Code of this library and of installed packages enters by its name.
-
-    Raises:
-      ValueError: own code holds something that cannot be told apart from another of its kind.
+    None of a part without, and of one in which something was replaced that no option says.
     """
-    digest = hashlib.sha256()
-    _update(digest, part, type(part).__name__, {})
-    return digest.hexdigest()
+    spec = said(part, "spec")
+    if spec is None or not spec.built:
+        return spec
+    replaced = {name: value for name, value in _told(part).items() if not _agree(spec.built.get(name), value)}
+    fixed = {each.name for each in fields_told(part) if not each.metadata.get("pytree_node", True)}
+    for name, value in replaced.items():
+        if name not in spec.options or not (name in fixed or isinstance(value, (bool, int, float))):
+            return None
+    return dataclasses.replace(spec, options=plain({**spec.options, **replaced}))
 
 
-def _fields(value) -> list[dataclasses.Field]:
-    """The fields that say what is computed: not those marked as following from others or as remarks."""
-    fields = [field for field in dataclasses.fields(value) if not field.metadata.get(FOLLOWS)]
-    return [field for field in fields if not (isinstance(value, nn.Module) and field.name in ("parent", "name"))]
+def _told(part) -> FrozenDict:
+    """The fields of a part as plain values or checksums; weights go by the checksum that the part has of them."""
+    values = {each.name: getattr(part, each.name) for each in fields_told(part)}
+    return FrozenDict({name: _token(value) for name, value in values.items() if not isinstance(value, Mapping)})
 
 
-def _update(digest, value, where: str, seen: dict[int, int]) -> None:
-    """Adds a value to a digest, with everything that it refers to; `seen` numbers the functions and classes in it."""
-
-    def tell(*words) -> None:
-        digest.update("\0".join(map(str, words)).encode() + b"\1")
-
-    def inside(values: Iterable, where: str) -> None:
-        for each in values:
-            _update(digest, each, where, seen)
-
-    if value is None or isinstance(value, PLAIN):
-        tell(type(value).__name__, repr(value))
-    elif isinstance(value, (np.ndarray, np.generic, jax.Array)) and value.dtype != object:
-        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-            value = jax.random.key_data(value)
-        array = np.asarray(value)
-        tell("array", array.dtype, array.shape)
-        digest.update(np.ascontiguousarray(array).tobytes())
-    elif isinstance(value, np.dtype):
-        tell(repr(value))
-    elif isinstance(value, types.ModuleType):
-        tell("module", value.__name__)
-    elif id(value) in seen:
-        tell("seen", seen[id(value)])  # a function that calls itself, or one met twice
-    elif isinstance(value, type):
-        tell("class", value.__module__, value.__qualname__)
-        if not _is_installed(value):
-            seen[id(value)] = len(seen)
-            inside(value.__bases__, where)
-            inside(_members(value), f"class {value.__qualname__}")
-    elif isinstance(value, (list, tuple)):
-        tell(type(value).__name__, len(value))
-        inside(value, where)
-    elif isinstance(value, (set, frozenset)):
-        tell("set", *sorted(_digest_of(each, where, seen) for each in value))
-    elif isinstance(value, Mapping):
-        tell("mapping", len(value))
-        for name in sorted(value, key=lambda name: _digest_of(name, where, seen)):
-            inside((name, value[name]), f"{where}.{name}")
-    elif isinstance(value, functools.partial):  # jax.tree_util.Partial is one
-        inside((value.func, value.args, value.keywords), where)
-    elif isinstance(value, types.MethodType):
-        inside((value.__self__, value.__func__), where)
-    elif isinstance(value, types.FunctionType):
-        seen[id(value)] = len(seen)
-        tell("function", value.__module__, value.__qualname__)
-        around = [cell.cell_contents for cell in value.__closure__ or ()]
-        inside((value.__defaults__, value.__kwdefaults__), where)
-        inside(around, f"a variable around {value.__name__}")
-        if not _is_installed(value):
-            _update_code(digest, value.__code__, where, seen)
-            names = sorted(set(_names(value.__code__)))
-            used = [value.__globals__[name] for name in names if name in value.__globals__]
-            inside(used, f"a global of {value.__name__}")
-            inside(_read_from_modules([*around, *used], names), f"what {value.__name__} takes of a module")
-    elif isinstance(value, types.CodeType):
-        _update_code(digest, value, where, seen)
-    elif hasattr(value, "__wrapped__"):  # jitted functions
-        inside((value.__wrapped__,), where)
-    elif dataclasses.is_dataclass(value):
-        inside((type(value),), where)
-        for field in _fields(value):
-            inside((field.name, getattr(value, field.name)), f"{where}.{field.name}")
-    elif callable(value) and _importable(value):
-        tell("callable", value.__module__, value.__qualname__)
-    else:
-        raise ValueError(
-            f"{where} is a {type(value).__name__}, of which it cannot be told whether it is the same in another run. "
-            "Give arrays, numbers and functions, or pass weights by jax.tree_util.Partial."
-        )
+def _token(value):
+    few = value is None or isinstance(value, (bool, int, float, str)) or np.size(value) <= FEW
+    try:
+        if said(value, "checksum") or (few and not dataclasses.is_dataclass(value) and not callable(value)):
+            return plain(value)
+        return fingerprint(value)
+    except (TypeError, ValueError):
+        return type(value).__name__  # own code of which nothing better can be told
 
 
-def _digest_of(value, where: str, seen: dict[int, int]) -> str:
-    """A checksum of one member of what has no order."""
-    digest = hashlib.sha256()
-    _update(digest, value, where, dict(seen))
-    return digest.hexdigest()
-
-
-def _update_code(digest, code: types.CodeType, where: str, seen: dict[int, int]) -> None:
-    digest.update(code.co_code)
-    _update(digest, (code.co_names, code.co_varnames, code.co_freevars), where, seen)
-    _update(digest, code.co_consts, where, seen)
-
-
-def _names(code: types.CodeType) -> Iterable[str]:
-    """Names that a function and the functions inside it read from outside."""
-    yield from code.co_names
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            yield from _names(inner)
-
-
-def _members(cls: type) -> Iterable:
-    """Names, methods and plain values of an own class, but for what Python writes into it."""
-    for name, value in sorted(vars(cls).items()):
-        if isinstance(value, (staticmethod, classmethod)):
-            value = value.__func__
-        methods = (value.fget, value.fset) if isinstance(value, property) else (value,)
-        written = name.startswith("__") and name != "__call__" and name != "__post_init__"
-        told = all(each is None or isinstance(each, TOLD) or hasattr(each, "__wrapped__") for each in methods)
-        if told and not written:
-            yield from (name, *methods)
-
-
-def _read_from_modules(values: Iterable, names: Iterable[str]) -> Iterable:
-    """What code that reads these names can take of own modules, and of own modules in them."""
-    waiting, met = list(values), set()
-    while waiting:
-        module = waiting.pop(0)
-        if isinstance(module, types.ModuleType) and id(module) not in met and not _in_installed(module.__name__):
-            met.add(id(module))
-            found = [vars(module)[name] for name in names if name in vars(module)]
-            yield from found
-            waiting += found
-
-
-def _is_installed(value) -> bool:
-    """Whether a function or class is Python's, of an installed package or of this library: its name tells it apart.
-
-    A decorator of a package leaves the name of what it decorates; so of functions the file of the code decides.
-    """
-    if isinstance(value, types.FunctionType):
-        file = value.__code__.co_filename
-        return file.startswith((*INSTALLED, LIBRARY, "<frozen")) or (
-            file == "<string>" and _in_installed(value.__module__)
-        )
-    return _in_installed(value.__module__)
-
-
-def _in_installed(name: str | None) -> bool:
-    """Whether a module is Python's, of an installed package or of this library."""
-    top = sys.modules.get((name or "").partition(".")[0])
-    if top is None or name == "__main__":
-        return False
-    file = getattr(top, "__file__", None) or next(iter(getattr(top, "__path__", ())), "")
-    return top.__name__ in sys.builtin_module_names or file.startswith((*INSTALLED, LIBRARY))
-
-
-def _importable(value) -> bool:
-    """Whether a callable of compiled code is found again under its own name."""
-    found = sys.modules.get(getattr(value, "__module__", None) or "")
-    for name in getattr(value, "__qualname__", "").split("."):
-        found = getattr(found, name, None)
-    return found is value
+def _agree(built, now) -> bool:
+    """Whether a field has the value with which it was built; what was NaN was left to be filled."""
+    if isinstance(built, tuple) and isinstance(now, tuple):
+        return len(built) == len(now) and all(map(_agree, built, now))
+    return built == now or built != built

@@ -12,13 +12,27 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from flax.core import FrozenDict
 
 from promptgen_jax import checks, devices, parts
 from promptgen_jax.devices import map_batches  # noqa: F401  notebooks of version 0.1.0 find it here
 from promptgen_jax.draws import Draws, images_by_number
 from promptgen_jax.flows import base as flows
 from promptgen_jax.store import card, weights
-from promptgen_jax.types import FOLLOWS, Array, Conditions, Density, Invertible, Prior, PyTree, makes, view
+from promptgen_jax.types import (
+    FOLLOWS,
+    Array,
+    Conditions,
+    Density,
+    Invertible,
+    Prior,
+    PyTree,
+    Spec,
+    makes,
+    plain,
+    thaw,
+    view,
+)
 
 PROMPT = "prompt.json"
 WRITTEN = re.compile(r"prompt\.json|README\.md|flow_\d+|\.DS_Store|\.ipynb_checkpoints")  # by us, or without worth
@@ -34,15 +48,17 @@ class Prompt:
       flow: the trained flow with its fixed buffers.
       params: trained arrays of the flow.
       conditions: what the conditions of a conditional flow were drawn from in training, or None.
-      notes: (title, Markdown) pairs of its card, on how it was made and what it does.
+      notes: (title, Markdown) pairs of its card, on what it does.
+      recipe: how it was trained: what `training.fit` tells of controls, objective and options, as plain values.
     """
 
     generator: Any
     flow: Density
     params: PyTree = struct.field(repr=False)
-    conditions: Conditions | None = None
+    conditions: Conditions | None = struct.field(default=None, metadata={FOLLOWS: True})
     name: str = struct.field(pytree_node=False, default="prompt")
     notes: tuple[tuple[str, str], ...] = struct.field(pytree_node=False, default=(), metadata={FOLLOWS: True})
+    recipe: FrozenDict = struct.field(pytree_node=False, default=FrozenDict(), repr=False, metadata={FOLLOWS: True})
 
     @property
     def prior(self) -> Prior:
@@ -142,7 +158,9 @@ class Prompt:
         return self.replace(notes=(*((old, kept) for old, kept in self.notes if old != title), (title, text)))
 
     def save(self, folder: str | Path) -> None:
-        """Writes the flows of the whole stack, the *name and checksum* of the generator, and a card, all or nothing.
+        """Writes the flows of the whole stack, how each was trained, and a card, all or nothing.
+
+        Of the generator it writes name, checksum and spec, not the weights.
 
         Raises:
           PermissionError: the folder beside which it is staged cannot be written.
@@ -159,9 +177,10 @@ class Prompt:
         about = {
             "format_version": weights.FORMAT_VERSION,
             "name": self.name,
-            "generator": {"name": generator.name, "checksum": generator.checksum},
+            "generator": {"name": generator.name, "checksum": generator.checksum, "spec": parts.describe(generator)},
             "flows": [prompt.name for prompt in stack],
-            "conditions": [_ranges(prompt.conditions) for prompt in stack],
+            "conditions": [prompt.conditions and prompt.conditions.ranges() for prompt in stack],
+            "trained": [{"flow": parts.describe(prompt.flow), **thaw(prompt.recipe)} for prompt in stack],
             "notes": [prompt.notes for prompt in stack],
         }
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
@@ -196,19 +215,27 @@ class Prompt:
         return [*inner, self], generator
 
     @classmethod
-    def from_pretrained(cls, folder_or_repo_id: str | Path, *, generator: Any = None, **options) -> Prompt:
+    def from_pretrained(
+        cls,
+        folder_or_repo_id: str | Path,
+        *,
+        generator: Any = None,
+        trust: str | Iterable[str] = (),
+        **options,
+    ) -> Prompt:
         """A saved prompt of a folder, or, if there is no such folder, of the Hugging Face Hub.
 
         Args:
           folder_or_repo_id: path, or "owner/name" on the Hub.
           generator: as `load`.
+          trust: as `load`.
           **options: as `load`.
 
         Raises:
           FileNotFoundError: no such folder, and the Hub has nothing of that name or cannot be reached; else as `load`.
         """
         if Path(folder_or_repo_id).is_dir():
-            return cls.load(folder_or_repo_id, generator=generator, **options)
+            return cls.load(folder_or_repo_id, generator=generator, trust=trust, **options)
         if not REPO_ID.fullmatch(str(folder_or_repo_id)):
             raise FileNotFoundError(f"prompt {folder_or_repo_id}: no such folder. Give one that Prompt.save wrote.")
         import huggingface_hub
@@ -221,7 +248,7 @@ class Prompt:
                 f"prompt {folder_or_repo_id}: no such folder here, and not to be had from the Hugging Face Hub "
                 f"({reason}). Give a folder that Prompt.save wrote, or owner/name."
             ) from None
-        return cls.load(folder, generator=generator, **options)
+        return cls.load(folder, generator=generator, trust=trust, **options)
 
     @classmethod
     def load(cls, folder: str | Path, *, generator: Any = None, trust: str | Iterable[str] = (), **options) -> Prompt:
@@ -229,14 +256,15 @@ class Prompt:
 
         Args:
           folder: written by `save`.
-          generator: the innermost generator, if it is not one of the installed weight folders.
-          trust: packages outside the library that the file may name, e.g. that of an own flow, and that are imported.
-          **options: of the generator if it is loaded here, e.g. `truncation_psi=0.7`.
+          generator: the innermost generator, if it is own code or weights that are not here under their name.
+          trust: packages outside the library, by name, whose code may run to build what the folder names.
+          **options: of the generator if it is loaded here, e.g. `truncation_psi=0.7`; else it has those it was saved
+            with.
 
         Raises:
           FileNotFoundError: no prompt there, or its generator's weights are missing.
           ValueError: damaged, another format version, a generator of another checksum, or options it does not have, or
-            options beside a generator, or a package that is not trusted.
+            options beside a generator; a part of a package that is not trusted.
         """
         path = Path(folder) / PROMPT
         if generator is not None and options:
@@ -246,14 +274,12 @@ class Prompt:
             )
         if not path.is_file():
             raise FileNotFoundError(f"{folder}: holds no {PROMPT}. Pass the folder that Prompt.save wrote.")
-        name, checksum, saved = _read_about(path)
-        if generator is None and name not in parts.known_generators():
-            raise ValueError(f"{path}: its generator {name} is no installed weight folder. Pass generator=.")
-        result = parts.load_generator(name, **options) if generator is None else generator
-        if result.checksum != checksum:
+        about, saved = _read_about(path)
+        result = _load_generator(path, about, trust, options) if generator is None else generator
+        if result.checksum != about["checksum"]:
             raise ValueError(
-                f"{path}: trained on generator {name} with sha256 {checksum[:12]}…, found {result.name} with "
-                f"{result.checksum[:12]}…. Use the same weights."
+                f"{path}: trained on generator {about['name']} with sha256 {about['checksum'][:12]}…, found "
+                f"{result.name} with {result.checksum[:12]}…. Use the same weights."
             )
         for index, fields in enumerate(saved):
             part = Path(folder) / f"flow_{index}"
@@ -268,8 +294,21 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
 
 
-def _read_about(path: Path) -> tuple[str, str, list[dict]]:
-    """Name and checksum of the generator, and name, conditions and notes of every flow, of a prompt.json.
+def _load_generator(path: Path, about: dict, trust: str | Iterable[str], options: dict) -> Any:
+    """The generator of a prompt.json, by the name of its weights if they are here, or by its spec."""
+    name, spec = about["name"], about["spec"]
+    parts.check_trusted(path, [spec.kind], trust)
+    saved = spec.options if "." in spec.kind or spec.kind in parts.available("generators") else {}
+    if "." not in spec.kind and name in parts.known_generators():
+        saved = {option: value for option, value in saved.items() if option != "weights"}
+        return parts.load_generator(name, **{**saved, **options})
+    if saved:
+        return parts.load("generators", spec.kind, **{**saved, **options})
+    raise ValueError(f"{path}: its generator {name} is no installed weight folder. Pass generator=.")
+
+
+def _read_about(path: Path) -> tuple[dict, list[dict]]:
+    """Name, checksum and spec of the generator, and the fields of every prompt of the stack, of a prompt.json.
 
     Raises:
       ValueError: damaged, or of another format version.
@@ -285,26 +324,31 @@ def _read_about(path: Path) -> tuple[str, str, list[dict]]:
             "Use the release that wrote it, or train again."
         )
     try:
-        name, checksum, names = about["generator"]["name"], about["generator"]["checksum"], about["flows"]
+        generator, names = about["generator"], about["flows"]
+        spec = generator.get("spec") or {"kind": "", "options": {}}  # earlier prompts have none
+        generator = {
+            "name": generator["name"],
+            "checksum": generator["checksum"],
+            "spec": Spec.of(spec["kind"], dict(spec["options"])),
+        }
         nothing = [None] * len(names)
-        details = zip(names, about.get("conditions", nothing), about.get("notes", nothing), strict=True)
+        details = zip(names, *(about.get(each, nothing) for each in ("conditions", "notes", "trained")), strict=True)
         saved = [
             {
                 "name": flow,
-                "conditions": Conditions.of_angles(ranges) if ranges else None,
+                "conditions": Conditions.of(ranges) if ranges else None,
                 "notes": tuple(map(tuple, notes or ())),
+                "recipe": _recipe(trained or {}),
             }
-            for flow, ranges, notes in details
+            for flow, ranges, notes, trained in details
         ]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: damaged ({error!r}). Save the prompt again.") from None
-    return name, checksum, saved
+    return generator, saved
 
 
-def _ranges(conditions: Conditions | None) -> dict | None:
-    """Ranges in degrees by name."""
-    if conditions is None:
-        return None
-    ends = np.degrees([np.asarray(conditions.low), np.asarray(conditions.high)]).T.round(4).tolist()
-    names = conditions.names or [f"angle {index}" for index in range(len(ends))]
-    return dict(zip(names, ends, strict=True))
+def _recipe(trained: dict) -> FrozenDict:
+    recipe = plain({name: told for name, told in trained.items() if name != "flow"})
+    if recipe:
+        card.training_note(**recipe)  # raises if it is damaged
+    return recipe

@@ -13,6 +13,7 @@ class Noisy:
     inner: object
     name: str = struct.field(pytree_node=False, default="noisy")
     image_size: int = struct.field(pytree_node=False, default=1)
+    makes: str = struct.field(pytree_node=False, default="points")
     prior = property(lambda self: self.inner.prior)
 
     def __call__(self, key, z):

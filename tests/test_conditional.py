@@ -1,5 +1,7 @@
 """Conditional prompts: training over a distribution of conditions, sampling, saving, references, certificates."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,6 +136,39 @@ def test_grid():
     np.testing.assert_allclose(np.abs(drawn).max(0), [20, 10, 0], atol=0.1)
 
 
+MIXED = Conditions.of({"turn": (-20, 20), "smile": (0, 2.5, "strength"), "old": [0.1, 0.7, "share"]})
+
+
+def test_people_write_conditions_in_their_units():
+    """Degrees are radians inside, strengths and shares as they are; what is written is read again."""
+    np.testing.assert_allclose(MIXED.low, [np.radians(-20), 0, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(MIXED.high, [np.radians(20), 2.5, 0.7], rtol=1e-6)
+    assert MIXED.ranges() == {"turn": (-20, 20, "angle"), "smile": (0, 2.5, "strength"), "old": (0.1, 0.7, "share")}
+    again = Conditions.of(json.loads(json.dumps(MIXED.ranges())))
+    assert jax.tree.all(jax.tree.map(np.array_equal, MIXED, again))
+    assert MIXED.told() == {"turn": "-20 to 20 degrees", "smile": "0 to 2.5", "old": "0.1 to 0.7"}
+    cond = MIXED.read(["90", "1", ".5"])
+    np.testing.assert_allclose(cond, [np.pi / 2, 1, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(MIXED.write(np.stack([cond, 0 * cond])), [[90, 1, 0.5], [0, 0, 0]], rtol=1e-6)
+    assert MIXED.grid(2).shape == (8, 3)
+    strengths = Conditions.of_strengths({"smile": (0, 1)})
+    assert strengths.components == (("smile", "strength"),)
+    assert BOX.components == (("a", "angle"), ("b", "angle"))
+
+
+def test_units_are_those_of_the_condition_everywhere(tmp_path):
+    """In prompt.json, on the card, in the warning; no degrees for what has none."""
+    generator = make_ebm().generator
+    flow, params = pg.init_flow(KEY, generator.prior, cond_dim=3, **FLOW)
+    pg.Prompt(generator, flow, params, conditions=MIXED).save(tmp_path / "prompt")
+    again = pg.Prompt.load(tmp_path / "prompt", generator=generator)
+    assert again.conditions.kinds == ("angle", "strength", "share")
+    card = (tmp_path / "prompt" / "README.md").read_text()
+    assert "| turn | radians | -20 to 20 degrees |\n| smile | none | 0 to 2.5 |\n| old | none | 0.1 to 0.7 |" in card
+    with pytest.warns(UserWarning, match=r"trained on: turn -20 to 20 degrees, smile 0 to 2\.5\.$"):
+        again.sample(KEY, 1, cond=jnp.array([1.0, 3.0, 0.2]))
+
+
 def conditional():
     generator = make_ebm().generator
     flow, params = pg.init_flow(KEY, generator.prior, cond_dim=2, **FLOW)
@@ -153,8 +188,13 @@ def conditional():
         (lambda: conditional().sample(KEY, 3, cond=jnp.zeros((3, 5))), r"expected \(3, 2\)"),
         (lambda: Conditions.of_angles({"turn": (20, -20)}), "turn.*low, high"),
         (lambda: Conditions.of_angles({}), "no ranges"),
+        (lambda: Conditions.of({"turn": (1,)}), "turn.*low, high.*degrees"),
+        (lambda: Conditions.of({"turn": (0, 1, "strenght")}), "turn: kind is 'strenght'; expected one of angle, str"),
+        (lambda: Conditions.of({"old": (0, 70, "share")}), "old.*shares from 0 to 1"),
+        (lambda: MIXED.read(["1", "2"]), "condition=1,2: expected 3.*turn in degrees, smile in no unit"),
+        (lambda: MIXED.read(["1", "2", "inf"]), "expected 3"),
     ],
-    ids=range(10),
+    ids=range(15),
 )
 def test_bad_input(call, match):
     with pytest.raises(ValueError, match=match):

@@ -202,7 +202,7 @@ def test_an_own_metric_from_python(own_metric):
     ebm, prompt = coloured(Blue())
     by_name, by_function = (
         stage.measure(prompt, ebm, KEY, num_samples=32, metrics=metrics).own
-        for metrics in ([own_metric], [stage.find(own_metric), lambda seen, about: None])
+        for metrics in ([own_metric], [parts.find("metrics", own_metric).measure, lambda seen, about: None])
     )
     (row,) = by_name[own_metric].rows
     assert by_function == by_name
@@ -235,8 +235,8 @@ def test_figures_survive_json():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda ebm, prompt: stage.find("diversty"), "Did you mean 'diversity'"),
-        (lambda ebm, prompt: stage.find("json.decoder"), r"json\.decoder: has no function measure"),
+        (lambda ebm, prompt: parts.find("metrics", "diversty"), "Did you mean 'diversity'"),
+        (lambda ebm, prompt: parts.find("metrics", "json.decoder"), r"json\.decoder: the module has no measure"),
         (lambda ebm, prompt: metrics.observe({}, metrics.About.of(ebm, {})), "named nothing"),
         (
             lambda ebm, prompt: metrics.observe({"judge": prompt.draws(KEY, 2)}, metrics.About.of(ebm, {})),

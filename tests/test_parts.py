@@ -208,7 +208,7 @@ def test_a_training_of_version_0_1_goes_on(tmp_path):
 )
 def test_names_are_not_live_in_cards(hostile):
     control = {"name": hostile, "kind": hostile, "options": {hostile: hostile}, "weight": 1.0, "networks": hostile}
-    _, note = card.training_note([control], {"x": hostile})
+    _, note = card.training_note([control], {"kind": hostile, "options": {hostile: hostile}}, {"x": hostile})
     table = note.splitlines()[2]
     assert table.replace("\\|", "").count("|") == 6
     for live in ("<script", "](", "://", " `"):

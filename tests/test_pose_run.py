@@ -21,6 +21,7 @@ from promptgen_jax.store import images
 from promptgen_jax.types import Sample
 
 KEY = jax.random.key(0)
+BAD = ("5", "a,b", "nan,0", "1,2,3")
 
 
 @pytest.fixture(scope="module")
@@ -173,11 +174,12 @@ def test_sampling_a_conditional_run(finished, tmp_path):
     np.testing.assert_allclose(np.degrees(latents["cond"][14]), [0, 20], atol=1e-4)
     card = (finished / "pose" / "prompt" / "README.md").read_text()
     assert "images = prompt.sample(jax.random.key(0), 16, cond=[0.0, 0.0])\n" in card
-    assert "In degrees, the flow was trained on: nod -20 to 20, turn -20 to 20." in card
+    assert "| nod | radians | -20 to 20 degrees |\n| turn | radians | -20 to 20 degrees |" in card
 
 
 @pytest.mark.parametrize(
-    ("condition", "match"), [("5", "2 angles (nod, turn)"), ("a,b", "expected degrees"), ("nan,0", "expected degrees")]
+    ("condition", "match"),
+    [(text, f"--condition={text}: expected 2 number(s): nod in degrees, turn in degrees; e.g. 20,20.") for text in BAD],
 )
 def test_wrong_conditions_of_sampling(finished, condition, match, tmp_path, capsys, monkeypatch):
     arguments = ["--mode=sample", f"--workdir={finished}", f"--output={tmp_path / 'x'}", f"--condition={condition}"]

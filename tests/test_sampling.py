@@ -17,10 +17,12 @@ from test_processes import free_address
 
 import main
 import promptgen_jax as pg
+from promptgen_jax import parts
 from promptgen_jax.generators import nvae, stylegan2
 from promptgen_jax.runs import sampling
 
 ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden"
 KEY = jax.random.key(0)
 
 
@@ -213,12 +215,40 @@ def test_bad_folders(saved, tmp_path):
     before = contents(tmp_path / "a")
     with pytest.raises(ValueError, match="another run .differs in seed"):
         pg.write_samples(prompt, tmp_path / "a", num_samples=1, seed=1)
-    with pytest.raises(ValueError, match="another run .differs in flows_sha256, prompt"):
+    with pytest.raises(ValueError, match="another run .differs in fingerprint, prompt"):
         pg.write_samples(prompt.generator, tmp_path / "a", num_samples=1)
     assert contents(tmp_path / "a") == before
     (tmp_path / "a" / "samples.json").unlink()
     with pytest.raises(ValueError, match=r"pictures but no samples\.json"):
         pg.write_samples(prompt, tmp_path / "a", num_samples=1)
+
+
+def test_a_folder_is_of_one_prompt_with_one_choice_of_options(tmp_path):
+    """Also of options that leave all arrays as they are."""
+    generator = stylegan2.tiny()
+    prompt = some_prompt(generator)
+    pg.write_samples(prompt, tmp_path, num_samples=1)
+    flow = prompt.flow.replace(module=prompt.flow.module.clone(negative_slope=0.3))
+    for other in (prompt.replace(flow=flow), prompt.replace(generator=generator.replace(noise="const"))):
+        with pytest.raises(ValueError, match="another run .differs in fingerprint"):
+            pg.write_samples(other, tmp_path, num_samples=1)
+    pg.write_samples(prompt.with_note("of a card", "changes nothing"), tmp_path, num_samples=1)
+
+
+def test_a_folder_of_version_0_1_goes_on(tmp_path):
+    """One that it sampled of a prompt that it saved; of another prompt it is refused and left as it was."""
+    prompt = pg.Prompt.load(GOLDEN / "prompt_0_1")
+    about = tmp_path / "samples.json"
+    shutil.copy(GOLDEN / "prompt_0_1" / "samples.json", about)
+    (tmp_path / "000000.png").touch()
+    cond, lines = np.array([0.1, 0.2]), []
+    changed = prompt.replace(params=jax.tree.map(lambda leaf: leaf + 0.1, prompt.params))
+    with pytest.raises(ValueError, match=r"another run .*fingerprint"):
+        pg.write_samples(changed, tmp_path, num_samples=2, cond=cond)
+    assert about.read_bytes() == (GOLDEN / "prompt_0_1" / "samples.json").read_bytes()
+    pg.write_samples(prompt, tmp_path, num_samples=2, cond=cond, say=lines.append)
+    assert "1 of 2 images left" in lines[0]
+    assert json.loads(about.read_text())["fingerprint"] == parts.fingerprint(prompt)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class ClassifierControl:
 
 def build(
     *,
-    network: str,
+    network: str | Network,
     attribute: str,
     target: str,
     weight: float = 1.0,
@@ -82,7 +82,7 @@ def build(
     """Loads the classifier and aims at one of its labels, or at all but one.
 
     Args:
-      network: name under ported_weights, or a folder.
+      network: name under ported_weights, a folder, or a `Network` that is loaded.
       attribute: one of its attributes.
       target: label to aim at, or "not " and the label to avoid.
       weight: the paper's lambda.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,8 @@ import numpy as np
 from flax import struct
 
 from promptgen_jax import checks
-from promptgen_jax.models import clip, network, tokenizer
-from promptgen_jax.models.network import Network
+from promptgen_jax.models import clip, tokenizer
+from promptgen_jax.models.network import Network, load_params
 from promptgen_jax.ops import augment
 from promptgen_jax.types import Array, Sample, Spec, spec_field
 
@@ -87,7 +88,7 @@ class ClipControl:
 
 def build(
     *,
-    network: str,
+    network: str | Network,
     text: str | Sequence[str],
     text_weights: Sequence[float] = (),
     weight: float = 1.0,
@@ -100,7 +101,7 @@ def build(
     """Loads a converted CLIP, embeds the text once, and keeps the image tower only.
 
     Args:
-      network: name under ported_weights (`clip_vit_b32`), or a folder.
+      network: name under ported_weights (`clip_vit_b32`), a folder, or what `load_towers` returns of either.
       text: what to see, in words, or several such texts.
       text_weights: of several texts; equal and adding up to 1 if left out.
       weight: lambda; the paper's experiments on StyleGAN2 take 500 to 1,000.
@@ -138,24 +139,30 @@ def build(
     )
 
 
-def load_clip(name: str, texts: Sequence[str]) -> tuple[Network, Array]:
+def load_towers(name_or_path: str | Path) -> Network:
+    """Both towers of a converted CLIP, loaded once for several controls; as a network it cannot be called.
+
+    Raises:
+      FileNotFoundError, ValueError: as `network.load_params`.
+    """
+    module, tree, config = load_params(name_or_path, kind="clip", example=clip.CLIP.example)
+    about = {"name": config["name"], "checksum": config["sha256"], "license": config["license"]}
+    return Network(weights=tree, module=module, attributes=(), **about)
+
+
+def load_clip(network: str | Path | Network, texts: Sequence[str]) -> tuple[Network, Array]:
     """The image tower of a converted CLIP, and the features (T, E) of texts, of unit length.
 
     Raises:
-      FileNotFoundError, ValueError, TypeError: as `network.load_params` and `tokenizer.tokenize`.
+      FileNotFoundError, ValueError, TypeError: as `load_towers` and `tokenizer.tokenize`; a network that is no CLIP.
     """
-    module, tree, config = network.load_params(name, kind="clip", example=clip.CLIP.example)
+    both = network if isinstance(network, Network) else load_towers(network)
+    module = both.module
+    if not isinstance(module, clip.CLIP):
+        raise TypeError(f"control clip: network {both.name} is no CLIP. Give a name, or what clip.load_towers returns.")
     tokens = tokenizer.tokenize(texts, context_length=module.context_length, vocab_size=module.vocab_size)
-    features = _embed_texts(module.text_tower(), tree["text"], tokens)
-    tower = Network(
-        weights=tree["vision"],
-        module=module.vision_tower(),
-        name=config["name"],
-        checksum=config["sha256"],
-        attributes=(),
-        license=config["license"],
-    )
-    return tower, features
+    features = _embed_texts(module.text_tower(), both.weights["text"], tokens)
+    return both.replace(weights=both.weights["vision"], module=module.vision_tower()), features
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -69,7 +69,7 @@ def unit(embeddings: Array) -> Array:
 
 def build(
     *,
-    network: str = "faceres",
+    network: str | Network = "faceres",
     options: dict | None = None,
     photographs: Sequence[str | Path] = (),
     weight: float = 1.0,
@@ -78,7 +78,7 @@ def build(
     """Keeps a face the same: that of the reference, or that of given photographs.
 
     Args:
-      network: one that gives an `embedding`: `faceres` or `irse50`, by name or folder.
+      network: one that gives an `embedding`: `faceres` or `irse50`, by name or folder, or loaded.
       options: of that network, see `load_network`: `{"input_size": 112}` makes faceres five times faster.
       photographs: picture files of one person, the face filling the frame as in the generator's images.
       weight: the paper's lambda.

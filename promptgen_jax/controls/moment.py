@@ -76,7 +76,7 @@ class MomentControl:
 
 def build(
     *,
-    network: str,
+    network: str | Network,
     attribute: str,
     mu: Any = "uniform",
     weight: float = 1.0,
@@ -87,7 +87,7 @@ def build(
     """A constraint with beta still to be fitted.
 
     Args:
-      network: classifier folder.
+      network: classifier by name or folder, or a `Network` that is loaded.
       attribute: whose labels are constrained.
       mu: shares by label, such as {"female": 0.7}, or "uniform". Labels without one share what is left as they do in
         the generator. K numbers in the order of the labels are read too, and answered with what they mean.

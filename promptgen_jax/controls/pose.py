@@ -47,7 +47,7 @@ class PoseControl:
 
 def build(
     *,
-    network: str = "facemesh",
+    network: str | Network = "facemesh",
     yaw: float | None = None,
     pitch: float | None = None,
     roll: float | None = None,

@@ -69,7 +69,7 @@ def squared_angle(cond: Array, canonical: Array, seen: Array, angle: str = "geod
 
 def build(
     *,
-    network: str = "facemesh",
+    network: str | Network = "facemesh",
     canonical: Sequence[float] = (0.25, 0.0, 0.0),
     angle: str = "geodesic",
     weight: float = 1.0,
@@ -78,7 +78,7 @@ def build(
     """Aims at the pose that each condition asks for.
 
     Args:
-      network: one that reads a head's `rotation`: `facemesh` or `deca`, by name or folder.
+      network: one that reads a head's `rotation`: `facemesh` or `deca`, by name or folder, or loaded.
       canonical: Euler angles XYZ in radians of the pose at condition 0. A frontal face is (0.25, 0, 0) to facemesh;
         the paper's code has (0.3, 0, 0) for DECA.
       angle: "geodesic", or "official", which is off by up to 0.007 at agreement and near a half turn.

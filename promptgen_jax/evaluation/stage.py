@@ -6,13 +6,12 @@ the target. The noise is drawn from the prior, so its own energies also estimate
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import jax
 
-from promptgen_jax import checks, parts
+from promptgen_jax import parts
 from promptgen_jax.draws import Draws
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.metrics import (
@@ -137,7 +136,7 @@ def measure(
     Raises:
       ValueError: an unknown metric, attribute or network; what a sampler raises.
     """
-    own = {name: find(metric) for name, metric in ((_name(metric), metric) for metric in metrics)}
+    own = {_name(metric): metric if callable(metric) else parts.find("metrics", metric).measure for metric in metrics}
     own |= {"cost": cost.measure} if samplers else {}
     about = About.of(
         ebm, judges or {}, earlier=earlier, prompt=prompt, key=key, num_samples=num_samples, batch_size=batch_size
@@ -182,26 +181,6 @@ def _missed_shares(result: Measured, about: About) -> Iterator[str]:
                     f"{row.attribute}: {label} was asked to be {wanted:.1%} of the samples and is {reached:.1%} by the "
                     f"control's {COUNTED[count]}. Train longer, with closed_loop, or with objective='score_function'."
                 )
-
-
-def find(metric: str | Callable) -> Callable:
-    """The `measure` of a metric of the library, by its file, or of any module that can be imported; a function is one.
-
-    Raises:
-      ValueError: no such metric, with the nearest match; a module that cannot be imported, or without `measure`.
-    """
-    if callable(metric):
-        return metric
-    if "." not in metric:
-        checks.check_known("metric", metric, parts.available("metrics"))
-        metric = f"promptgen_jax.metrics.{metric}"
-    try:
-        module = importlib.import_module(metric)
-    except ImportError as error:
-        raise ValueError(f"metric {metric}: cannot be imported ({error}). Check its name and PYTHONPATH.") from None
-    if not hasattr(module, "measure"):
-        raise ValueError(f"metric {metric}: has no function measure(seen, about). Add one, see docs/extending.md.")
-    return module.measure
 
 
 def _name(metric: str | Callable) -> str:
@@ -266,7 +245,9 @@ def _share_line(what: str, row: JudgedShares, label: str, target: float | None, 
 def _condition_lines(found: conditions.ConditionFigures) -> list[Headline]:
     lines = [
         Headline(
-            f"mean error of {row['angle']}", {when: row[when]["error"] for when in ("before", "after")}, unit="degrees"
+            f"mean error of {row['angle']}",
+            {when: row[when]["error"] for when in ("before", "after")},
+            unit=found.unit(row["angle"]),
         )
         for row in found.pose
     ]

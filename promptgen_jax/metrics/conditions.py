@@ -16,7 +16,7 @@ from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.metrics._intervals import Z_95
 from promptgen_jax.metrics._observed import About, Observed
 from promptgen_jax.prompt import Prompt
-from promptgen_jax.types import aims_of
+from promptgen_jax.types import KINDS, aims_of
 
 BINS = 4  # of the asked angles
 
@@ -27,9 +27,10 @@ class ConditionFigures:
 
     Attributes:
       names: of the components.
-      ranges: (low, high) of each, in degrees.
+      ranges: (low, high) of each, in its unit.
       num_samples: faces.
-      pose: per control and angle, errors before and after, and what was reached by what was asked.
+      units: of each, as people write it; degrees if left out, as in earlier reports.
+      pose: per control and component, errors before and after, and what was reached by what was asked.
       identity: per network, distances within and between faces.
     """
 
@@ -38,19 +39,27 @@ class ConditionFigures:
     num_samples: int
     pose: tuple[dict[str, Any], ...] = ()
     identity: tuple[dict[str, Any], ...] = ()
+    units: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        """Fills in the units of earlier reports."""
+        object.__setattr__(self, "units", tuple(self.units) or len(self.names) * ("degrees",))
+
+    def unit(self, name: str) -> str:
+        """Unit of a component by name."""
+        return self.units[self.names.index(name)]
 
     def to_json(self) -> dict:
         """As in report.json."""
-        lists = {name: list(getattr(self, name)) for name in ("names", "pose", "identity")}
+        lists = {name: list(getattr(self, name)) for name in ("names", "units", "pose", "identity")}
         return lists | {"ranges": [list(ends) for ends in self.ranges], "num_samples": self.num_samples}
 
     @classmethod
     def from_json(cls, found: dict) -> ConditionFigures:
         """What `to_json` wrote."""
         names, ranges = tuple(found["names"]), tuple((low, high) for low, high in found["ranges"])
-        return cls(
-            names, ranges, found["num_samples"], tuple(found.get("pose") or ()), tuple(found.get("identity") or ())
-        )
+        lists = {name: tuple(found.get(name) or ()) for name in ("pose", "identity", "units")}
+        return cls(names, ranges, found["num_samples"], **lists)
 
 
 def measure(seen: Mapping[str, Observed], about: About) -> ConditionFigures | None:
@@ -81,7 +90,7 @@ def evaluate_conditions(
       batch_size: faces per device at a time.
 
     Returns:
-      dict: `names`, `ranges` in degrees, `num_samples`, `pose`, `identity`, as in report.json.
+      dict: `names`, `units`, `ranges` in these, `num_samples`, `pose`, `identity`, as in report.json.
     """
     return _measured(prompt, ebm, networks, key, num_samples=num_samples, batch_size=batch_size).to_json()
 
@@ -111,19 +120,26 @@ def _measured(prompt, ebm: LatentEBM, networks: dict, key, *, num_samples: int, 
 
     arrays = (draws.sample_keys(key_image, np.arange(num_samples)), eps, asked, other)
     seen = map_batches(observe, batch_size, *arrays, shared=(prompt, readers, embedders))
-    names = ebm.cond_prior.names
-    degrees = np.degrees(np.asarray(asked, np.float64))
-    ranges = np.degrees([np.asarray(ebm.cond_prior.low), np.asarray(ebm.cond_prior.high)]).T
+    prior, wanted = ebm.cond_prior, ebm.cond_prior.write(asked)
+    ranges = np.array([ends[:2] for ends in prior.ranges().values()])
+    reached = {
+        when: {name: prior.write(found[:, : prior.dim]) for name, found in seen[when].items()}
+        for when in ("before", "after")
+    }
     return ConditionFigures(
-        names=tuple(names),
-        ranges=tuple(map(tuple, ranges.round(4).tolist())),
+        names=tuple(name for name, _ in prior.components),
+        units=tuple(KINDS[kind].unit for _, kind in prior.components),
+        ranges=tuple(map(tuple, ranges.tolist())),
         num_samples=num_samples,
         pose=tuple(
             {"control": control, "angle": name}
-            | {when: pose_error(np.degrees(seen[when][control][:, i]), degrees[:, i]) for when in ("before", "after")}
-            | {"reached": _reached(np.degrees(seen["after"][control][:, i]), degrees[:, i], ranges[i])}
+            | {
+                when: pose_error(reached[when][control][:, i], wanted[:, i], around=360 if kind == "angle" else None)
+                for when in ("before", "after")
+            }
+            | {"reached": _reached(reached["after"][control][:, i], wanted[:, i], ranges[i])}
             for control in readers
-            for i, name in enumerate(names)
+            for i, (name, kind) in enumerate(prior.components)
         ),
         identity=tuple(
             {"network": name, "role": "control" if name in own else "independent judge"} | identity_distances(*pair)
@@ -132,9 +148,17 @@ def _measured(prompt, ebm: LatentEBM, networks: dict, key, *, num_samples: int, 
     )
 
 
-def pose_error(seen, asked) -> dict:
-    """Mean absolute error of angles (N,) in degrees with its 95 % interval, bias, and spread around it."""
-    error = (np.asarray(seen, np.float64) - asked + 180) % 360 - 180
+def pose_error(seen, asked, *, around: float | None = 360) -> dict:
+    """Mean absolute error of what is seen (N,) with its 95 % interval, bias, and spread around it.
+
+    Args:
+      seen: (N,), of angles in degrees.
+      asked: (N,) likewise.
+      around: after how much it is the same again; None if never.
+    """
+    error = np.asarray(seen, np.float64) - asked
+    if around:
+        error = (error + around / 2) % around - around / 2
     return {**_mean("error", np.abs(error)), "bias": float(error.mean()), "std": float(error.std())}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -105,28 +106,39 @@ def load_params(name_or_path: str | Path, *, kind: str, example: Any) -> tuple[n
     return module, tree, config
 
 
-def load_network(name_or_path: str | Path, **options) -> Network:
-    """Loads a ported network by name (`faceapi_expression`) or folder.
+def load_network(network: str | Path | Network, **options) -> Network:
+    """Loads a ported network by name (`faceapi_expression`) or folder; one that is loaded already is taken as it is.
 
     Args:
-      name_or_path: name under ported_weights, or a folder.
+      network: name under ported_weights, a folder, or a `Network`.
       **options: fields of its module that differ from config.json and leave the weights as they are, e.g. `input_size`
         of `faceres` or `symmetric` of `irse50`.
 
     Raises:
       FileNotFoundError, ValueError: as `load_params`; unknown option, with the nearest match.
+      TypeError: neither a name nor a network.
     """
+    if not isinstance(network, (str, os.PathLike)):
+        if not isinstance(network, Network):
+            raise TypeError(
+                f"network is a {type(network).__name__}; expected a name of weights, a folder, or what load_network "
+                "returns."
+            )
+        return network.replace(module=_with_options(network.name, network.module, options))
     example = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    module, tree, config = load_params(name_or_path, kind="network", example=example)
-    for option in options:
-        known = {field.name for field in dataclasses.fields(module)} - {"parent", "name"}
-        checks.check_known(f"{name_or_path}: option", option, known)
-    module = module.clone(**options)
+    module, tree, config = load_params(network, kind="network", example=example)
     return Network(
         weights=tree,
-        module=module,
+        module=_with_options(network, module, options),
         name=config["name"],
         checksum=config["sha256"],
         attributes=tuple((attribute, tuple(labels)) for attribute, labels in config.get("attributes", {}).items()),
         license=config.get("license", ""),
     )
+
+
+def _with_options(where: str | Path, module: nn.Module, options: dict) -> nn.Module:
+    for option in options:
+        known = {field.name for field in dataclasses.fields(module)} - {"parent", "name"}
+        checks.check_known(f"{where}: option", option, known)
+    return module.clone(**options)

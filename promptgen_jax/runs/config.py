@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from promptgen_jax import checks, parts
-from promptgen_jax.evaluation.stage import find
 from promptgen_jax.flows.base import build_module
 from promptgen_jax.metrics._figures import RESERVED, TITLES
 from promptgen_jax.models.network import load_network
@@ -55,7 +54,7 @@ class StageConfig:
       summary: a sentence for the report.
       on: the stage that it stands on, "generator" for the bare one, "" for the stage before it.
       below: options of the generator from this stage on.
-      condition: ranges in degrees by name, or nothing.
+      condition: ranges of what the flow is told, as `Conditions.of` reads them, or nothing.
       flow: options of `init_flow`.
       training: options of `TrainConfig`, or None for a stage that is only measured.
     """
@@ -133,7 +132,7 @@ class RunConfig:
                 if stage.training is not None:
                     problems.take(TrainConfig, **stage.training)
                 if stage.condition:
-                    problems.take(Conditions.of_angles, stage.condition)
+                    problems.take(Conditions.of, stage.condition)
         if self.evaluation is not None:
             for name in ("num_samples", "num_shown", "columns"):
                 problems.take(checks.check_count, f"config.evaluation.{name}", getattr(self.evaluation, name))
@@ -163,7 +162,7 @@ class RunConfig:
         generator = problems.take(parts.load_generator, **self.generator)
         for name in self.order:
             stage = self.stages[name]
-            conditions[name] = Conditions.of_angles(stage.condition) if stage.condition else None
+            conditions[name] = Conditions.of(stage.condition) if stage.condition else None
             controls[name] = tuple(
                 problems.take(_load_control, f"config.stages.{name}.controls.{each}", each, options)
                 for each, options in stage.controls.items()
@@ -176,7 +175,7 @@ class RunConfig:
             for attribute in attributes if network is not None else ():
                 problems.take(network.labels, attribute)
         for metric in self.evaluation.metrics:
-            problems.take(find, metric)
+            problems.take(parts.find, "metrics", metric)
         for name, options in self.evaluation.samplers.items():
             problems.take(load_sampler, name, options)
             for control in (control for each in controls.values() for control in each if control is not None):

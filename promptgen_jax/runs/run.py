@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 import platform
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -33,7 +34,7 @@ from promptgen_jax.store import images, weights
 from promptgen_jax.types import Conditions, makes, networks_of, said, view
 
 AGAIN = "Train again, in another --workdir."
-GRID_SIZE = 3  # conditions per angle in pictures
+GRID_SIZE = 3  # values per component of a condition in pictures
 CONDITION_CAPTION = "One face per block, the same noise under every condition; the first faces, none picked."
 VERSIONS = ("jax", "flax", "optax", "distrax", "orbax-checkpoint", "numpy")
 
@@ -144,12 +145,12 @@ def build_controls(stage: dict) -> tuple:
 
 
 def build_conditions(stage: dict) -> Conditions | None:
-    """What the conditions of a stage are drawn from, of its `condition`, ranges in degrees by name; None without.
+    """What the conditions of a stage are drawn from, of its `condition`; None without.
 
     Raises:
-      ValueError: a range that is no pair from low to high.
+      ValueError: as `Conditions.of`.
     """
-    return Conditions.of_angles(stage["condition"]) if stage["condition"] else None
+    return Conditions.of(stage["condition"]) if stage["condition"] else None
 
 
 def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple[LatentEBM, Prompt]:
@@ -168,7 +169,9 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
     if fit is not None:
         print(f"{name}: beta fitted, effective share {fit.ess:.2f}, KL to the generator {fit.kl:.3f} nats", flush=True)
     if (folder / "prompt" / "prompt.json").exists():
-        return ebm, Prompt.load(folder / "prompt", generator=_innermost(generator)).replace(generator=generator)
+        trust = parts.packages(parts.kinds_in(config))  # what the run itself names has been imported
+        prompt = Prompt.load(folder / "prompt", generator=_innermost(generator), trust=trust)
+        return ebm, prompt.replace(generator=generator)
     if stage["training"] is None:
         flow, params = init_flow(jax.random.key(0), generator.prior, architecture="coupling", num_layers=2)
         return ebm, _saved(Prompt(generator=generator, flow=flow, params=params, name=name), folder, {})
@@ -266,7 +269,7 @@ def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, fol
 
 
 def condition_sheet(prompt: Prompt, conditions: Conditions, key, eps) -> np.ndarray:
-    """A block of pictures per row of noise (N, D): the same noise under a grid of conditions, three an angle."""
+    """A block of pictures per row of noise (N, D): the same noise under a grid of conditions, three a component."""
     grid = conditions.grid(GRID_SIZE)
     faces = np.repeat(np.arange(len(eps)), len(grid))
     arrays = (draws.sample_keys(key, faces), np.asarray(eps)[faces], np.tile(grid, (len(eps), 1)))
@@ -276,13 +279,9 @@ def condition_sheet(prompt: Prompt, conditions: Conditions, key, eps) -> np.ndar
 
 
 def _axes(conditions: Conditions) -> str:
-    """Which way the angles grow in a block, for the caption."""
-    low, high = (np.degrees(np.asarray(end)) for end in (conditions.low, conditions.high))
-    varying = [
-        f"{name} {a:g} to {b:g} degrees"
-        for name, a, b in zip(conditions.names, low.round(3), high.round(3), strict=True)
-        if a < b
-    ]
+    """Which way the conditions grow in a block, for the caption."""
+    fixed = np.asarray(conditions.low) == np.asarray(conditions.high)
+    varying = [f"{name} {text}" for (name, text), one in zip(conditions.told().items(), fixed, strict=True) if not one]
     directions = ("from left to right", "from top to bottom", "from block row to block row")
     return ", ".join(f"{text} {where}" for text, where in zip(varying[::-1], directions, strict=False)) + "."
 
@@ -313,39 +312,43 @@ def _hardware() -> str:
     return f"{jax.device_count()} x {device}, {os.cpu_count()} cores, {platform.machine()}"
 
 
-def load_prompt(workdir: str | Path, *, stage: str = "", **options) -> Prompt:
+def load_prompt(workdir: str | Path, *, stage: str = "", trust: str | Iterable[str] = (), **options) -> Prompt:
     """The prompt of a stage of a run, with the generator's options for pictures; no control model is needed.
 
     Args:
       workdir: of a finished run.
       stage: by name; the last one by default.
+      trust: packages outside the library, by name, whose code may run to build what config.json names.
       **options: of the generator, on top of those for pictures in the config.
 
     Raises:
       FileNotFoundError: not trained yet; TypeError, ValueError: unknown stage, or options that the generator does not
-        have.
+        have; a part of a package that is not trusted.
     """
     workdir = Path(workdir).resolve()
-    run = RunConfig.from_dict(read_config(workdir))
+    run = RunConfig.from_dict(read_config(workdir, trust=trust))
     stage = stage or run.order[-1]
     checks.check_known("--stage", stage, run.order)
     generator = parts.load_generator(**run.generator | run.evaluation.pictures | options)
-    return Prompt.load(workdir / stage / "prompt", generator=generator)
+    return Prompt.load(workdir / stage / "prompt", generator=generator, trust=trust)
 
 
-def load_prompts(workdir: str | Path, *, mixture: str = "", stage: str = "", **options) -> dict[str, Prompt]:
+def load_prompts(
+    workdir: str | Path, *, mixture: str = "", stage: str = "", trust: str | Iterable[str] = (), **options
+) -> dict[str, Prompt]:
     """What a run is sampled as: equal numbers of every stage of a mixture, by name, or one stage, by the name "".
 
     Args:
       workdir: of a finished run.
       mixture: one of those of the run; needed if it has several, and `stage` is not given.
       stage: one stage alone.
+      trust: as `load_prompt`.
       **options: as `load_prompt`.
 
     Raises:
       ValueError: unknown mixture or stage, both, or none of several mixtures; else as `load_prompt`.
     """
-    mixtures = read_config(Path(workdir).resolve()).get("mixtures") or {}
+    mixtures = read_config(Path(workdir).resolve(), trust=trust).get("mixtures") or {}
     if mixture and stage:
         raise ValueError("--mixture and --stage: give one of the two.")
     if mixture:
@@ -356,21 +359,27 @@ def load_prompts(workdir: str | Path, *, mixture: str = "", stage: str = "", **o
             "or one stage by --stage."
         )
     if stage or not mixtures:
-        return {"": load_prompt(workdir, stage=stage, **options)}
+        return {"": load_prompt(workdir, stage=stage, trust=trust, **options)}
     cells = mixtures[mixture or next(iter(mixtures))]["stages"]
-    return {cell: load_prompt(workdir, stage=cell, **options) for cell in cells}
+    return {cell: load_prompt(workdir, stage=cell, trust=trust, **options) for cell in cells}
 
 
-def read_config(workdir: Path) -> dict:
+def read_config(workdir: Path, *, trust: str | Iterable[str] = ()) -> dict:
     """The config of a finished run.
 
+    Args:
+      workdir: of the run.
+      trust: packages outside the library, by name, whose code may run to check what it names.
+
     Raises:
-      FileNotFoundError: the folder holds none, or one that is not trained to the end; ValueError: it is damaged.
+      FileNotFoundError: the folder holds none, or one that is not trained to the end; ValueError: it is damaged, or
+        names a part of a package that is not trusted.
     """
     path = workdir / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"workdir {workdir}: holds no config.json. Train first: main.py --mode=train.")
     config = weights.read_json(path, advice=AGAIN)
+    parts.check_trusted(path, parts.kinds_in(config), trust)
     try:
         last = RunConfig.from_dict(config).order[-1]
     except ValueError as error:

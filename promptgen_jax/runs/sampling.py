@@ -7,6 +7,7 @@ the same in any batch, on any number of devices and hosts, and devices have noth
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from promptgen_jax import checks, devices
+from promptgen_jax import checks, devices, parts
 from promptgen_jax.draws import images_by_number, noise
 from promptgen_jax.store import images, weights
+from promptgen_jax.store.fingerprint import fingerprint
 from promptgen_jax.types import makes, view
 
 ABOUT, GRID, IMAGES_NPZ, LATENTS_NPZ = "samples.json", "grid.png", "images.npz", "latents.npz"
@@ -48,7 +50,7 @@ def write_samples(
       num_samples: noises to draw; more of them can be asked for later.
       seed: of the noise.
       batch_size: images per device at a time, the size that is compiled.
-      cond: conditions in radians, (A,) one for all, or (K, A); needed if and only if the prompt is conditional.
+      cond: conditions, angles in radians, (A,) one for all, or (K, A); needed if and only if the prompt is conditional.
       latents: also write `latents.npz` with the noise `eps` (N, D), the generator's latents `z` (N K, D), `cond`.
       npz: also write `images.npz` with `arr_0` (N K, H, W, 3) uint8, as programs that compute FID read it.
       say: takes a line of progress.
@@ -69,7 +71,7 @@ def write_samples(
         cond = np.atleast_2d(np.asarray(cond, np.float32))
     checks.check_cond("sample", cond, prompt.flow.cond_dim, 1 if cond is None else len(cond))
     checks.warn_beyond(prompt, cond)
-    folder = _open_folder(folder, _describe(prompt, seed, cond))
+    folder = _open_folder(folder, _describe(prompt, seed, cond), _described_earlier(prompt, seed, cond))
     per_noise, key = 1 if cond is None else len(cond), jax.random.key(seed)
     total = num_samples * per_noise
 
@@ -135,14 +137,21 @@ def _file(number: int) -> str:
     return f"{number:06d}.png"
 
 
-def _open_folder(folder: str | Path, about: dict) -> Path:
-    """Makes the folder and writes samples.json, or checks that it holds images of these very samples."""
+def _open_folder(folder: str | Path, about: dict, earlier: dict) -> Path:
+    """Makes the folder and writes samples.json, or checks that it holds images of these very samples.
+
+    A folder that version 0.1.0 began goes on if it holds `earlier`, which is what that version would have written.
+    """
     folder = weights.open_folder("sample: folder", folder)
     if not (folder / ABOUT).exists() and any(folder.glob("*.png")):
         raise ValueError(
             f"sample: folder {folder} holds pictures but no {ABOUT}, so it is not known what they show. Choose another "
             "folder, or delete this one."
         )
+    if (folder / ABOUT).exists():
+        found = weights.read_json(folder / ABOUT, advice="Choose another folder, or delete this one.")
+        if "flows_sha256" in found and found == json.loads(json.dumps(earlier)):
+            weights.write_json(folder / ABOUT, about)
     weights.claim(
         folder / ABOUT,
         about,
@@ -154,17 +163,28 @@ def _open_folder(folder: str | Path, about: dict) -> Path:
 
 def _describe(prompt, seed: int, cond) -> dict:
     """What the images depend on, as JSON."""
+    return {
+        "format_version": weights.FORMAT_VERSION,
+        "prompt": prompt.name,
+        "fingerprint": fingerprint(prompt),
+        "generator": parts.describe(prompt.stack()[1]),
+        "seed": seed,
+        "conditions": None if cond is None else cond.tolist(),
+    }
+
+
+def _described_earlier(prompt, seed: int, cond) -> dict:
+    """As `_describe` in version 0.1.0, which saw no options of flows."""
     stack, generator = prompt.stack()
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves([(each.flow, each.params) for each in stack]):
         digest.update(np.asarray(leaf).tobytes())
     options = {field.name: getattr(generator, field.name) for field in fields(generator)}
-    plain = {name: value for name, value in options.items() if isinstance(value, (str, int, float, tuple))}
     return {
         "format_version": weights.FORMAT_VERSION,
         "prompt": prompt.name,
         "flows_sha256": digest.hexdigest(),
-        "generator": plain,
+        "generator": {name: value for name, value in options.items() if isinstance(value, (str, int, float, tuple))},
         "seed": seed,
         "conditions": None if cond is None else cond.tolist(),
     }

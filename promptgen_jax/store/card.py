@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from promptgen_jax.types import said
+from promptgen_jax.types import KINDS, said
 
 TRAINING = "Training"
 LIMITS = (
@@ -48,23 +46,26 @@ def card(prompt) -> str:
     for each in stack:
         if len(stack) > 1:
             lines.append(f"## Flow {code(each.name)}")
-        lines += [f"{'###' if len(stack) > 1 else '##'} {escape(title)}\n\n{_tame(text)}" for title, text in each.notes]
+        notes = (*([training_note(**each.recipe)] if each.recipe else ()), *each.notes)
+        lines += [f"{'###' if len(stack) > 1 else '##'} {escape(title)}\n\n{_tame(text)}" for title, text in notes]
     lines += ["## Limits", LIMITS]
     return "\n\n".join(lines) + "\n"
 
 
-def training_note(controls: Sequence[dict], settings: dict) -> tuple[str, str]:
-    """Title and text on how a prompt was trained.
+def training_note(controls: Sequence[Mapping], objective: Mapping, training: Mapping) -> tuple[str, str]:
+    """Title and text on how a prompt was trained, of its recipe.
 
     Args:
       controls: of each its `name`, `kind`, `weight`, what was asked for as `options`, and `networks` with licences.
-      settings: options of training and flow.
+      objective: `kind` and `options`.
+      training: options of training and flow.
     """
     lines = ["| control | kind | asked for | weight | network, licence |", "| --- | --- | --- | --- | --- |"]
     for control in controls:
         options = {name: value for name, value in control["options"].items() if name not in ("name", "weight")}
         row = (control["name"], control["kind"], _listed(options), f"{control['weight']:g}", control["networks"])
         lines.append(f"| {' | '.join(map(escape, row))} |")
+    settings = {"objective": objective["kind"], **objective["options"], **training}
     return TRAINING, "\n".join([*lines, "", f"Settings: {escape(_listed(settings))}."])
 
 
@@ -84,22 +85,27 @@ def _tame(text: str) -> str:
     return re.sub(r"(?<!\\)<", r"\\<", text).replace("](", "]\\(")
 
 
-def _listed(options: dict) -> str:
-    return ", ".join(f"{name} {_said(value)}" for name, value in options.items() if value not in (None, "", (), [], {}))
+def _listed(options: Mapping) -> str:
+    told = {name: value for name, value in options.items() if isinstance(value, (bool, int, float)) or value}
+    return ", ".join(f"{name} {_said(value)}" for name, value in told.items())
 
 
 def _said(value) -> str:
     """A value of an option in words."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return _listed(value)
     return f"({', '.join(map(_said, value))})" if isinstance(value, (list, tuple)) else str(value)
 
 
 def _ranges(conditions) -> str:
-    low, high = (np.degrees(np.asarray(end)).round(4) for end in (conditions.low, conditions.high))
-    names = conditions.names or [f"angle {index}" for index in range(len(low))]
-    ranges = ", ".join(f"{escape(name)} {a:g} to {b:g}" for name, a, b in zip(names, low, high, strict=True))
-    return f"`cond` holds angles in radians. In degrees, the flow was trained on: {ranges}."
+    told = conditions.told()
+    rows = [
+        f"| {escape(name)} | {KINDS[kind].unit_inside or 'none'} | {escape(told[name])} |"
+        for name, kind in conditions.components
+    ]
+    return "\n".join(
+        ["`cond` holds, in this order:\n", "| condition | unit in `cond` | trained on |", "| --- | --- | --- |", *rows]
+    )
 
 
 def _example_cond(prompt) -> str:

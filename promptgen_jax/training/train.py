@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.core import FrozenDict
 
 from promptgen_jax import checks, devices, parts, types
 from promptgen_jax.controls._shares import fill_shares
@@ -21,7 +22,7 @@ from promptgen_jax.draws import sample_keys
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.base import check_options, init_flow, named_in
 from promptgen_jax.prompt import Prompt
-from promptgen_jax.store import card, weights
+from promptgen_jax.store import weights
 from promptgen_jax.store.checkpoints import Checkpoints
 from promptgen_jax.training import moments
 from promptgen_jax.training.config import TrainConfig, make_objective, name_of
@@ -195,12 +196,32 @@ def fit(
     state, ebm, trained_flow = (devices.replicate(tree, mesh) for tree in (state, ebm, trained_flow))
     step_options = {"objective": objective, "optimizer": optimizer, "config": config}
     step = functools.partial(jax.jit, donate_argnums=0)(functools.partial(train_step, **step_options))
-    prompt = Prompt(ebm.generator, trained_flow, params, conditions=ebm.cond_prior, name=name)
+    prompt = Prompt(
+        ebm.generator,
+        trained_flow,
+        params,
+        conditions=ebm.cond_prior,
+        recipe=_recipe(ebm, config, flow, objective),
+        name=name,
+    )
     watch = Watch(config, workdir, quiet, None if callback is None else functools.partial(_call, callback, prompt))
     params_best, history = _run(state, step, ebm, trained_flow, objective, config, watch)
     prompt = prompt.replace(params=params_best, generator=ebm.generator, flow=trained_flow)
-    note = card.training_note([_asked(control) for control in ebm.controls], {**dataclasses.asdict(config), **flow})
-    return devices.local(prompt).with_note(*note), history
+    return devices.local(prompt), history
+
+
+def _recipe(ebm: LatentEBM, config: TrainConfig, flow: dict, objective) -> FrozenDict:
+    """How a prompt is trained, for its prompt.json and card."""
+    about = parts.describe(objective)
+    if isinstance(config.objective, str):
+        about = about | {"kind": config.objective}
+    training = {name: value for name, value in config.about().items() if name not in ("objective", *about["options"])}
+    controls = [
+        _asked(control)
+        | {"checksums": {each.name: types.said(each, "checksum") for each in types.networks_of(control)}}
+        for control in ebm.controls
+    ]
+    return types.plain({"controls": controls, "objective": about, "training": training | flow})
 
 
 def _asked(control) -> dict:

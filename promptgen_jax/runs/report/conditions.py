@@ -15,20 +15,27 @@ def conditions(found: ConditionFigures | None) -> Html | None:
     if not found:
         return None
     ranges = ", ".join(
-        f"{name} {number(low)} to {number(high)}" for name, (low, high) in zip(found.names, found.ranges, strict=True)
+        _in(unit, f"{name} {number(low)} to {number(high)}")
+        for name, unit, (low, high) in zip(found.names, found.units, found.ranges, strict=True)
     )
     text = (
         f"One prompt for every condition: each of {number(found.num_samples)} faces is asked for conditions drawn "
-        f"evenly from {ranges} degrees."
+        f"evenly from {ranges}."
     )
-    return element("div", element("p", text), _pose(found.pose), _identity(found.identity))
+    return element("div", element("p", text), _pose(found), _identity(found.identity))
 
 
-def _pose(rows: tuple[dict, ...]) -> Html | None:
+def _in(unit: str, text: str) -> str:
+    return f"{text} {unit}" if unit else text
+
+
+def _pose(found: ConditionFigures) -> Html | None:
+    rows = found.pose
     if not rows:
         return None
+    angles = {found.unit(row["angle"]) for row in rows} == {"degrees"}
     text = (
-        "The error is the difference of the angle that the control's network reads and the angle that was asked for. "
+        "The error is the difference of what the control's network reads and what was asked for. "
         "Before: the untouched generator, which does not know what is asked."
     )
     errors = [
@@ -52,9 +59,9 @@ def _pose(rows: tuple[dict, ...]) -> Html | None:
     ]
     return element(
         "section",
-        element("h4", "Pose error in degrees"),
+        element("h4", "Pose error in degrees" if angles else "Error of the condition"),
         element("p", text),
-        table(["Angle", "Mean error before", "Mean error after", "Bias after", "Spread after"], errors),
+        table(["Condition", "Mean error before", "Mean error after", "Bias after", "Spread after"], errors),
         table(["Asked for", "Mean asked", "Mean seen", "Spread seen"], reached),
         class_="judge",
     )
