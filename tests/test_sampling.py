@@ -17,6 +17,7 @@ from test_processes import free_address
 
 import main
 import promptgen_jax as pg
+from promptgen_jax.commands.sample import option
 from promptgen_jax.generators import nvae, stylegan2
 from promptgen_jax.runs import sampling
 
@@ -203,8 +204,8 @@ def test_options_of_the_generator(tmp_path):
     pg.write_samples(load(), tmp_path / "samples", num_samples=2)
     with pytest.raises(ValueError, match="another run .differs in generator"):
         pg.write_samples(load(truncation_psi=0.5), tmp_path / "samples", num_samples=2)
-    assert main._option("truncation_psi=0.5") == ("truncation_psi", 0.5)
-    assert main._option("noise=const") == ("noise", "const")
+    assert option("truncation_psi=0.5") == ("truncation_psi", 0.5)
+    assert option("noise=const") == ("noise", "const")
 
 
 def test_bad_folders(saved, tmp_path):

@@ -6,31 +6,38 @@ import ast
 from pathlib import Path
 
 from promptgen_jax import parts
-from promptgen_jax.store import catalogue, weights
+from promptgen_jax.store import catalogue, home, weights
 
 
-def describe(configs: str | Path = "configs") -> str:
-    """The lists as text, a line each.
+def take() -> dict[str, list[dict]]:
+    """What there is, as JSON: name and text of each generator, control, config, and weight folder.
 
-    Args:
-      configs: folder of config files, whose docstrings are quoted.
+    Weights also have a `state`: present, missing or damaged.
     """
-    sections = {
-        "Generators": _adapters("generators"),
-        "Controls": _adapters("controls"),
-        "Configs": [
-            (path.name, _first_line(path)) for path in sorted(Path(configs).glob("*.py")) if path.stem != "pieces"
-        ],
-        "Weights": _weights(),
+    return {
+        "generators": _adapters("generators"),
+        "controls": _adapters("controls"),
+        "configs": [{"name": path.name, "text": _first_line(path)} for path in home.configs().values()],
+        "weights": _weights(),
     }
+
+
+def describe(found: dict[str, list[dict]]) -> str:
+    """The lists of `take` as text, a line each."""
     return "\n\n".join(
-        "\n".join([title, *(f"  {name:24} {text}" for name, text in rows)]) for title, rows in sections.items() if rows
+        "\n".join([title.capitalize(), *(f"  {row['name']:24} {_told(row)}" for row in rows)])
+        for title, rows in found.items()
+        if rows
     )
 
 
-def _adapters(package: str) -> list[tuple[str, str]]:
+def _told(row: dict) -> str:
+    return f"{row['state']}: {row['text']}" if "state" in row else row["text"]
+
+
+def _adapters(package: str) -> list[dict]:
     folder = Path(__file__).parents[1] / package
-    return [(name, _first_line(folder / f"{name}.py")) for name in parts.available(package)]
+    return [{"name": name, "text": _first_line(folder / f"{name}.py")} for name in parts.available(package)]
 
 
 def _first_line(path: Path) -> str:
@@ -38,26 +45,31 @@ def _first_line(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
-def _weights() -> list[tuple[str, str]]:
+def _weights() -> list[dict]:
     folders = {
         path.parent.name: path.parent
         for root in reversed(weights.weight_roots())
         for path in sorted(root.glob(f"*/{weights.CONFIG}"))
     }
-    present = [(name, _state(folder)) for name, folder in sorted(folders.items())]
+    present = [{"name": name, **_state(folder)} for name, folder in sorted(folders.items())]
     missing = [
-        (name, f"missing: {checkpoint.command(name)}  # {checkpoint.file} from {checkpoint.url}")
+        {
+            "name": name,
+            "state": "missing",
+            "text": f"{checkpoint.command(name)}  # {checkpoint.file} from {checkpoint.url}",
+        }
         for name, checkpoint in catalogue.CHECKPOINTS.items()
         if name not in folders
     ]
     return present + missing
 
 
-def _state(folder: Path) -> str:
+def _state(folder: Path) -> dict:
     try:
         config = weights.read_config(folder)
         weights.check_sha256(folder / weights.TENSORS, config["sha256"])
     except (ValueError, KeyError, FileNotFoundError) as error:
-        return f"damaged: {error}"
+        return {"state": "damaged", "text": str(error)}
     size = (folder / weights.TENSORS).stat().st_size / 2**20
-    return f"present: {config['kind']}, {size:.1f} MiB, licence {config.get('license') or 'not stated'}"
+    license = config.get("license") or "not stated"
+    return {"state": "present", "text": f"{config['kind']}, {size:.1f} MiB, licence {license}"}

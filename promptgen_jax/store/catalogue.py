@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from promptgen_jax.store import home
+
 OPENAI = "code MIT; no terms are stated for the weights, whose model card restricts use to research"
 NVIDIA = "not stated by the publisher; converted from NVIDIA's release, which is for research or evaluation only"
 CELEBA = "not stated by the publisher; learnt from CelebA, which is for non-commercial research only"
@@ -41,7 +43,7 @@ class Checkpoint(NamedTuple):
 
     def command(self, name: str) -> str:
         """The command that makes the weight folder `name`."""
-        return f"python convert/{self.converter} {self.file} ported_weights/{name}"
+        return f"{home.converter(self.converter)} {self.file} ported_weights/{name}"
 
 
 def _stylegan2(file: str, key: str, image_size: int, license: str = NVIDIA) -> Checkpoint:
