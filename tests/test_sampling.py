@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -92,10 +93,10 @@ def test_thousand_images_on_one_device_killed_and_on_four(saved, tmp_path):
     assert f"{1000 - len(done)} of 1000 images left" in output
     assert all((one / name).stat().st_mtime_ns == written for name, written in done.items())
     assert "images/s" in output
-    assert list((one / "compilation_cache").iterdir())
+    assert list((one / sampling.COMPILED / "compilation_cache").iterdir())
 
     finish(start(*common, f"--output={four}", devices=4))
-    assert sum(name.endswith(".png") for name in contents(one)) == 1000
+    assert sum(bool(re.fullmatch(r"\d+\.png", name)) for name in contents(one)) == 1000
     assert contents(one) == contents(four)
 
 
@@ -150,8 +151,12 @@ def test_files_hold_what_they_say(saved, tmp_path):
     prompt = pg.Prompt.from_pretrained(saved)
     lines = []
     pg.write_samples(prompt, tmp_path, num_samples=3, seed=5, say=lines.append)
+    (tmp_path / sampling.ABOUT).rename(tmp_path / "samples.json")  # as an earlier release called it
     pg.write_samples(prompt, tmp_path, num_samples=6, seed=5, batch_size=3, npz=True, latents=True, say=lines.append)
     assert "3 of 6 images left" in "".join(lines)
+    assert np.asarray(Image.open(tmp_path / "contact_sheet.png")).shape[1] > 6 * 64
+    visible = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
+    assert visible == {"contact_sheet.png", "images.npz", "latents.npz", *(f"{i:06d}.png" for i in range(6))}
     assert sampling._read(tmp_path, 2).dtype == np.uint8  # floats of 50,000 pictures are 39 GB at 256 pixels
     pictures = np.load(tmp_path / "images.npz")["arr_0"]
     assert (pictures.shape, pictures.dtype) == ((6, 64, 64, 3), np.uint8)
@@ -185,7 +190,9 @@ def test_every_folder_keeps_its_own_compilations(saved, tmp_path, no_cache):
         for picture in tmp_path.glob(f"{name}/0*.png"):
             picture.unlink()
         pg.write_samples(prompt, tmp_path / name, num_samples=2)
-        found.append(sorted(path.name for path in (tmp_path / name / "compilation_cache").iterdir()))
+        found.append(
+            sorted(path.name for path in (tmp_path / name / sampling.COMPILED / "compilation_cache").iterdir())
+        )
     assert all(found)
     assert found[0] == found[2]
     assert not jax.config.jax_compilation_cache_dir
@@ -217,8 +224,8 @@ def test_bad_folders(saved, tmp_path):
     with pytest.raises(ValueError, match="another run .differs in flows_sha256, prompt"):
         pg.write_samples(prompt.generator, tmp_path / "a", num_samples=1)
     assert contents(tmp_path / "a") == before
-    (tmp_path / "a" / "samples.json").unlink()
-    with pytest.raises(ValueError, match=r"pictures but no samples\.json"):
+    (tmp_path / "a" / sampling.ABOUT).unlink()
+    with pytest.raises(ValueError, match=r"pictures but no \.samples\.json"):
         pg.write_samples(prompt, tmp_path / "a", num_samples=1)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import inspect
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from promptgen_jax import parts
@@ -29,6 +31,44 @@ def describe(found: dict[str, list[dict]]) -> str:
         for title, rows in found.items()
         if rows
     )
+
+
+def needed(config: dict) -> tuple[list[str], list[str]]:
+    """Weight folders of published checkpoints and of shipped networks that a config names, and those that are missing.
+
+    Options that it leaves out count too: a part that reads the weights of its default needs them.
+
+    Args:
+      config: nested dict, as `train_and_evaluate` takes it.
+
+    Returns:
+      (needed, missing), by name.
+    """
+    options = [_complete("generators", config["generator"], "name")]
+    for stage in config["stages"].values():
+        options += [_complete("controls", control, "kind") for control in stage["controls"].values()]
+    words = set(_words([options, config.get("evaluation"), config.get("mixtures")]))
+    present = set(weights.available_weights())
+    return sorted(words & {*present, *catalogue.CHECKPOINTS}), sorted(words & {*catalogue.CHECKPOINTS} - present)
+
+
+def _complete(package: str, options: dict, kind: str) -> dict:
+    """Options of a part, with the defaults of those that are left out."""
+    if options.get(kind) not in parts.available(package):
+        return options
+    known = inspect.signature(parts.find(package, options[kind]).build).parameters
+    return {name: each.default for name, each in known.items()} | options
+
+
+def _words(value) -> Iterator[str]:
+    """All texts in nested dicts and lists, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _words([*value, *value.values()])
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _words(each)
 
 
 def _told(row: dict) -> str:

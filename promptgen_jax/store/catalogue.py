@@ -32,6 +32,7 @@ class Checkpoint(NamedTuple):
       license: its terms, as far as they are stated.
       image_size: pixels a side that the network makes or sees, 0 if it has no images.
       kind: of the folder, as in its config.json.
+      sha256: of the file, where its publisher states it.
     """
 
     file: str
@@ -40,6 +41,7 @@ class Checkpoint(NamedTuple):
     license: str
     image_size: int
     kind: str = "generator"
+    sha256: str = ""
 
     def command(self, name: str) -> str:
         """The command that makes the weight folder `name`."""
@@ -68,7 +70,7 @@ def _diffae(size: int, key: str) -> Checkpoint:
 
 def _clip(file: str, sha256: str) -> Checkpoint:
     url = f"https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
-    return Checkpoint(file, url, "clip_to_flax.py", OPENAI, 224, kind="clip")
+    return Checkpoint(file, url, "clip_to_flax.py", OPENAI, 224, kind="clip", sha256=sha256)
 
 
 def _face(key: str, file: str, converter: str, license: str, image_size: int = 224, archive: str = "") -> Checkpoint:
