@@ -93,7 +93,7 @@ def test_thousand_images_on_one_device_killed_and_on_four(saved, tmp_path):
     assert f"{1000 - len(done)} of 1000 images left" in output
     assert all((one / name).stat().st_mtime_ns == written for name, written in done.items())
     assert "images/s" in output
-    assert list((one / sampling.COMPILED / "compilation_cache").iterdir())
+    assert list((one / "compilation_cache").iterdir())
 
     finish(start(*common, f"--output={four}", devices=4))
     assert sum(bool(re.fullmatch(r"\d+\.png", name)) for name in contents(one)) == 1000
@@ -190,9 +190,7 @@ def test_every_folder_keeps_its_own_compilations(saved, tmp_path, no_cache):
         for picture in tmp_path.glob(f"{name}/0*.png"):
             picture.unlink()
         pg.write_samples(prompt, tmp_path / name, num_samples=2)
-        found.append(
-            sorted(path.name for path in (tmp_path / name / sampling.COMPILED / "compilation_cache").iterdir())
-        )
+        found.append(sorted(path.name for path in (tmp_path / name / "compilation_cache").iterdir()))
     assert all(found)
     assert found[0] == found[2]
     assert not jax.config.jax_compilation_cache_dir

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import json
+import logging
 import pkgutil
 import sys
 import warnings
@@ -80,17 +81,21 @@ def run(mode: str, argv: list[str], program: str, *, said: list[str] | None = No
     Returns:
       The exit code.
     """
-    parser = _arguments.Parser(mode, program)
-    arguments = parser.read(argv, modes())
+    arguments = parser(mode, program).read(argv, modes())
     arguments.command = _arguments.as_written(program, [mode, *argv] if said is None else said)
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    with _progress_to(sys.stderr if getattr(arguments, "json", False) else None, quiet=arguments.quiet):
+    progress = _progress_to(sys.stderr if getattr(arguments, "json", False) else None, quiet=arguments.quiet)
+    with progress, _our_words_only():
         outcome = module(mode).run(arguments)
     if getattr(arguments, "json", False):
         print(json.dumps(outcome.value, indent=2))
     elif outcome.text:
         print(outcome.text)
     return outcome.code
+
+
+def parser(mode: str, program: str = COMMAND) -> _arguments.Parser:
+    """The parser of a mode's arguments."""
+    return _arguments.Parser(mode, program)
 
 
 def module(mode: str):
@@ -103,6 +108,22 @@ def _progress_to(stream, *, quiet: bool):
     if quiet:
         return contextlib.redirect_stdout(io.StringIO())
     return contextlib.redirect_stdout(stream) if stream is not None else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _our_words_only() -> Iterator[None]:
+    """Within it a warning is one line, and Orbax keeps its own to itself."""
+    log, form = logging.getLogger("absl"), warnings.formatwarning
+    level = log.level
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"orbax\.")
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+        log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
+            warnings.formatwarning = form
 
 
 def _overview(program: str) -> str:
@@ -135,6 +156,8 @@ def _answered(call, argv: list[str]) -> int:
             raise
         print(f"error: {_sentence(error)}", file=sys.stderr)
         return 2
+    except SystemExit as done:  # of --help
+        return int(done.code or 0)
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
@@ -152,4 +175,4 @@ def _sentence(error: Exception) -> str:
 
 def helps(program: str = SCRIPT) -> Iterator[tuple[str, str]]:
     """(mode, its help page) of every mode."""
-    yield from ((mode, _arguments.Parser(mode, program).format_help()) for mode in modes())
+    yield from ((mode, parser(mode, program).format_help()) for mode in modes())

@@ -21,11 +21,11 @@ def add_arguments(parser: _arguments.Parser) -> None:
 
 def run(arguments) -> _arguments.Outcome:
     """Shows what can go, asks, and deletes it."""
-    from promptgen_jax.runs import disk
+    from promptgen_jax.runs import leftovers
 
     workdir = Path(_arguments.workdir_of(arguments)).resolve()
-    found = disk.spare(workdir)
-    kept = disk.size(workdir) - sum(found.values())
+    found = leftovers.spare(workdir)
+    kept = leftovers.size(workdir) - sum(found.values())
     if not found:
         return _arguments.Outcome(f"{workdir}: nothing to free; {_mebibytes(kept)} worth keeping.")
     for path, size in found.items():

@@ -1,6 +1,7 @@
 """Converts official checkpoints to weight folders: one file, all that a config lacks, or all that you downloaded.
 
-MODEL is one of {models}; MODEL --help says more of each. Most need PyTorch: pip install torch.
+MODEL is one of {models}.
+MODEL --help says more of each. Most need PyTorch: pip install torch.
 Files are read as data, nothing in them is executed, and nothing is written unless every tensor was found and checked.
 """
 
@@ -12,13 +13,15 @@ import importlib
 import io
 import os
 import sys
+import textwrap
 from pathlib import Path
 
 from promptgen_jax import checks
 from promptgen_jax.commands import _arguments
 from promptgen_jax.store import catalogue, home
 
-__doc__ = __doc__.format(models=", ".join(home.converters()))  # noqa: A001
+MODELS = textwrap.fill(", ".join(home.converters()), 100, subsequent_indent="  ")
+__doc__ = __doc__.format(models=MODELS)  # noqa: A001
 USAGE = "MODEL FILE FOLDER | --plan CONFIG | --from FOLDER"
 EXAMPLES = ("--plan stylegan2_pose", "stylegan2 ffhq.pt ported_weights/stylegan2_ffhq", "--from ~/Downloads")
 DEPTH = 3  # folders below the one of the downloads that are looked into

@@ -34,11 +34,10 @@ def run(arguments) -> _arguments.Outcome:
     if arguments.config is not None:
         config = _config.override(_config.load(arguments.config), arguments.overrides)
     workdir = _arguments.workdir_of(arguments)
-    stored = runs.read_config(Path(workdir).resolve())
+    stored = runs.read_config(Path(workdir).resolve(), **_arguments.trusted(runs.read_config, arguments.trust))
     if arguments.config is None:
         config = _config.override(ConfigDict(stored), arguments.overrides)
     _arguments.start_hosts(arguments)
-    trust = _arguments.trusted(runs.train_and_evaluate, arguments.trust)
-    report = runs.train_and_evaluate(config.to_dict(), workdir, command=arguments.command, **trust)
+    report = runs.train_and_evaluate(config.to_dict(), workdir, command=arguments.command)
     about = weights.read_json(report.with_name("report.json"), advice="Evaluate again.")
     return _arguments.Outcome(f"report: {report}", {"report": str(report), **about})

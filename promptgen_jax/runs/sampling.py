@@ -24,8 +24,7 @@ from promptgen_jax.store import images, weights
 from promptgen_jax.types import makes, view
 
 IMAGES_NPZ, LATENTS_NPZ, SHEET, GRID = "images.npz", "latents.npz", "contact_sheet.png", "grid.png"
-ABOUT, COMPILED = ".samples.json", ".compiled"  # hidden: a folder of samples shows pictures
-EARLIER = "samples.json"  # what ABOUT was called
+ABOUT, EARLIER = ".samples.json", "samples.json"  # hidden, as a folder of samples shows pictures; and as it was called
 SHEET_IMAGES, SHEET_COLUMNS, SHEET_PIXELS, GRID_FACES, PROGRESS_SECONDS = 64, 8, 128, 9, 5.0
 
 
@@ -84,7 +83,7 @@ def write_samples(
     size = min(batch_size * count, len(left))
     say(f"sampling: {len(left)} of {total} images left, {size} at a time on {count} device(s)")
     arrays = (left // per_noise, *devices.filter_none(None if cond is None else cond[left % per_noise]))
-    with ThreadPoolExecutor() as pool, devices.kept_in(folder / COMPILED):
+    with ThreadPoolExecutor() as pool, devices.kept_in(folder):
         progress, done = _Progress(len(left), say), 0
         for made in devices.stream_batches(images_by_number, batch_size, *arrays, shared=(prompt, key)):
             shown, numbers = images.to_uint8(view(prompt, made)), left[done : done + len(made)]

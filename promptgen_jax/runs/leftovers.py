@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from promptgen_jax import devices
 from promptgen_jax.runs import run as runs
-from promptgen_jax.runs import sampling
 from promptgen_jax.training import CHECKPOINTS
 
 TENSORBOARD = "tensorboard"
+COMPILED = "compilation_cache"  # in folders of runs and of samples
 
 
 def spare(workdir: Path) -> dict[Path, int]:
@@ -24,10 +23,8 @@ def spare(workdir: Path) -> dict[Path, int]:
     stages = [workdir / name for name in runs.read_config(workdir)["stages"]]
     trained = [stage for stage in stages if (stage / "prompt" / "prompt.json").is_file()]
     paths = [stage / name for stage in trained for name in (CHECKPOINTS, TENSORBOARD)]
-    paths += [workdir / devices.CACHE, *sorted(workdir.rglob(sampling.COMPILED))]
-    paths += sorted(workdir.glob(f"samples/**/{devices.CACHE}"))  # as an earlier release placed it
-    outer = [path for path in paths if not any(other in path.parents for other in paths)]
-    return {path: size(path) for path in outer if path.exists()}
+    paths += [workdir / COMPILED, *sorted(workdir.glob(f"samples/**/{COMPILED}"))]
+    return {path: size(path) for path in paths if path.exists()}
 
 
 def size(folder: Path) -> int:
