@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from promptgen_jax import checks, commands
+from promptgen_jax import commands
 from promptgen_jax.commands import _arguments, _config, clean, convert
 from promptgen_jax.runs import inventory, leftovers
 from promptgen_jax.runs.config import RunConfig
@@ -323,4 +323,3 @@ def test_nearest_flag_is_one_of_the_mode():
     with pytest.raises(ValueError, match="Did you mean '--yes'") as error:
         commands.parser("clean").read(["runs/x", "--yess"], commands.modes())
     assert "--num_samples" not in str(error.value)
-    assert checks.nearest("--yess", ["--yes"]) in str(error.value)
