@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from convert import reading
 from convert.nvidia_pickle import Module
+from promptgen_jax.store import home
 
 
 class Family(NamedTuple):
@@ -37,13 +39,27 @@ def check_family(where: str | Path, content: dict, family: str) -> None:
       content: tensors or other values by name, nested dicts included.
       family: a key of `FAMILIES`.
     """
-    names = list(_names(content))
-    found = [name for name, each in FAMILIES.items() if any(re.match(each.pattern, entry) for entry in names)]
+    found = _families(content)
     if found and family not in found:
         raise ValueError(
-            f"{where}: this looks like a {found[0]} file, not {family}. Run convert/{FAMILIES[found[0]].converter}, or "
-            "pass the other file."
+            f"{where}: this looks like a {found[0]} file, not {family}. Run "
+            f"`{home.converter(FAMILIES[found[0]].converter)}`, or pass the other file."
         )
+
+
+def recognise(path: str | Path) -> str | None:
+    """The family of a file by its content, or None if it is of none or cannot be read; nothing in it is executed."""
+    try:
+        content = reading.read_checkpoint(path)
+    except (ValueError, OSError):
+        return None
+    found = _families(content) if isinstance(content, dict) else []
+    return found[0] if found else None
+
+
+def _families(content: dict) -> list[str]:
+    names = list(_names(content))
+    return [name for name, each in FAMILIES.items() if any(re.match(each.pattern, entry) for entry in names)]
 
 
 def _names(content: dict, prefix: str = "") -> Iterator[str]:

@@ -25,7 +25,7 @@ from safetensors.numpy import load_file
 
 from convert import nvidia_pickle, torchscript
 from promptgen_jax.models import network
-from promptgen_jax.store import catalogue, weights
+from promptgen_jax.store import catalogue, home, weights
 
 LEGACY_TORCH = pickle.dumps(nvidia_pickle.LEGACY_MAGIC, protocol=2)
 
@@ -138,9 +138,11 @@ def read_torch(path: str | Path, harmless: Iterable = ()) -> dict:
       FileNotFoundError: no such file.
       ValueError: not such an archive, truncated, or holding anything but tensors and containers.
     """
-    import torch
-
     path = _existing(path)
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise ValueError(f"{path}: reading it needs PyTorch. Run pip install torch, then convert again.") from None
     try:
         with torch.serialization.safe_globals([argparse.Namespace, *NUMPY_NUMBERS, *harmless]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -325,7 +327,14 @@ def run(
     Returns:
       The exit status.
     """
-    parser = argparse.ArgumentParser(description=description)
+    known = [name for name, each in catalogue.CHECKPOINTS.items() if each.converter == script]
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog="\n".join(
+            ["examples:", *(f"  {catalogue.CHECKPOINTS[name].command(name)}" for name in known[:2])] if known else []
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("source", help="the official file")
     parser.add_argument("folder", help="weight folder to write, e.g. ported_weights/<name>")
     arguments = parser.parse_args(argv)
@@ -362,7 +371,7 @@ def _provenance(config: dict, source: Path, name: str, script: str) -> dict:
         )
     file, flags = source / config.pop("file", ""), config.pop("flags", "")
     official = known and file.resolve().parts[-len(Path(known.file).parts) :] == Path(known.file).parts
-    command = known.command(name) if official else f"python convert/{script} {source.name} ported_weights/{name}"
+    command = known.command(name) if official else f"{home.converter(script)} {source.name} ported_weights/{name}"
     return {
         "name": name,
         "source": known.file if official else str(file.relative_to(source.parent)),

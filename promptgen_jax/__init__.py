@@ -15,6 +15,8 @@ from promptgen_jax.runs.sampling import write_samples
 from promptgen_jax.training import fit, fit_moments
 from promptgen_jax.types import Conditions, Prior, Sample
 
+__version__ = "0.1.0"  # pyproject.toml reads it
+
 __all__ = [
     "Certificate",
     "Conditions",

@@ -32,6 +32,7 @@ from typing import NamedTuple
 import pytest
 
 import main
+from promptgen_jax.commands import helps, modes, parser
 from promptgen_jax.store import catalogue
 
 ROOT = Path(__file__).parent.parent
@@ -124,13 +125,15 @@ def check_command(words: list[str]) -> None:
     if name in OUTSIDE:
         for option, file in itertools.pairwise(rest):
             assert option not in ("-r", "-c") or (ROOT / file).is_file(), f"{file}: no such file"
-        return
+        return None
+    if name == "promptgen":
+        return check_promptgen(rest)
     assert name in ("python", "python3"), f"{name}: unknown program"
     if rest[0] == "-m":
         assert rest[1] in MODULES or importlib.util.find_spec(rest[1]), f"{rest[1]}: no such module"
         if rest[1] not in MODULES:
             check_flags(tuple(rest[:2]), rest[2:])
-        return
+        return None
     assert (ROOT / rest[0]).is_file(), f"{rest[0]}: no such file"
     if rest[0] == "main.py":
         check_main(rest[1:])
@@ -138,6 +141,17 @@ def check_command(words: list[str]) -> None:
         check_converter(Path(rest[0]).stem, rest[1:])
     else:
         check_flags(tuple(rest[:1]), rest[1:])
+    return None
+
+
+def check_promptgen(arguments: list[str]) -> None:
+    """There is such a mode, and it takes these arguments."""
+    mode, *rest = arguments
+    assert mode in modes(), f"{mode}: no mode"
+    try:
+        parser(mode).read(rest, modes())
+    except ValueError as error:
+        raise AssertionError(str(error)) from None
 
 
 def check_main(arguments: list[str]) -> None:
@@ -148,7 +162,6 @@ def check_main(arguments: list[str]) -> None:
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
         patch.chdir(ROOT)
-        patch.setattr(sys, "argv", ["main.py", *without])  # config_flags looks for overrides there
         main.main(without)
     assert "--workdir is missing" in said.getvalue(), said.getvalue()
     return None
@@ -170,6 +183,8 @@ def check_flags(command: tuple[str, ...], arguments: list[str]) -> None:
 
 @functools.cache
 def help_of(command: tuple[str, ...]) -> str:
+    if command == ("main.py",):
+        return "".join(page for _, page in helps())
     done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout.replace("--[no]", "--")

@@ -98,7 +98,7 @@ def test_doctor_finds_what_is_wrong(tmp_path, monkeypatch, capsys):
     with open(tmp_path / "damaged" / "weights.safetensors", "ab") as file:
         file.write(b"x")
     monkeypatch.setattr(weights, "weight_roots", lambda: [tmp_path])
-    assert doctor.examine() == 1
+    assert not doctor.examine()["well"]
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
     assert "WRONG" in lines["wrong"]
     assert "recorded with other weights" in lines["other"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from test_processes import free_address
 import main
 import promptgen_jax as pg
 from promptgen_jax import parts
+from promptgen_jax.commands.sample import option
 from promptgen_jax.generators import nvae, stylegan2
 from promptgen_jax.runs import sampling
 
@@ -96,7 +98,7 @@ def test_thousand_images_on_one_device_killed_and_on_four(saved, tmp_path):
     assert list((one / "compilation_cache").iterdir())
 
     finish(start(*common, f"--output={four}", devices=4))
-    assert sum(name.endswith(".png") for name in contents(one)) == 1000
+    assert sum(bool(re.fullmatch(r"\d+\.png", name)) for name in contents(one)) == 1000
     assert contents(one) == contents(four)
 
 
@@ -151,8 +153,12 @@ def test_files_hold_what_they_say(saved, tmp_path):
     prompt = pg.Prompt.from_pretrained(saved)
     lines = []
     pg.write_samples(prompt, tmp_path, num_samples=3, seed=5, say=lines.append)
+    (tmp_path / sampling.ABOUT).rename(tmp_path / "samples.json")  # as an earlier release called it
     pg.write_samples(prompt, tmp_path, num_samples=6, seed=5, batch_size=3, npz=True, latents=True, say=lines.append)
     assert "3 of 6 images left" in "".join(lines)
+    assert np.asarray(Image.open(tmp_path / "contact_sheet.png")).shape[1] > 6 * 64
+    visible = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
+    assert visible == {"contact_sheet.png", "images.npz", "latents.npz", *(f"{i:06d}.png" for i in range(6))}
     assert sampling._read(tmp_path, 2).dtype == np.uint8  # floats of 50,000 pictures are 39 GB at 256 pixels
     pictures = np.load(tmp_path / "images.npz")["arr_0"]
     assert (pictures.shape, pictures.dtype) == ((6, 64, 64, 3), np.uint8)
@@ -205,8 +211,8 @@ def test_options_of_the_generator(tmp_path):
     pg.write_samples(load(), tmp_path / "samples", num_samples=2)
     with pytest.raises(ValueError, match="another run .differs in generator"):
         pg.write_samples(load(truncation_psi=0.5), tmp_path / "samples", num_samples=2)
-    assert main._option("truncation_psi=0.5") == ("truncation_psi", 0.5)
-    assert main._option("noise=const") == ("noise", "const")
+    assert option("truncation_psi=0.5") == ("truncation_psi", 0.5)
+    assert option("noise=const") == ("noise", "const")
 
 
 def test_bad_folders(saved, tmp_path):
@@ -218,8 +224,8 @@ def test_bad_folders(saved, tmp_path):
     with pytest.raises(ValueError, match="another run .differs in fingerprint, prompt"):
         pg.write_samples(prompt.generator, tmp_path / "a", num_samples=1)
     assert contents(tmp_path / "a") == before
-    (tmp_path / "a" / "samples.json").unlink()
-    with pytest.raises(ValueError, match=r"pictures but no samples\.json"):
+    (tmp_path / "a" / sampling.ABOUT).unlink()
+    with pytest.raises(ValueError, match=r"pictures but no \.samples\.json"):
         pg.write_samples(prompt, tmp_path / "a", num_samples=1)
 
 

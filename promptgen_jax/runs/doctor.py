@@ -1,7 +1,8 @@
 """Whether promptgen_jax works on this machine: versions, devices, and the shipped networks on this very hardware.
 
 Each shipped folder of weights has a `check.npz`, an input and what the network made of it on a CPU in full float32;
-that the networks equal the originals there is what the tests show. `python -m promptgen_jax.doctor FOLDER` records it.
+that the networks equal the originals there is what the tests show. `python -m promptgen_jax.runs.doctor FOLDER` records
+it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -31,21 +33,42 @@ ADVICE = (
 )
 
 
-def examine() -> int:
-    """Prints what there is and what the checks gave; returns 0 if all is well, 1 if a network is wrong or damaged."""
-    print(f"python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
-    print(", ".join(f"{name} {_version(name)}" for name in PACKAGES))
+def examine(say: Callable[[str], None] = print) -> dict:
+    """Looks at versions, devices and the shipped networks, and tells each as soon as it is known.
+
+    Args:
+      say: takes a line.
+
+    Returns:
+      What was found, as JSON: python, versions, devices, accelerator, checks by weight folder, and `well`, which is
+      False if a network is wrong or damaged, or none is there.
+    """
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
-    print(f"devices: {jax.device_count()} x {kinds} ({jax.default_backend()}), {jax.process_count()} process(es)")
-    print(_accelerator())
-    print("shipped networks in full float32 (on an accelerator also in its default precision):")
-    print("largest difference from what was recorded, as a share of the largest value")
-    verdicts = [_examine_weights(folder) for _, folder in sorted(_checked().items())]
-    if not verdicts:
-        print("  none found. Run this in a clone of the repository, or set PROMPTGEN_WEIGHTS.")
-        return 1
-    print("All is well." if all(verdicts) else "Something is wrong; see above.")
-    return 0 if all(verdicts) else 1
+    found = {
+        "python": f"{platform.python_version()}, {machine}",
+        "versions": {name: _version(name) for name in PACKAGES},
+        "devices": f"{jax.device_count()} x {kinds} ({jax.default_backend()}), {jax.process_count()} process(es)",
+        "accelerator": _accelerator(),
+        "checks": {},
+    }
+    say(f"python {found['python']}")
+    say(", ".join(f"{name} {version}" for name, version in found["versions"].items()))
+    say(f"devices: {found['devices']}")
+    say(f"accelerator: {found['accelerator']}")
+    say("shipped networks in full float32 (on an accelerator also in its default precision):")
+    say("largest difference from what was recorded, as a share of the largest value")
+    for name, folder in sorted(_checked().items()):
+        found["checks"][name] = check = _examine_weights(folder)
+        say(f"  {name:20} {_told(check)}")
+    if not found["checks"]:
+        say("  none found. Install promptgen_jax from a clone or its wheel, or set PROMPTGEN_WEIGHTS.")
+    return found | {"well": bool(found["checks"]) and all(check["well"] for check in found["checks"].values())}
+
+
+def verdict(found: dict) -> str:
+    """The last line, of what `examine` found."""
+    return "All is well." if found["well"] else "Something is wrong; see above."
 
 
 def largest_difference(folder: Path, precision: str) -> float:
@@ -57,7 +80,9 @@ def largest_difference(folder: Path, precision: str) -> float:
     with np.load(folder / CHECK, allow_pickle=False) as stored:
         recorded = dict(stored)
     if str(recorded.pop("sha256")) != weights.read_config(folder)["sha256"]:
-        raise ValueError(f"{folder / CHECK}: recorded with other weights. Run python -m promptgen_jax.doctor {folder}.")
+        raise ValueError(
+            f"{folder / CHECK}: recorded with other weights. Run python -m promptgen_jax.runs.doctor {folder}."
+        )
     given = recorded.pop("input")
     with jax.default_matmul_precision(precision):
         outputs = _outputs(folder, given)
@@ -93,16 +118,22 @@ def _outputs(folder: Path, given: np.ndarray) -> dict[str, np.ndarray]:
     return jax.tree.map(np.asarray, made)
 
 
-def _examine_weights(folder: Path) -> bool:
+def _examine_weights(folder: Path) -> dict:
+    """The check of one weight folder: `well`, and the differences, or the `error` that it met."""
     try:
-        exact = largest_difference(folder, "highest")
-        usual = "" if jax.default_backend() == "cpu" else f" ({largest_difference(folder, 'default'):.1e})"
+        check = {"difference": largest_difference(folder, "highest")}
+        if jax.default_backend() != "cpu":
+            check["default_precision"] = largest_difference(folder, "default")
     except (ValueError, FileNotFoundError) as error:
-        print(f"  {folder.name:20} {error}")
-        return False
-    well = exact < TOLERANCE
-    print(f"  {folder.name:20} {exact:.1e}{usual}  {'ok' if well else 'WRONG'}")
-    return well
+        return {"well": False, "error": str(error)}
+    return {"well": check["difference"] < TOLERANCE, **check}
+
+
+def _told(check: dict) -> str:
+    if "error" in check:
+        return check["error"]
+    usual = f" ({check['default_precision']:.1e})" if "default_precision" in check else ""
+    return f"{check['difference']:.1e}{usual}  {'ok' if check['well'] else 'WRONG'}"
 
 
 def _checked() -> dict[str, Path]:
@@ -111,12 +142,12 @@ def _checked() -> dict[str, Path]:
 
 def _accelerator() -> str:
     if jax.default_backend() != "cpu":
-        return "accelerator: in use."
+        return "in use."
     for programs, devices, name, command in ADVICE:
         if any(map(shutil.which, programs)) or any(Path(device).exists() for device in devices):
-            return f"accelerator: {name} is there, but jax does not use it. Install its support: {command}"
+            return f"{name} is there, but jax does not use it. Install its support: {command}"
     commands = ", ".join(f"{name.split()[-1]}: {command}" for *_, name, command in ADVICE)
-    return f"accelerator: none found; all runs on the CPU. If there is one, install its support. {commands}"
+    return f"none found; all runs on the CPU. If there is one, install its support. {commands}"
 
 
 def _version(name: str) -> str:

@@ -30,7 +30,7 @@ from promptgen_jax.models.network import load_network
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs import report
 from promptgen_jax.runs.config import GENERATOR, LOOSE, RunConfig, load_sampler
-from promptgen_jax.store import images, weights
+from promptgen_jax.store import home, images, weights
 from promptgen_jax.types import Conditions, makes, networks_of, said, view
 
 AGAIN = "Train again, in another --workdir."
@@ -377,7 +377,7 @@ def read_config(workdir: Path, *, trust: str | Iterable[str] = ()) -> dict:
     """
     path = workdir / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"workdir {workdir}: holds no config.json. Train first: main.py --mode=train.")
+        raise FileNotFoundError(f"workdir {workdir}: holds no config.json. Train first: {home.command('train')}.")
     config = weights.read_json(path, advice=AGAIN)
     parts.check_trusted(path, parts.kinds_in(config), trust)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +24,9 @@ from promptgen_jax.store import images, weights
 from promptgen_jax.store.fingerprint import fingerprint
 from promptgen_jax.types import makes, view
 
-ABOUT, GRID, IMAGES_NPZ, LATENTS_NPZ = "samples.json", "grid.png", "images.npz", "latents.npz"
-GRID_FACES, PROGRESS_SECONDS = 9, 5.0
+IMAGES_NPZ, LATENTS_NPZ, SHEET, GRID = "images.npz", "latents.npz", "contact_sheet.png", "grid.png"
+ABOUT, EARLIER = ".samples.json", "samples.json"  # hidden, as a folder of samples shows pictures; and as it was called
+SHEET_IMAGES, SHEET_COLUMNS, SHEET_PIXELS, GRID_FACES, PROGRESS_SECONDS = 64, 8, 128, 9, 5.0
 
 
 def write_samples(
@@ -41,12 +43,13 @@ def write_samples(
 ) -> Path:
     """Writes `<number>.png` of every image into a folder; the same call goes on where an earlier one was stopped.
 
-    With K conditions every noise gives K images, numbers K i to K i + K - 1, and `grid.png` shows the first faces as
-    blocks. Several hosts share the folder and take turns, image by image.
+    `contact_sheet.png` shows the first 64. With K conditions every noise gives K images, numbers K i to K i + K - 1,
+    and `grid.png` shows the first faces as blocks instead. Several hosts share the folder and take turns, image by
+    image.
 
     Args:
       prompt: a `Prompt`.
-      folder: made if missing; `samples.json` in it says what the images are of.
+      folder: made if missing; `.samples.json` in it says what the images are of.
       num_samples: noises to draw; more of them can be asked for later.
       seed: of the noise.
       batch_size: images per device at a time, the size that is compiled.
@@ -103,6 +106,9 @@ def _write_extras(prompt, folder: Path, key, num_samples: int, cond, *, latents:
         columns = next(count for count in range(round(per_noise**0.5), 0, -1) if per_noise % count == 0)
         blocks = shown.reshape(faces, per_noise, *shown.shape[1:])
         images.save_png(folder / GRID, images.block_sheet(blocks, columns=per_noise // columns, per_row=3))
+    elif num_samples > 1:
+        shown = [images.thumbnail(picture, SHEET_PIXELS) for picture in _read(folder, min(num_samples, SHEET_IMAGES))]
+        images.save_png(folder / SHEET, images.image_grid(np.stack(shown), columns=min(SHEET_COLUMNS, len(shown))))
     if npz:
         weights.write_npz(folder / IMAGES_NPZ, arr_0=_read(folder, num_samples * per_noise))
     if latents:
@@ -143,7 +149,10 @@ def _open_folder(folder: str | Path, about: dict, earlier: dict) -> Path:
     A folder that version 0.1.0 began goes on if it holds `earlier`, which is what that version would have written.
     """
     folder = weights.open_folder("sample: folder", folder)
-    if not (folder / ABOUT).exists() and any(folder.glob("*.png")):
+    if devices.is_first_host() and (folder / EARLIER).is_file() and not (folder / ABOUT).exists():
+        os.replace(folder / EARLIER, folder / ABOUT)
+    devices.wait_for_hosts(EARLIER)
+    if not (folder / ABOUT).exists() and any(folder.glob("[0-9]*.png")):
         raise ValueError(
             f"sample: folder {folder} holds pictures but no {ABOUT}, so it is not known what they show. Choose another "
             "folder, or delete this one."

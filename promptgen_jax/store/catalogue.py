@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from promptgen_jax.store import home
+
 OPENAI = "code MIT; no terms are stated for the weights, whose model card restricts use to research"
 NVIDIA = "not stated by the publisher; converted from NVIDIA's release, which is for research or evaluation only"
 CELEBA = "not stated by the publisher; learnt from CelebA, which is for non-commercial research only"
@@ -39,6 +41,7 @@ class Checkpoint(NamedTuple):
       image_size: pixels a side that the network makes or sees, 0 if it has no images.
       kind: of the folder, as in its config.json.
       attributes: labels by attribute, of a classifier.
+      sha256: of the file, where its publisher states it.
     """
 
     file: str
@@ -48,10 +51,11 @@ class Checkpoint(NamedTuple):
     image_size: int
     kind: str = "generator"
     attributes: Mapping[str, tuple[str, ...]] = {}
+    sha256: str = ""
 
     def command(self, name: str) -> str:
         """The command that makes the weight folder `name`."""
-        return f"python convert/{self.converter} {self.file} ported_weights/{name}"
+        return f"{home.converter(self.converter)} {self.file} ported_weights/{name}"
 
 
 def _stylegan2(file: str, key: str, image_size: int, license: str = NVIDIA) -> Checkpoint:
@@ -76,7 +80,7 @@ def _diffae(size: int, key: str) -> Checkpoint:
 
 def _clip(file: str, sha256: str) -> Checkpoint:
     url = f"https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
-    return Checkpoint(file, url, "clip_to_flax.py", OPENAI, 224, kind="clip")
+    return Checkpoint(file, url, "clip_to_flax.py", OPENAI, 224, kind="clip", sha256=sha256)
 
 
 def _face(key: str, file: str, converter: str, license: str, image_size: int = 224, **about) -> Checkpoint:

@@ -172,6 +172,13 @@ def block_sheet(blocks, *, columns: int, per_row: int, scale: int = 1) -> np.nda
     return image_grid(pictures.astype(np.float32) / 255, columns=min(per_row, len(blocks)), padding=8)
 
 
+def thumbnail(picture: np.ndarray, size: int) -> np.ndarray:
+    """A picture, uint8 (height, width, 3), as floats in [0, 1], no side longer than `size` pixels."""
+    small = Image.fromarray(picture)
+    small.thumbnail((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(small, np.float32) / 255
+
+
 def png_bytes(picture: np.ndarray) -> bytes:
     """Encodes a picture, uint8 (height, width, 3), as PNG.
 

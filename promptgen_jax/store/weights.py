@@ -20,17 +20,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from promptgen_jax import checks, devices
-from promptgen_jax.store import catalogue
+from promptgen_jax.store import catalogue, home
 
 FORMAT_VERSION = 1
 TENSORS, CONFIG = "weights.safetensors", "config.json"
 
 
 def weight_roots() -> list[Path]:
-    """Where folders of weights are looked for: `$PROMPTGEN_WEIGHTS`, ./ported_weights, and beside the library."""
-    package = Path(__file__).resolve().parents[1]
+    """Where folders of weights are looked for: `$PROMPTGEN_WEIGHTS`, ./ported_weights, and those that are shipped."""
     roots = [Path(os.environ["PROMPTGEN_WEIGHTS"])] if os.environ.get("PROMPTGEN_WEIGHTS") else []
-    return [*roots, Path("ported_weights"), package.parent / "ported_weights", package / "ported_weights"]
+    return [*roots, Path("ported_weights"), home.folder() / "ported_weights"]
 
 
 def available_weights(kind: str | None = None) -> dict[str, Path]:
@@ -66,7 +65,7 @@ def find_weights(name_or_path: str | Path) -> Path:
         raise FileNotFoundError(
             f"weights {str(name_or_path)!r}: no folder of that name holds a {CONFIG}. "
             f"{checks.nearest(name_or_path, {*known, *catalogue.CHECKPOINTS})} "
-            "Convert your own checkpoint with convert/<model>_to_flax.py, or pass the path of a folder."
+            f"Convert your own checkpoint with `{home.converter('MODEL_to_flax.py')}`, or pass the path of a folder."
         )
     return known[str(name_or_path)].resolve()
 
