@@ -280,9 +280,9 @@ class Aim:
       labels: those of the attribute's labels that the control asks for or avoids.
       target: (label or component, wanted value) pairs: shares by label, angles by name.
       unit: of the target's values: "share", "degrees" or "".
-      count: of shares with a target: "soft" if mean probabilities are meant, "hard" if first choices.
       follows: whether it is the condition that says what is wanted; the control's `pose(images)` then reads the same
         components (B, A), in the unit of conditions.
+      count: of shares with a target: "soft" if mean probabilities are meant, "hard" if first choices.
     """
 
     network: Any
@@ -290,8 +290,8 @@ class Aim:
     labels: tuple[str, ...] = ()
     target: tuple[tuple[str, float], ...] = ()
     unit: str = ""
-    count: str = "soft"
     follows: bool = False
+    count: str = "soft"
 
 
 UNSAID = {  # what is taken of a part that does not say it, as own code need not

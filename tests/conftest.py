@@ -1,5 +1,6 @@
 """Options and settings that all tests share."""
 
+import os
 import sys
 
 import jax
@@ -10,6 +11,20 @@ LARGE = ("test_biggan", "test_diffae", "test_nvae", "test_stylegan2", "test_styl
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="also run the slow full-size checks, marked `full`")
+
+
+def pytest_configure(config):
+    """Compile small programs fast, not well, and once for all processes, unless the environment says otherwise."""
+    settings = {
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_disable_most_optimizations": not config.getoption("--full"),
+    }
+    if hasattr(config, "cache"):
+        settings["jax_compilation_cache_dir"] = str(config.cache.mkdir("compiled"))
+    for name, value in settings.items():
+        if name.upper() not in os.environ:
+            os.environ[name.upper()] = str(value)
+            jax.config.update(name, value)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -106,6 +106,10 @@ def test_measured_says_with_what(debiased, measured):
             {"kind": "moment", "network": "faceres", "attribute": "gender", "mu": {"female": 0.25}},
             [("faceres", "gender", ("female", "male"), (("female", 0.25), ("male", 0.75)), "share", False)],
         ),
+        (
+            {"kind": "synthetic", "energy": "moment", "mu": {"a_1": 0.75}, "count": "hard"},
+            [("synthetic", "mode", ("a_1", "a_2"), (("a_1", 0.75), ("a_2", 0.25)), "share", False)],
+        ),
         ({"kind": "pose", "yaw": 25.0}, [("facemesh", "pose", (), (("yaw", 25.0),), "degrees", False)]),
         ({"kind": "rotation"}, [("facemesh", "rotation", (), (), "degrees", True)]),
         ({"kind": "identity"}, [("faceres", "embedding", (), (), "", False)]),
@@ -113,12 +117,13 @@ def test_measured_says_with_what(debiased, measured):
         ({"kind": "synthetic", "energy": "quadratic", "target": (1.0, 0.0)}, []),
         ({"kind": "lengths", "pairs": [(48, 54)], "lengths": [0.05]}, []),
     ],
-    ids=["classifier", "moment", "pose", "rotation", "identity", "wells", "quadratic", "lengths"],
+    ids=["classifier", "moment", "first choices", "pose", "rotation", "identity", "wells", "quadratic", "lengths"],
 )
 def test_controls_say_what_they_are_about(options, aims):
     control = parts.load_control(**options)
     found = [tuple(getattr(aim, field.name) for field in dataclasses.fields(Aim)) for aim in aims_of(control)]
-    assert [(network.name, *rest) for network, *rest in found] == aims
+    count = options.get("count", "soft")
+    assert [(network.name, *rest) for network, *rest in found] == [(*aim, count) for aim in aims]
     assert {network.name for network, *_ in found} <= {network.name for network in networks_of(control)} | {"synthetic"}
 
 
