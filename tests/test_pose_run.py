@@ -1,7 +1,6 @@
 """Head pose by condition on the shipped models: controls, evaluation, and a whole run."""
 
 import json
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -179,9 +178,8 @@ def test_sampling_a_conditional_run(finished, tmp_path):
 @pytest.mark.parametrize(
     ("condition", "match"), [("5", "2 angles (nod, turn)"), ("a,b", "expected degrees"), ("nan,0", "expected degrees")]
 )
-def test_wrong_conditions_of_sampling(finished, condition, match, tmp_path, capsys, monkeypatch):
+def test_wrong_conditions_of_sampling(finished, condition, match, tmp_path, capsys):
     arguments = ["--mode=sample", f"--workdir={finished}", f"--output={tmp_path / 'x'}", f"--condition={condition}"]
-    monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
     assert main.main(arguments) == 2
     assert match in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
