@@ -237,7 +237,7 @@ def test_downloads_are_recognised(tmp_path, monkeypatch, capsys):
     (downloads / "celeba" / "Male").mkdir(parents=True)
     torch.save({"g_ema": {"style.1.weight": torch.zeros(2, 2)}}, downloads / "mine.pt")
     torch.save({"a": torch.zeros(2)}, downloads / "other.pt")
-    for file in ("ffhq.pt", "celeba.zip", "celeba/Male/best.pth", "holiday.zip", "letter.txt"):
+    for file in ("ffhq.pt", "ViT-B-32.pt", "celeba.zip", "celeba/Male/best.pth", "holiday.zip", "letter.txt"):
         (downloads / file).write_bytes(b"no checkpoint")
     monkeypatch.chdir(tmp_path)
     assert commands.main(["convert", "--from=Downloads"]) == 1
@@ -247,6 +247,7 @@ def test_downloads_are_recognised(tmp_path, monkeypatch, capsys):
     assert "looks like celeba_male, but is refused" in lines["Downloads/celeba/Male/best.pth"]
     assert "holds celeba_male" in lines["Downloads/celeba.zip"]
     assert "unpack it" in lines["Downloads/celeba.zip"]
+    assert "clip_vit_b32, but its sha256 is not the published one" in lines["Downloads/ViT-B-32.pt"]
     assert lines["Downloads/other.pt"].endswith("not recognised")
     assert lines["Downloads/holiday.zip"].endswith("not recognised")
     assert "Downloads/letter.txt" not in lines

@@ -91,8 +91,13 @@ def test_what_has_a_default_may_be_left_out(finished):
 
 def test_a_finished_run_is_measured_again(finished, capsys):
     trained = (finished / "first" / "prompt" / "flow_0" / "weights.safetensors").stat().st_mtime_ns
-    for workdir in (f"--workdir={finished}",):
-        assert main.main(["--mode=evaluate", workdir, "--config.evaluation.num_samples=48"]) == 0
+    workdir = f"--workdir={finished}"
+    assert main.main(["--mode=evaluate", workdir, "--json", "--config.evaluation.num_samples=48"]) == 0
+    said = capsys.readouterr()
+    about = json.loads(said.out)
+    assert about["report"] == str(finished / "report.html")
+    assert about["stages"][0]["measured"]["num_samples"] == 48
+    assert "evaluating on 48 samples" in said.err
     assert measured(finished) == 48
     assert "48" in (finished / "report.html").read_text()
     assert (finished / "first" / "prompt" / "flow_0" / "weights.safetensors").stat().st_mtime_ns >= trained

@@ -7,6 +7,7 @@ import pytest
 from official_faces import CASES, every_network, hollow_state, torch, write_official
 
 from convert import celeba_to_flax, fairface_to_flax, layers
+from promptgen_jax import commands
 from promptgen_jax.models import network
 from promptgen_jax.store import catalogue, weights
 
@@ -29,6 +30,18 @@ def test_fairface_resnet34_formats(tmp_path, legacy):
     np.testing.assert_allclose(tree["trunk"]["stem"]["kernel"], 0.01 * scale, rtol=1e-6)
     np.testing.assert_allclose(tree["trunk"]["stem"]["bias"], 0.01 - 0.01 * scale, rtol=1e-6)
     assert config["attributes"]["gender"] == ["male", "female"]
+
+
+def test_a_download_is_recognised_and_converted(tmp_path, monkeypatch, capsys):
+    """`promptgen convert --from`: by its name, once, with the terms of the catalogue."""
+    source = write_official(tmp_path, "fairface_resnet34", hollow_state("fairface_resnet34"))
+    assert source.name == catalogue.CHECKPOINTS["fairface"].file
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PROMPTGEN_WEIGHTS", raising=False)
+    for said in ("fairface, converted to ported_weights/fairface", "fairface, which is in ported_weights already"):
+        assert commands.main(["convert", f"--from={source.parent}"]) == 0
+        assert said in capsys.readouterr().out
+    assert weights.read_config("ported_weights/fairface")["license"] == catalogue.FAIRFACE
 
 
 class RunsCode:

@@ -1,7 +1,6 @@
 """Head pose by condition on the shipped models: controls, evaluation, and a whole run."""
 
 import json
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -181,9 +180,8 @@ def test_sampling_a_conditional_run(finished, tmp_path):
     ("condition", "match"),
     [(text, f"--condition={text}: expected 2 number(s): nod in degrees, turn in degrees; e.g. 20,20.") for text in BAD],
 )
-def test_wrong_conditions_of_sampling(finished, condition, match, tmp_path, capsys, monkeypatch):
+def test_wrong_conditions_of_sampling(finished, condition, match, tmp_path, capsys):
     arguments = ["--mode=sample", f"--workdir={finished}", f"--output={tmp_path / 'x'}", f"--condition={condition}"]
-    monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
     assert main.main(arguments) == 2
     assert match in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

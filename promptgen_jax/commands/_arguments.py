@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from promptgen_jax import checks
 
 CONFIG = "--config."  # begins an override
-GLOBAL = ("debug", "flagfile", "help", "quiet", "version")
 
 
 class Outcome(NamedTuple):

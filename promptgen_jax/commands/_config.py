@@ -64,7 +64,7 @@ def load(name: str) -> ConfigDict:
 
 def _find(path: str, name: str) -> Path:
     known = home.configs()
-    if Path(path).is_file():
+    if path.endswith(".py") and Path(path).is_file():
         return Path(path)
     if path in known:
         return known[path]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from promptgen_jax import checks
 from promptgen_jax.commands import _arguments
-from promptgen_jax.store import catalogue, home
+from promptgen_jax.store import catalogue, home, weights
 
 MODELS = textwrap.fill(", ".join(home.converters()), 100, subsequent_indent="  ")
 __doc__ = __doc__.format(models=MODELS)  # noqa: A001
@@ -137,6 +137,9 @@ def _convert_as(path: Path, names: list[str]) -> tuple[str, bool]:
         if (root / name / "config.json").is_file():
             return f"{path}: {name}, which is in {root} already", True
     for name in names:
+        published = catalogue.CHECKPOINTS[name].sha256
+        if published and weights.file_sha256(path) != published:
+            return f"{path}: looks like {name}, but its sha256 is not the published one; download it again", False
         model = catalogue.CHECKPOINTS[name].converter.removesuffix("_to_flax.py")
         output = io.StringIO()
         with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):

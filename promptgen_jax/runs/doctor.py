@@ -49,7 +49,7 @@ def examine(say: Callable[[str], None] = print) -> dict:
         "python": f"{platform.python_version()}, {machine}",
         "versions": {name: _version(name) for name in PACKAGES},
         "devices": f"{jax.device_count()} x {kinds} ({jax.default_backend()}), {jax.process_count()} process(es)",
-        "accelerator": _accelerator(),
+        "accelerator": _accelerator().removeprefix("accelerator: "),
         "checks": {},
     }
     say(f"python {found['python']}")
@@ -142,12 +142,12 @@ def _checked() -> dict[str, Path]:
 
 def _accelerator() -> str:
     if jax.default_backend() != "cpu":
-        return "in use."
+        return "accelerator: in use."
     for programs, devices, name, command in ADVICE:
         if any(map(shutil.which, programs)) or any(Path(device).exists() for device in devices):
-            return f"{name} is there, but jax does not use it. Install its support: {command}"
+            return f"accelerator: {name} is there, but jax does not use it. Install its support: {command}"
     commands = ", ".join(f"{name.split()[-1]}: {command}" for *_, name, command in ADVICE)
-    return f"none found; all runs on the CPU. If there is one, install its support. {commands}"
+    return f"accelerator: none found; all runs on the CPU. If there is one, install its support. {commands}"
 
 
 def _version(name: str) -> str:
