@@ -17,7 +17,7 @@ from promptgen_jax.devices import map_batches  # noqa: F401  notebooks of versio
 from promptgen_jax.draws import Draws, images_by_number
 from promptgen_jax.flows import base as flows
 from promptgen_jax.runs import sampling
-from promptgen_jax.store import card, weights
+from promptgen_jax.store import card, disk, weights
 from promptgen_jax.types import FOLLOWS, Array, Conditions, Prior, PyTree, makes, view
 
 PROMPT = "prompt.json"
@@ -144,8 +144,8 @@ class Prompt:
           PermissionError: the folder beside which it is staged cannot be written.
           ValueError: the folder holds something else than an older prompt, which would be lost.
         """
-        folder = Path(folder)
-        weights.open_folder("prompt.save: folder", folder.parent)
+        folder = disk.local_path("prompt.save: folder", folder)
+        disk.open_folder("prompt.save: folder", folder.parent)
         if foreign := [path.name for path in _entries(folder) if not WRITTEN.fullmatch(path.name)]:
             raise ValueError(
                 f"prompt.save: folder {folder} holds {', '.join(foreign[:3])}, which would be lost, as a prompt has a "
@@ -160,13 +160,11 @@ class Prompt:
             "conditions": [_ranges(prompt.conditions) for prompt in stack],
             "notes": [prompt.notes for prompt in stack],
         }
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            staged = Path(temporary)
+        with disk.new_folder(folder) as staged:
             for index, prompt in enumerate(stack):
                 flows.save_flow(staged / f"flow_{index}", prompt.flow, prompt.params)
-            weights.write_json(staged / PROMPT, about)
-            weights.write_bytes(staged / "README.md", card.card(self).encode())
-            weights.replace_folder(staged, folder)
+            disk.write_json(staged / PROMPT, about)
+            disk.write_bytes(staged / "README.md", card.card(self).encode())
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Uploads what `save` writes to a model repository of the Hugging Face Hub; returns its address.
@@ -203,7 +201,7 @@ class Prompt:
         Raises:
           FileNotFoundError: no such folder, and the Hub has nothing of that name or cannot be reached; else as `load`.
         """
-        if Path(folder_or_repo_id).is_dir():
+        if disk.local_path("prompt", folder_or_repo_id).is_dir():
             return cls.load(folder_or_repo_id, generator=generator, **options)
         if not REPO_ID.fullmatch(str(folder_or_repo_id)):
             raise FileNotFoundError(f"prompt {folder_or_repo_id}: no such folder. Give one that Prompt.save wrote.")
@@ -233,7 +231,9 @@ class Prompt:
           ValueError: damaged, another format version, a generator of another checksum, or options it does not have, or
             options beside a generator.
         """
-        path = Path(folder) / PROMPT
+        folder = disk.local_path("prompt", folder)
+        disk.recover(folder)
+        path = folder / PROMPT
         if generator is not None and options:
             raise ValueError(
                 f"prompt {folder}: options {', '.join(options)} beside generator=, which is taken as it is. Set them "
@@ -251,7 +251,7 @@ class Prompt:
                 f"{result.checksum[:12]}…. Use the same weights."
             )
         for index, fields in enumerate(saved):
-            part = Path(folder) / f"flow_{index}"
+            part = folder / f"flow_{index}"
             if not (part / weights.CONFIG).is_file() or not (part / weights.TENSORS).is_file():
                 raise FileNotFoundError(f"{part}: missing or incomplete. Copy the whole folder that Prompt.save wrote.")
             flow, params = flows.load_flow(part)

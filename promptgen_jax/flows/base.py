@@ -19,7 +19,7 @@ from flax import struct
 from promptgen_jax import checks
 from promptgen_jax.flows.bijectors import CLAMPS
 from promptgen_jax.flows.realnvp import ARCHITECTURES, CONDITIONING, RealNVP
-from promptgen_jax.store import weights
+from promptgen_jax.store import documents, weights
 from promptgen_jax.types import Array, Prior, PyTree
 
 
@@ -210,10 +210,11 @@ def load_flow(folder: str | Path) -> tuple[Flow, PyTree]:
     config = weights.read_config(folder)
     if config.get("kind") != "flow":
         raise ValueError(f"{folder}: holds a {config.get('kind')}, expected a flow. Choose another folder.")
-    prior = Prior.standard(*config["blocks"])
-    module = build_module(prior, cond_dim=config["cond_dim"], **config["options"])
-    expected = variable_shapes(module) | {"prior": {"loc": prior.loc, "scale": prior.scale}}
     tree, _ = weights.load_weights(folder)
+    with documents.one_sentence(folder, "no flow can be made of its config.json", advice="Copy the folder again."):
+        prior = Prior.standard(*config["blocks"])
+        module = build_module(prior, cond_dim=config["cond_dim"], **config["options"])
+        expected = variable_shapes(module) | {"prior": {"loc": prior.loc, "scale": prior.scale}}
     tree.pop("extras", None)
     weights.check_tree(str(folder), tree, expected, converter=config.get("converter", "the training"))
     tree = jax.tree.map(jnp.asarray, tree)

@@ -39,11 +39,7 @@ def _first_line(path: Path) -> str:
 
 
 def _weights() -> list[tuple[str, str]]:
-    folders = {
-        path.parent.name: path.parent
-        for root in reversed(weights.weight_roots())
-        for path in sorted(root.glob(f"*/{weights.CONFIG}"))
-    }
+    folders = {folder.name: folder for root in reversed(weights.weight_roots()) for folder in weights.folders_in(root)}
     present = [(name, _state(folder)) for name, folder in sorted(folders.items())]
     missing = [
         (name, f"missing: {checkpoint.command(name)}  # {checkpoint.file} from {checkpoint.url}")
@@ -57,7 +53,7 @@ def _state(folder: Path) -> str:
     try:
         config = weights.read_config(folder)
         weights.check_sha256(folder / weights.TENSORS, config["sha256"])
-    except (ValueError, KeyError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         return f"damaged: {error}"
     size = (folder / weights.TENSORS).stat().st_size / 2**20
     return f"present: {config['kind']}, {size:.1f} MiB, licence {config.get('license') or 'not stated'}"

@@ -29,7 +29,7 @@ from promptgen_jax.models.network import load_network
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs import report
 from promptgen_jax.runs.config import GENERATOR, LOOSE, RunConfig
-from promptgen_jax.store import images, weights
+from promptgen_jax.store import disk, images, weights
 from promptgen_jax.types import Conditions, makes, networks_of, view
 
 AGAIN = "Train again, in another --workdir."
@@ -54,15 +54,17 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
     Raises:
       ValueError, FileNotFoundError, PermissionError: bad configuration, weights, or workdir; nothing is half-written.
     """
-    run = RunConfig.from_dict(config)
+    workdir, run = disk.local_path("workdir", workdir), RunConfig.from_dict(config)
     generator, controls, conditions = run.load_parts()
     below = {name: run.below(name) for name in run.order}
     workdir = open_workdir(workdir, config)
     first = weights.read_json(workdir / "config.json", advice=AGAIN).get("evaluation") or {}
     config = run.to_dict() | {"moment_samples": first.get("num_samples", run.evaluation.num_samples)}
     made, targets = {GENERATOR: generator}, {}
-    with devices.kept_in(workdir):
+    with disk.locked("workdir", workdir), devices.compilations_kept():
         for name in config["order"]:
+            disk.sweep(workdir / name)
+            disk.recover(workdir / name / "prompt")
             inner = _with_options(made[below[name]], config["stages"][name].get("below") or {})
             ebm = LatentEBM(generator=inner, controls=controls[name], cond_prior=conditions[name])
             targets[name], made[name] = train_stage(name, config, ebm, workdir)

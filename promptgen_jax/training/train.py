@@ -22,7 +22,7 @@ from promptgen_jax.draws import sample_keys
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.base import init_flow
 from promptgen_jax.prompt import Prompt
-from promptgen_jax.store import card, weights
+from promptgen_jax.store import card, disk, weights
 from promptgen_jax.store.checkpoints import Checkpoints
 from promptgen_jax.training import moments
 from promptgen_jax.training.config import TrainConfig, make_objective, name_of
@@ -159,6 +159,7 @@ def fit(
     """
     for option in options:
         checks.check_known("training option", option, [field.name for field in dataclasses.fields(TrainConfig)])
+    workdir = None if workdir is None else disk.local_path("fit: workdir", workdir)
     config, flow = TrainConfig(**options), checks.plain_numbers(flow or {})
     _check_target(ebm, config, flow)
     mesh = devices.data_mesh()
@@ -169,7 +170,7 @@ def fit(
             f"training.batch_size: {config.batch_size} does not divide over {num_devices} devices; choose a multiple."
         )
     if workdir is not None:
-        _claim_workdir(Path(workdir), ebm, config, flow, optimizer)
+        _claim_workdir(workdir, ebm, config, flow, optimizer)
     key_flow = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
     trained_flow, params = init_flow(
         key_flow, ebm.generator.prior, cond_dim=ebm.cond_prior.dim if ebm.cond_prior else 0, **flow
@@ -286,10 +287,9 @@ def _run(state, step, ebm, flow, objective, config: TrainConfig, watch: Watch) -
     with contextlib.ExitStack() as stack:
         checkpoints = None
         if watch.workdir is not None:
+            stack.enter_context(disk.locked("fit: workdir", watch.workdir))
             checkpoints = stack.enter_context(Checkpoints(watch.workdir / CHECKPOINTS))
-            latest = checkpoints.latest_step()
-            if latest is not None:
-                state = checkpoints.load(latest, state)
+            state = checkpoints.load_latest(state) or state
         stopped = stack.enter_context(stop_signals() if checkpoints else contextlib.nullcontext([]))
         watch.start(int(state["step"]))
         stack.callback(watch.close)

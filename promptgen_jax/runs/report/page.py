@@ -10,7 +10,7 @@ from pathlib import Path
 from promptgen_jax.evaluation.stage import Measured
 from promptgen_jax.runs.report.markup import Html, element, table
 from promptgen_jax.runs.report.sections import change, headline, measured_line, stage_parts
-from promptgen_jax.store import weights
+from promptgen_jax.store import disk
 
 INPUT, OUTPUT, CONFIG = "report.json", "report.html", "config.json"
 # the page asks for nothing outside itself, and a browser is told to hold it to that
@@ -38,7 +38,8 @@ def write_report(workdir: str | Path) -> Path:
             f"{workdir}: holds no {INPUT}, which a run writes at its end. Give the folder of a finished run."
         )
     path = workdir / OUTPUT
-    weights.write_bytes(path, render(workdir, _read_report(workdir / INPUT)).encode())
+    disk.sweep(workdir, OUTPUT)
+    disk.write_bytes(path, render(workdir, _read_report(workdir / INPUT)).encode())
     return path
 
 
