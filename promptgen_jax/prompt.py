@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from pathlib import Path
@@ -17,7 +16,7 @@ from promptgen_jax.devices import map_batches  # noqa: F401  notebooks of versio
 from promptgen_jax.draws import Draws, images_by_number
 from promptgen_jax.flows import base as flows
 from promptgen_jax.runs import sampling
-from promptgen_jax.store import card, disk, weights
+from promptgen_jax.store import card, disk, documents, weights
 from promptgen_jax.types import FOLLOWS, Array, Conditions, Prior, PyTree, makes, view
 
 PROMPT = "prompt.json"
@@ -269,20 +268,18 @@ def _read_about(path: Path) -> tuple[str, str, list[dict]]:
     Raises:
       ValueError: damaged, or of another format version.
     """
-    try:
-        about = json.loads(path.read_text())
-        version = about["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error!r}). Save the prompt again.") from None
+    about = disk.read_json(path, advice="Save the prompt again.")
+    version = about.get("format_version")
     if version != weights.FORMAT_VERSION:
         raise ValueError(
             f"{path}: format_version {version}; this release reads {weights.FORMAT_VERSION}. "
             "Use the release that wrote it, or train again."
         )
-    try:
+    documents.check(path, about, documents.SavedPrompt, advice="Save the prompt again.")
+    with documents.one_sentence(path, "damaged", advice="Save the prompt again."):
         name, checksum, names = about["generator"]["name"], about["generator"]["checksum"], about["flows"]
         nothing = [None] * len(names)
-        details = zip(names, about.get("conditions", nothing), about.get("notes", nothing), strict=True)
+        details = zip(names, about.get("conditions") or nothing, about.get("notes") or nothing, strict=True)
         saved = [
             {
                 "name": flow,
@@ -291,8 +288,6 @@ def _read_about(path: Path) -> tuple[str, str, list[dict]]:
             }
             for flow, ranges, notes in details
         ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error!r}). Save the prompt again.") from None
     return name, checksum, saved
 
 

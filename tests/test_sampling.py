@@ -234,7 +234,7 @@ def test_bad_folders(saved, tmp_path):
         (("--prompt={tmp}/no", "--output={tmp}/x"), "no such folder"),
         (("--prompt={tmp}/other_version", "--output={tmp}/x"), "format_version 7; this release reads 1"),
         (("--prompt={tmp}/other_generator", "--output={tmp}/x"), "sha256 000000000000…"),
-        (("--prompt={tmp}/damaged", "--output={tmp}/x"), "damaged (KeyError('checksum')). Save the prompt again."),
+        (("--prompt={tmp}/damaged", "--output={tmp}/x"), "generator.checksum is missing. Save the prompt again."),
         (("--prompt={saved}", "--output={tmp}/x", "--num_samples=0"), "num_samples: got 0"),
         (("--prompt={saved}", "--output={tmp}/x", "--num_samples=many"), "--num_samples=many: expected an integer."),
         (("--prompt={saved}", "--output={tmp}/x", f"--seed={2**64}"), "seed: got 18446744073709551616; expected an"),

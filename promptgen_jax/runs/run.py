@@ -11,6 +11,8 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import re
+import sys
 import time
 from pathlib import Path
 
@@ -29,7 +31,7 @@ from promptgen_jax.models.network import load_network
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs import report
 from promptgen_jax.runs.config import GENERATOR, LOOSE, RunConfig
-from promptgen_jax.store import disk, images, weights
+from promptgen_jax.store import disk, documents, images, weights
 from promptgen_jax.types import Conditions, makes, networks_of, view
 
 AGAIN = "Train again, in another --workdir."
@@ -58,7 +60,7 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
     generator, controls, conditions = run.load_parts()
     below = {name: run.below(name) for name in run.order}
     workdir = open_workdir(workdir, config)
-    first = weights.read_json(workdir / "config.json", advice=AGAIN).get("evaluation") or {}
+    first = documents.read(workdir / "config.json", documents.StoredRun, advice=AGAIN).get("evaluation") or {}
     config = run.to_dict() | {"moment_samples": first.get("num_samples", run.evaluation.num_samples)}
     made, targets = {GENERATOR: generator}, {}
     with disk.locked("workdir", workdir), devices.compilations_kept():
@@ -117,7 +119,7 @@ def open_workdir(workdir: str | Path, config: dict) -> Path:
     """
     file = weights.open_folder("workdir", workdir) / "config.json"
     if file.is_file():
-        found = weights.read_json(file, advice=AGAIN)
+        found = documents.read(file, documents.StoredRun, advice=AGAIN)
         config = {**config, **{name: found[name] for name in LOOSE if name in found}}
         config = {name: value for name, value in config.items() if name not in LOOSE or name in found}
     weights.claim(
@@ -210,7 +212,7 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earl
     }
     timing = folder / "timing.json"
     if trained and timing.exists():
-        stage["timing"] = weights.read_json(timing, advice=AGAIN) | {
+        stage["timing"] = documents.read(timing, documents.Times, advice=AGAIN) | {
             "steps": config["stages"][name]["training"]["num_steps"]
         }
     weights.write_json(folder / "evaluation.json", stage)
@@ -324,8 +326,7 @@ def load_prompt(workdir: str | Path, *, stage: str = "", **options) -> Prompt:
       FileNotFoundError: not trained yet; TypeError, ValueError: unknown stage, or options that the generator does not
         have.
     """
-    workdir = Path(workdir).resolve()
-    run = RunConfig.from_dict(read_config(workdir))
+    run, workdir = RunConfig.from_dict(read_config(workdir)), disk.local_path("workdir", workdir).resolve()
     stage = stage or run.order[-1]
     checks.check_known("--stage", stage, run.order)
     generator = parts.load_generator(**run.generator | run.evaluation.pictures | options)
@@ -344,7 +345,7 @@ def load_prompts(workdir: str | Path, *, mixture: str = "", stage: str = "", **o
     Raises:
       ValueError: unknown mixture or stage, both, or none of several mixtures; else as `load_prompt`.
     """
-    mixtures = read_config(Path(workdir).resolve()).get("mixtures") or {}
+    mixtures = read_config(workdir).get("mixtures") or {}
     if mixture and stage:
         raise ValueError("--mixture and --stage: give one of the two.")
     if mixture:
@@ -360,23 +361,40 @@ def load_prompts(workdir: str | Path, *, mixture: str = "", stage: str = "", **o
     return {cell: load_prompt(workdir, stage=cell, **options) for cell in cells}
 
 
-def read_config(workdir: Path) -> dict:
+def read_config(workdir: str | Path) -> dict:
     """The config of a finished run.
 
     Raises:
       FileNotFoundError: the folder holds none, or one that is not trained to the end; ValueError: it is damaged.
     """
+    workdir = disk.local_path("workdir", workdir).resolve()
     path = workdir / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"workdir {workdir}: holds no config.json. Train first: main.py --mode=train.")
-    config = weights.read_json(path, advice=AGAIN)
-    try:
-        last = RunConfig.from_dict(config).order[-1]
-    except ValueError as error:
-        raise ValueError(f"{path}: {error} {AGAIN}") from None
+    config = documents.read(path, documents.StoredRun, advice=AGAIN)
+    with documents.one_sentence(path, "no config of a run", advice=AGAIN):
+        try:
+            last = RunConfig.from_dict(config).order[-1]
+        except ValueError as error:
+            raise ValueError(f"{path}: {error} {AGAIN}") from None
+    _check_own_code(path, config)
     if not (workdir / last / "prompt" / "prompt.json").is_file():
         raise FileNotFoundError(
             f"workdir {workdir}: its stage {last} is not trained to the end. Repeat the command that "
             "began it; it goes on where it was."
         )
     return config
+
+
+def _check_own_code(path: Path, config) -> None:
+    """Raises ValueError if a config names a module that lies in the run's own folder: nothing of that is ever run."""
+    if isinstance(config, (dict, list)):
+        for value in config.values() if isinstance(config, dict) else config:
+            _check_own_code(path, value)
+    elif isinstance(config, str) and re.fullmatch(r"\w+(\.\w+)+", config):
+        places = (Path(place or ".").joinpath(*config.split(".")).resolve() for place in sys.path)
+        if any(place.is_relative_to(path.parent) for place in places):
+            raise ValueError(
+                f"{path}: names the module {config!r} in the folder of the run, whose code would run. Move it to a "
+                "place of your own."
+            )

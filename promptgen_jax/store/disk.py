@@ -128,19 +128,23 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
         os.close(handle)
 
 
+class OutsideError(ValueError):
+    """A path that leads out of the folder it is to lie in."""
+
+
 def inside(folder: str | Path, *parts: str) -> Path:
     """The path of something in a folder, wherever links lead.
 
     Raises:
-      ValueError: it lies outside of the folder.
+      OutsideError: it lies outside of the folder.
     """
     folder = Path(folder).resolve()
     try:
         path = folder.joinpath(*parts).resolve()
-    except (OSError, RuntimeError):  # a loop of links
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a zero byte
         path = None
     if path is None or not path.is_relative_to(folder):
-        raise ValueError(f"{os.path.join(*parts)}: not in {folder}. Name what lies in that folder.")
+        raise OutsideError(f"{os.path.join(*parts)}: not in {folder}. Name what lies in that folder.")
     return path
 
 

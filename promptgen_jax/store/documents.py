@@ -92,7 +92,7 @@ class SavedPrompt(Document):
     generator: SavedGenerator
     flows: list[str]
     conditions: list[dict | None] | None = None
-    notes: list[list[tuple[str, str]] | None] | None = None
+    notes: list[list[Annotated[list[str], pydantic.Field(min_length=2, max_length=2)]] | None] | None = None
 
 
 class StoredEvaluation(Document):

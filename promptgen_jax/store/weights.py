@@ -110,10 +110,12 @@ def _check_sizes(path: Path, config: dict) -> None:
     """
     file = path.parent / TENSORS
     if not file.is_file():
-        return  # said when it is needed
-    with documents.one_sentence(file, "not a safetensors file", advice="Restore it or convert the checkpoint again."):
+        return  # missing, as whoever needs it will tell
+    try:
         with safe_open(file, "numpy") as tensors:
             shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]
+    except SafetensorError:
+        return  # damaged, as its sha256 will tell
     longest = LARGEST_RATIO * max((size for shape in shapes for size in shape), default=1)
     sizes = {**config.get("options", {}), **{name: config[name] for name in SIZES if name in config}}
     for name, value in sizes.items():

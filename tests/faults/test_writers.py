@@ -3,6 +3,7 @@
 "The process ends" is enumerated, not timed: see `events`. The counts are printed; `pytest -rP` shows them.
 """
 
+import functools
 import json
 import os
 import resource
@@ -30,8 +31,14 @@ def picture(value):
     return np.full((8, 8, 3), value, np.uint8)
 
 
+@functools.cache
+def a_generator():
+    return synthetic.build(problem="linear", dim=2)
+
+
+@functools.cache
 def a_prompt(value):
-    generator = synthetic.build(problem="linear", dim=2)
+    generator = a_generator()
     flow, params = pg.init_flow(jax.random.key(0), generator.prior, architecture="coupling", num_layers=2, hidden_dim=2)
     return pg.Prompt(generator, flow, params, name=f"p{value}")
 
@@ -46,6 +53,13 @@ def converted(folder, value):
     source.write_bytes(b"x")
     tree = {"a": {"b": np.full(3, value, np.float32)}}
     return lambda: reading.run(lambda _: (tree, CONFIG), [str(source), str(folder / "w")], "")
+
+
+def read_prompt(folder):
+    if not folder.exists():  # between two steps: loading it brings it back
+        pg.Prompt.load(folder, generator=a_generator())
+    weights.load_weights(folder / "flow_0")
+    return int(json.loads((folder / "prompt.json").read_text())["name"][1:])
 
 
 WRITERS = {
@@ -67,9 +81,7 @@ READERS = {
     "npz": lambda folder: int(np.load(folder / "f.npz")["a"]),
     "png": lambda folder: int(255 * images.load_image(folder / "000123.png")[0, 0, 0] + 0.5),
     "weights": lambda folder: int(weights.load_weights(folder / "w")[0]["a"]["b"][0]),
-    "prompt": lambda folder: int(
-        pg.Prompt.load(folder / "prompt", generator=synthetic.build(problem="linear", dim=2)).name[1:]
-    ),
+    "prompt": lambda folder: read_prompt(folder / "prompt"),
     "report": lambda folder: int((folder / "report.html").read_text().partition("title ")[2][0]),
     "metrics": lambda folder: len(logs.read_metrics(folder)),
 }
