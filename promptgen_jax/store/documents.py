@@ -6,6 +6,7 @@ Entries that are not named here are left alone, so that what later versions add 
 from __future__ import annotations
 
 import contextlib
+import pickle
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -245,6 +246,10 @@ def _problem(each) -> str:
     return f"{where} is {reprlib.repr(each['input'])}, and {message[:1].lower()}{message[1:]}"
 
 
+class DamagedError(ValueError):
+    """What somebody else wrote cannot be read; says which file, why, and what to do."""
+
+
 @contextlib.contextmanager
 def one_sentence(path: str | Path, what: str, *, advice: str) -> Iterator[None]:
     """The one door for what others wrote: any failure to read it is one sentence that names the file.
@@ -257,13 +262,15 @@ def one_sentence(path: str | Path, what: str, *, advice: str) -> Iterator[None]:
       advice: what to do.
 
     Raises:
-      ValueError: instead of whatever went wrong inside.
+      DamagedError: instead of whatever went wrong inside.
     """
     try:
         yield
     except Exception as error:  # of damage there are more kinds than anyone can list
-        if isinstance(error, (ValueError, OSError)) and str(path) in str(error):
+        ours = isinstance(error, DamagedError) or (isinstance(error, OSError) and error.errno is None)
+        if ours or (isinstance(error, (ValueError, OSError)) and Path(path).name in str(error)):
             raise
         lines = str(error).strip().splitlines() or [""]
-        reason = f"{type(error).__name__}: {lines[0][:160]}".rstrip(": ")
-        raise ValueError(f"{path}: {what} ({reason}). {advice}") from error
+        kind = "" if isinstance(error, pickle.UnpicklingError) else f"{type(error).__name__}: "
+        reason = f"{kind}{lines[0][:160]}".rstrip(": ")
+        raise DamagedError(f"{path}: {what} ({reason}). {advice}") from error
