@@ -15,6 +15,7 @@ import os
 import re
 import shlex
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
@@ -37,14 +38,14 @@ def main(argv: list[str]) -> int:
     """Runs a mode; returns the exit code. Mistakes of the user print one sentence and return 2."""
     try:
         return run(argv)
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except Exception as error:  # a config file and the accelerator's libraries raise what they like
         if "--debug" in argv:
             raise
         print(f"error: {_sentence(error)}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
     except KeyboardInterrupt as error:
         print(f"interrupted: {error or 'at once'}; the same command goes on from what was written.", file=sys.stderr)
         return 130
@@ -52,7 +53,12 @@ def main(argv: list[str]) -> int:
 
 def _sentence(error: Exception) -> str:
     """What to tell of an error; one that Python raised for lack of a name says nothing alone."""
-    if isinstance(error, (KeyError, AttributeError)):
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}. Correct the file."
+    if isinstance(error, AssertionError):
+        *_, last = traceback.extract_tb(error.__traceback__)
+        return f"{last.filename}, line {last.lineno}: {last.line} does not hold{f': {error}' if str(error) else ''}."
+    if not isinstance(error, (ValueError, TypeError, ImportError, OSError, RuntimeError)) or not str(error):
         return f"{error!r}. Run it again with --debug to see where."
     return str(error) if isinstance(error, OSError) or not error.args else str(error.args[0])
 
@@ -137,7 +143,7 @@ def run(argv: list[str]) -> int:
     from promptgen_jax.runs import run as runs
 
     if values.mode == "evaluate":
-        runs.read_config(Path(values.workdir).resolve())
+        runs.read_config(values.workdir)
     elif config_path is None:
         raise ValueError("--config is missing: name a config file, e.g. --config=configs/quickstart.py.")
     config = config_flag.value.to_dict()
@@ -161,7 +167,7 @@ def _stored_config(argv: list[str]) -> dict | None:
     from promptgen_jax.runs import run as runs
 
     workdir = _value_of(argv, "--workdir")
-    return runs.read_config(Path(workdir).resolve()) if workdir else None
+    return runs.read_config(workdir) if workdir else None
 
 
 def _check_taken(mode: str, argv: list[str], values) -> None:

@@ -35,6 +35,13 @@ def examine() -> int:
     """Prints what there is and what the checks gave; returns 0 if all is well, 1 if a network is wrong or damaged."""
     print(f"python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
     print(", ".join(f"{name} {_version(name)}" for name in PACKAGES))
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        print(
+            f"devices: none ({str(error).splitlines()[0]}). Install the support of that device, or unset JAX_PLATFORMS."
+        )
+        return 1
     kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
     print(f"devices: {jax.device_count()} x {kinds} ({jax.default_backend()}), {jax.process_count()} process(es)")
     print(_accelerator())

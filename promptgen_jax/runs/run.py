@@ -165,7 +165,7 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
     stage, generator = config["stages"][name], ebm.generator
     ebm, fit = training.fit_moments(
         ebm,
-        jax.random.key(config["seed"]),
+        draws.seeded(config["seed"]),
         num_samples=config.get("moment_samples", config["evaluation"]["num_samples"]),
     )
     folder = workdir / name
@@ -174,7 +174,7 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
     if (folder / "prompt" / "prompt.json").exists():
         return ebm, Prompt.load(folder / "prompt", generator=_innermost(generator)).replace(generator=generator)
     if stage["training"] is None:
-        flow, params = init_flow(jax.random.key(0), generator.prior, architecture="coupling", num_layers=2)
+        flow, params = init_flow(draws.seeded(0), generator.prior, architecture="coupling", num_layers=2)
         return ebm, _saved(Prompt(generator=generator, flow=flow, params=params, name=name), folder, {})
     print(f"{name}: training ({', '.join(stage['controls'])})", flush=True)
     resumed, started = (folder / training.CHECKPOINTS).exists(), time.monotonic()
@@ -199,7 +199,7 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earl
     """What the report says of a stage; `earlier` are the controls of the stages below it."""
     options, folder = config["evaluation"], workdir / name
     print(f"{name}: evaluating on {options['num_samples']} samples", flush=True)
-    key = jax.random.key(config["seed"] + 1)
+    key = draws.seeded(config["seed"] + 1)
     stage = {"name": name, "folder": name, "summary": config["stages"][name]["summary"]}
     trained = config["stages"][name]["training"] is not None
     size = options["num_samples"]
@@ -225,7 +225,7 @@ def mixtures_stage(config: dict, made: dict) -> dict:
     """What the report says of equal numbers of samples from several stages; see `metrics.mixture`."""
     size = config["evaluation"]["num_samples"]
     print(f"equal numbers of each: evaluating {', '.join(config['mixtures'])} on {size} samples", flush=True)
-    key = jax.random.key(config["seed"] + 2)
+    key = draws.seeded(config["seed"] + 2)
     rows = mixtures.measure_mixtures(config["mixtures"], made, made[GENERATOR], key, num_samples=size)
     headline = mixtures.headline(rows)
     for line in headline:

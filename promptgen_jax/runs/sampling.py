@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from promptgen_jax import checks, devices
-from promptgen_jax.draws import images_by_number, noise
+from promptgen_jax.draws import images_by_number, noise, seeded, settings
 from promptgen_jax.store import disk, images, weights
 from promptgen_jax.types import makes, view
 
@@ -80,7 +80,7 @@ def write_samples(
 
 def _write(prompt, folder: Path, num_samples: int, seed: int, batch_size: int, cond, *, latents, npz, say) -> None:
     """Writes what is not there yet."""
-    per_noise, key = 1 if cond is None else len(cond), jax.random.key(seed)
+    per_noise, key = 1 if cond is None else len(cond), seeded(seed)
     total = num_samples * per_noise
 
     mine = range(jax.process_index(), total, jax.process_count())
@@ -174,7 +174,7 @@ def _describe(prompt, seed: int, cond) -> dict:
         "generator": plain,
         "seed": seed,
         "conditions": None if cond is None else cond.tolist(),
-    }
+    } | ({"settings": settings()} if settings() else {})
 
 
 def warn_beyond(prompt, cond) -> None:

@@ -18,7 +18,7 @@ from promptgen_jax import checks, devices, parts, types
 from promptgen_jax.controls._shares import fill_shares
 from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.devices import map_batches
-from promptgen_jax.draws import sample_keys
+from promptgen_jax.draws import sample_keys, seeded, settings
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.base import init_flow
 from promptgen_jax.prompt import Prompt
@@ -49,7 +49,7 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
     Returns:
       (state, metrics)
     """
-    step_key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
+    step_key = jax.random.fold_in(seeded(config.seed), state["step"])
 
     def loss_of(trained, memory, key):
         params, beta = trained
@@ -171,7 +171,7 @@ def fit(
         )
     if workdir is not None:
         _claim_workdir(workdir, ebm, config, flow, optimizer)
-    key_flow = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
+    key_flow = jax.random.fold_in(seeded(config.seed), 2**31 - 1)
     trained_flow, params = init_flow(
         key_flow, ebm.generator.prior, cond_dim=ebm.cond_prior.dim if ebm.cond_prior else 0, **flow
     )
@@ -259,6 +259,7 @@ def _claim_workdir(workdir: Path, ebm: LatentEBM, config: TrainConfig, flow: dic
         "training": {name: value for name, value in config.about().items() if name not in REPORTING},
         "flow": flow,
     } | ({"optimizer": parts.fingerprint(optimizer)} if optimizer else {})
+    about |= {"settings": settings()} if settings() else {}
     if file.is_file() and "conditions" not in weights.read_json(file, advice="Delete the folder."):
         weights.write_json(file, _since_fingerprints(weights.read_json(file, advice="Delete the folder."), about))
     weights.claim(
@@ -334,7 +335,7 @@ def _loop(state, step, ebm, flow, objective, config, watch, checkpoints, stopped
 def _evaluator(config: TrainConfig, objective):
     """The figure of an objective on frozen noise: (params, ebm, flow) to a number, smaller is better."""
     count = -(-config.eval_size // config.batch_size)
-    key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 2)
+    key = jax.random.fold_in(seeded(config.seed), 2**31 - 2)
     held_out = jax.jit(lambda params, key, ebm, flow: objective.held_out(params, key, ebm, flow))
 
     def evaluate(params, ebm, flow):
