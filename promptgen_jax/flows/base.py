@@ -134,7 +134,11 @@ def build_module(prior: Prior, *, cond_dim: int = 0, **options) -> RealNVP:
     """
     for name in options:
         checks.check_known("flow option", name, _option_names())
-    module = RealNVP(blocks=tuple(prior.blocks), cond_dim=cond_dim, **checks.plain_numbers(options))
+    options = checks.plain_numbers(options)
+    for name, value in options.items():
+        if not isinstance(value, (str, int, float, bool, type(None))):
+            raise ValueError(f"flow option {name}: got {value!r}; expected a number, True, False or a name.")
+    module = RealNVP(blocks=tuple(prior.blocks), cond_dim=cond_dim, **options)
     checks.check_known("flow architecture", module.architecture, ARCHITECTURES)
     if module.clamp is not None:
         checks.check_known("flow clamp", module.clamp, CLAMPS)

@@ -166,6 +166,7 @@ def _describe(prompt, seed: int, cond) -> dict:
     for leaf in jax.tree.leaves([(each.flow, each.params) for each in stack]):
         digest.update(np.asarray(leaf).tobytes())
     options = {field.name: getattr(generator, field.name) for field in fields(generator)}
+    options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
     plain = {name: value for name, value in options.items() if isinstance(value, (str, int, float, tuple))}
     return {
         "format_version": weights.FORMAT_VERSION,

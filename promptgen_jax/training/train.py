@@ -20,7 +20,7 @@ from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.devices import map_batches
 from promptgen_jax.draws import sample_keys, seeded, settings
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flows.base import init_flow
+from promptgen_jax.flows.base import build_module, init_flow
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.store import card, disk, weights
 from promptgen_jax.store.checkpoints import Checkpoints
@@ -161,7 +161,11 @@ def fit(
         checks.check_known("training option", option, [field.name for field in dataclasses.fields(TrainConfig)])
     workdir = None if workdir is None else disk.local_path("fit: workdir", workdir)
     config, flow = TrainConfig(**options), checks.plain_numbers(flow or {})
+    if not isinstance(name, str):
+        raise ValueError(f"fit: name is {name!r}; expected text.")
     _check_target(ebm, config, flow)
+    cond_dim = ebm.cond_prior.dim if ebm.cond_prior else 0
+    build_module(ebm.generator.prior, cond_dim=cond_dim, **flow)  # wrong options raise, before anything is written
     mesh = devices.data_mesh()
     objective = make_objective(config, mesh)
     num_devices = mesh.devices.size
@@ -172,9 +176,7 @@ def fit(
     if workdir is not None:
         _claim_workdir(workdir, ebm, config, flow, optimizer)
     key_flow = jax.random.fold_in(seeded(config.seed), 2**31 - 1)
-    trained_flow, params = init_flow(
-        key_flow, ebm.generator.prior, cond_dim=ebm.cond_prior.dim if ebm.cond_prior else 0, **flow
-    )
+    trained_flow, params = init_flow(key_flow, ebm.generator.prior, cond_dim=cond_dim, **flow)
     optimizer = optimizer or make_optimizer(
         learning_rate=config.learning_rate,
         num_steps=config.num_steps,
