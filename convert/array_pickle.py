@@ -6,16 +6,19 @@ and refuses every other; none of these libraries' own functions is called.
 
 from __future__ import annotations
 
-import io
 import math
+import os
 import pickle
 from pathlib import Path
 
 import numpy as np
 
-from convert.nvidia_pickle import DAMAGE, _DType, _read_storage, strided
+from convert.nvidia_pickle import _DType, _named, read_storage, strided
+from convert.safe_pickle import SafeUnpickler
+from promptgen_jax.store import documents
 
-OBJECTS = "O8"
+OBJECTS, NPY = "O8", b"\x93NUMPY"
+MAX_DENSE = 2**24  # numbers of a sparse matrix once it is dense
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
@@ -24,22 +27,19 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
       ValueError: damaged, no dict of arrays, or asking for anything but arrays.
     """
-    content = Path(path).read_bytes()
-    try:
-        stream = io.BytesIO(content)
-        if content.startswith(b"\x93NUMPY"):
-            version = np.lib.format.read_magic(stream)
+    advice = "Download it again; a file that needs code to load is refused."
+    with documents.one_sentence(path, "not a complete pickle of arrays", advice=advice), open(path, "rb") as file:
+        if file.read(len(NPY)) == NPY:
+            file.seek(0)
+            version = np.lib.format.read_magic(file)
             header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            header[version](stream)
-        found = _Unpickler(stream, encoding="latin1").load()
+            header[version](file)
+        else:
+            file.seek(0)
+        found = _Unpickler(file, _known(os.fstat(file.fileno()).st_size), "makes no array", encoding="latin1").load()
         found = found.value.item() if isinstance(found, _Array) else found
         arrays = {str(name): _dense(value) for name, value in found.items()}
-    except DAMAGE as error:
-        raise ValueError(
-            f"{path}: not a complete pickle of arrays ({type(error).__name__}: {str(error)[:160]}). Download it again; "
-            "a file that needs code to load is refused."
-        ) from None
-    return {name: value for name, value in arrays.items() if value is not None}
+        return {name: value for name, value in arrays.items() if value is not None}
 
 
 def _dense(value) -> np.ndarray | None:
@@ -62,7 +62,7 @@ def _sparse(state: dict) -> np.ndarray:
     """A matrix of sparse columns."""
     rows, columns = (int(size) for size in state.get("_shape", state.get("shape")))
     data, indices, starts = (_dense(state[name]) for name in ("data", "indices", "indptr"))
-    if len(starts) != columns + 1 or len(data) != len(indices):
+    if len(starts) != columns + 1 or len(data) != len(indices) or rows * columns > MAX_DENSE:
         raise pickle.UnpicklingError("a sparse matrix does not fit its shape")
     dense = np.zeros((rows, columns), data.dtype)
     dense[indices, np.repeat(np.arange(columns), np.diff(starts))] = data
@@ -76,13 +76,16 @@ class _Array:
 
     def __setstate__(self, state):
         _, shape, dtype, fortran, content = state
-        order = "F" if fortran else "C"
+        order, size = "F" if fortran else "C", math.prod(shape)
+        if not all(type(each) is int and each >= 0 for each in shape):
+            raise pickle.UnpicklingError("an array has a malformed shape")
         if dtype.name == OBJECTS:
+            if not isinstance(content, list) or len(content) != size:
+                raise pickle.UnpicklingError(f"an array of {size} objects comes without them")
             self.value = np.empty(shape, object)
             self.value.reshape(-1)[:] = content
             return
         content = content.encode("latin1") if isinstance(content, str) else content
-        size = math.prod(shape)
         self.value = np.frombuffer(content, dtype.name, size).reshape(shape, order=order)
 
 
@@ -112,32 +115,42 @@ class _Holder:
         self.state = state
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows exactly the globals that such files need."""
+class _Unpickler(SafeUnpickler):
+    """Of whole files."""
 
-    def find_class(self, module, name):
-        known = {
-            "numpy.dtype": _Objects,
-            "numpy.ndarray": _Array,
-            "torch._utils._rebuild_tensor_v2": _tensor,
-            "torch.storage._load_from_bytes": _read_storage,
-            "collections.OrderedDict": dict,
-            "copy_reg._reconstructor": _reconstruct,
-            "copyreg._reconstructor": _reconstruct,
-            "__builtin__.object": _Holder,
-            "builtins.object": _Holder,
-            "_codecs.encode": _encode,
-        }
-        for core in ("core", "_core"):
-            known[f"numpy.{core}.multiarray._reconstruct"] = _new_array
-            known[f"numpy.{core}.multiarray.scalar"] = _number
-        for place in ("csc", "_csc"):
-            known[f"scipy.sparse.{place}.csc_matrix"] = _Holder
-        for kind in ("ch.Ch", "reordering.Select", "ch.MatVecMult"):
-            known[f"chumpy.{kind}"] = _Holder
-        if f"{module}.{name}" not in known:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which makes no array")
-        return known[f"{module}.{name}"]
+    stateful = (_Array, _Objects, _Holder)
+
+
+def _known(size: int) -> dict:
+    """The globals that such files need, of a file of so many bytes: what they encode is in it as text."""
+    left = [2 * size]
+
+    def encode(text, encoding="latin1"):
+        left[0] -= len(text)
+        if left[0] < 0:
+            raise pickle.UnpicklingError("it makes more of its text than there is")
+        return text.encode("latin1")
+
+    known = {
+        "numpy.dtype": _Objects,
+        "numpy.ndarray": _Array,
+        "torch._utils._rebuild_tensor_v2": _tensor,
+        "torch.storage._load_from_bytes": read_storage,
+        "collections.OrderedDict": _named,
+        "copy_reg._reconstructor": _reconstruct,
+        "copyreg._reconstructor": _reconstruct,
+        "__builtin__.object": _Holder,
+        "builtins.object": _Holder,
+        "_codecs.encode": encode,
+    }
+    for core in ("core", "_core"):
+        known[f"numpy.{core}.multiarray._reconstruct"] = _new_array
+        known[f"numpy.{core}.multiarray.scalar"] = _number
+    for place in ("csc", "_csc"):
+        known[f"scipy.sparse.{place}.csc_matrix"] = _Holder
+    for kind in ("ch.Ch", "reordering.Select", "ch.MatVecMult"):
+        known[f"chumpy.{kind}"] = _Holder
+    return known
 
 
 def _new_array(*_):
@@ -154,7 +167,3 @@ def _tensor(storage, offset, size, stride, *_):
 
 def _reconstruct(*_):
     return _Holder()
-
-
-def _encode(text, encoding="latin1"):
-    return text.encode("latin1")

@@ -8,7 +8,6 @@ config.json. Spectral normalisation is folded into the kernels, with the stored 
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import family, reading
 from promptgen_jax.models.biggan import EPSILON
+from promptgen_jax.store import disk
 
 TENSORS, CONFIG = "pytorch_model.bin", "config.json"
 ATTENTION = {"query": "theta", "key": "phi", "value": "g", "output": "o_conv"}
@@ -102,7 +102,7 @@ def read_options(path: Path) -> dict:
             f"{path}: no such file. Download it from where the tensors are, and put it beside them."
         )
     try:
-        config = json.loads(path.read_text())
+        config = disk.read_json(path, advice="Download it again.")
         width, layers = config["channel_width"], config["layers"]
         options = {
             "channels": [width * layers[0][1], *(width * last for _, _, last in layers)],
@@ -122,6 +122,7 @@ def read_options(path: Path) -> dict:
     return options
 
 
+@reading.one_door
 def convert(source: str | Path) -> tuple[dict, dict]:
     """Reads an official BigGAN-deep.
 

@@ -42,6 +42,7 @@ def attribute_of(source: str | Path) -> str:
     return attribute
 
 
+@reading.one_door
 def convert(source: str | Path) -> tuple[dict, dict]:
     """Reads an official file.
 

@@ -10,7 +10,6 @@ file, float16 for most of OpenAI's, and are float32 once loaded.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
@@ -23,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import reading
 from promptgen_jax.models import network
 from promptgen_jax.models.clip import ACTIVATIONS, CLIP
-from promptgen_jax.store import weights
+from promptgen_jax.store import disk, weights
 
 HEAD_DIM = 64
 
@@ -189,8 +188,7 @@ def read_sizes(source: Path, layout: Layout, tensors: dict[str, np.ndarray]) -> 
 
 
 def _count_blocks(tensors, prefix):
-    found = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in tensors)
-    return max((int(match[1]) for match in found if match), default=-1) + 1
+    return reading.consecutive(tensors, rf"{re.escape(prefix)}\.(\d+)\.")
 
 
 def read_hugging_face(source: Path) -> tuple[dict[str, np.ndarray], dict, Path]:
@@ -211,7 +209,7 @@ def read_hugging_face(source: Path) -> tuple[dict[str, np.ndarray], dict, Path]:
     else:
         tensors = reading.read_safetensors(file)
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = disk.read_json(folder / "config.json", advice="Download it again.")
         vision, text = config["vision_config"], config["text_config"]
         # what a config.json leaves out has the defaults of transformers' CLIPVisionConfig and CLIPTextConfig
         heads = {
@@ -233,6 +231,7 @@ def read_hugging_face(source: Path) -> tuple[dict[str, np.ndarray], dict, Path]:
     return tensors, {**heads, "activation": activations.pop()}, file
 
 
+@reading.one_door
 def convert(source: str | Path) -> tuple[dict, dict]:
     """Reads an official CLIP.
 
@@ -248,7 +247,9 @@ def convert(source: str | Path) -> tuple[dict, dict]:
         tensors, attention, file = read_hugging_face(source)
     else:
         layout, tensors, attention, file = OPENAI, _read_openai(source), {}, source
-    tensors = {name: value if value.dtype == np.float16 else np.float32(value) for name, value in tensors.items()}
+    tensors = {
+        name: value if value.dtype == np.float16 else np.asarray(value, np.float32) for name, value in tensors.items()
+    }
     sizes = read_sizes(source, layout, tensors)
     heads = {f"{tower}_heads": sizes[f"{tower}_width"] // HEAD_DIM for tower in ("vision", "text")}
     ignored = [name for name in tensors if re.fullmatch(layout.ignored, name)]
@@ -268,6 +269,10 @@ def convert(source: str | Path) -> tuple[dict, dict]:
         "and controls a generator with whatever bias it took from them.",
     }
     return tree, config
+
+
+def _half_or_single(tensor):
+    return tensor if tensor.dtype == np.float16 else np.asarray(tensor, np.float32)
 
 
 def _read_openai(source):

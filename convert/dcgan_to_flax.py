@@ -62,6 +62,7 @@ def recipe() -> dict[str, reading.Part]:
     return parts
 
 
+@reading.one_door
 def convert(source: str | Path) -> tuple[dict, dict]:
     """Reads `weights.tar`.
 

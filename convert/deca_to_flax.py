@@ -20,6 +20,7 @@ def recipe() -> dict[str, reading.Part]:
     return {**trunk, "hidden": layers.dense("layers.0"), "head": layers.dense("layers.2")}
 
 
+@reading.one_door
 def convert(source: str | Path) -> tuple[dict, dict]:
     """Reads the official file.
 

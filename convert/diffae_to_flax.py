@@ -119,9 +119,9 @@ def read_options(source: str | Path, tensors: dict) -> dict:
     Raises:
       ValueError: this is no such network.
     """
-    count = _count(tensors, r"input_blocks\.(\d+)\.0\.")
-    layers = _count(tensors, r"latent_net\.layers\.(\d+)\.")
-    attentive = sorted({int(each[1]) for name in tensors if (each := re.match(r"input_blocks\.(\d+)\.1\.qkv", name))})
+    count = reading.consecutive(tensors, r"input_blocks\.(\d+)\.0\.")
+    layers = reading.consecutive(tensors, r"latent_net\.layers\.(\d+)\.")
+    attentive = [index for index in range(count) if f"input_blocks.{index}.1.qkv.weight" in tensors]
     try:
         base = len(tensors["input_blocks.0.0.bias"])
         return {
@@ -142,10 +142,6 @@ def read_options(source: str | Path, tensors: dict) -> dict:
         ) from None
 
 
-def _count(tensors, pattern):
-    return max((int(each[1]) for name in tensors if (each := re.match(pattern, name))), default=-1) + 1
-
-
 def _without_copies(source, tensors: dict) -> dict:
     """The tensors with every shared layer once, under the name `linear_emb`."""
     tensors = dict(tensors)
@@ -157,6 +153,7 @@ def _without_copies(source, tensors: dict) -> dict:
     return tensors
 
 
+@reading.one_door
 def convert(source: str | Path) -> tuple[dict, dict]:
     """Reads an official diffusion autoencoder.
 

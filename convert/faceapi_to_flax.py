@@ -62,6 +62,7 @@ def age_gender_recipe() -> dict[str, reading.Part]:
     return parts | convolution("age", "fc/age", weight="weights")
 
 
+@reading.one_door
 def convert(source: str | Path) -> tuple[dict, dict]:
     """Reads a `*-weights_manifest.json` and the shards beside it.
 

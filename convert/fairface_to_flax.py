@@ -20,6 +20,7 @@ def recipe() -> dict[str, reading.Part]:
     return {**layers.resnet_trunk("trunk", "", bottleneck=False), "head": layers.dense("fc")}
 
 
+@reading.one_door
 def convert(source: str | Path) -> tuple[dict, dict]:
     """Reads the official file.
 

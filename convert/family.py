@@ -19,6 +19,8 @@ class Family(NamedTuple):
     converter: str
 
 
+DEPTH = 3  # of names that tell a family
+
 FAMILIES = {
     "StyleGAN2": Family(r"g_ema\.|G_ema\.synthesis\.b4\.", "stylegan2_to_flax.py"),
     "StyleNeRF": Family(r"G_ema\.synthesis\.fg_nerf\.", "stylenerf_to_flax.py"),
@@ -62,9 +64,15 @@ def _families(content: dict) -> list[str]:
     return [name for name, each in FAMILIES.items() if any(re.match(each.pattern, entry) for entry in names)]
 
 
-def _names(content: dict, prefix: str = "") -> Iterator[str]:
-    for name, value in content.items():
-        yield f"{prefix}{name}"
-        value = value.tensors() if isinstance(value, Module) else value
-        if isinstance(value, dict):
-            yield from _names(value, f"{prefix}{name}.")
+def _names(content: dict) -> Iterator[str]:
+    pending, seen = [("", content)], {}
+    while pending:
+        prefix, found = pending.pop()
+        if id(found) in seen:
+            continue
+        seen[id(found)] = found  # kept, so that nothing else gets its id
+        for name, value in found.items():
+            yield f"{prefix}{name}"
+            value = value.tensors() if isinstance(value, Module) else value
+            if isinstance(value, dict) and prefix.count(".") < DEPTH:
+                pending.append((f"{prefix}{name}.", value))

@@ -57,6 +57,7 @@ def _used_columns(array: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
+@reading.one_door
 def convert(source: str | Path) -> tuple[dict, dict]:
     """Reads both official files.
 

@@ -158,6 +158,7 @@ def graph_constants(tensors: dict[str, np.ndarray]) -> list[str]:
     return [name for name in tensors if name.endswith(endings)]
 
 
+@reading.one_door
 def convert(source: str | Path) -> tuple[dict, dict]:
     """Reads a TensorFlow.js graph model and the shards beside it.
 

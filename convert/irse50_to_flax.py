@@ -69,6 +69,7 @@ def recipe() -> dict[str, reading.Part]:
     return parts
 
 
+@reading.one_door
 def convert(source: str | Path) -> tuple[dict, dict]:
     """Reads the official file.
 

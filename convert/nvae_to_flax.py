@@ -164,6 +164,12 @@ def read_options(source: str | Path, content: dict) -> dict:
             f"{source}: learnt from {settings['dataset']} with use_se {settings['use_se']}; only colour pictures and "
             "cells with squeeze and excitation are supported."
         )
+    sizes = {name: settings[name] for name in (*SETTINGS.values(), "num_latent_scales", "num_groups_per_scale")}
+    wrong = [
+        name for name, value in sizes.items() if type(value) is int and not 0 <= value <= len(content["state_dict"])
+    ]
+    if wrong:
+        raise ValueError(f"{source}: its settings {', '.join(wrong)} are beyond its tensors. Download it again.")
     counts, count = [], settings["num_groups_per_scale"]  # finest first
     for _ in range(settings["num_latent_scales"]):
         counts.append(count)
@@ -203,6 +209,7 @@ def readjust(module: NVAE, tree: dict, *, num_batches: int, temperature: float, 
     return jax.tree.map(np.asarray, tree)
 
 
+@reading.one_door
 def convert(source: str | Path, *, num_batches: int = 0, temperature: float = 1.0) -> tuple[dict, dict]:
     """Reads an official NVAE.
 

@@ -16,6 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from convert.safe_pickle import SafeUnpickler
+from promptgen_jax.store import documents
+
 STORAGES = {
     "FloatStorage": "<f4",
     "HalfStorage": "<f2",
@@ -30,10 +33,7 @@ SETTINGS = (
     *("base.ContainerMetadata", "base.Metadata"),
 )
 LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
-DAMAGE = (
-    *(pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError),
-    *(RecursionError, OverflowError, MemoryError),
-)
+MAX_SETTINGS = 100_000
 
 
 @dataclasses.dataclass
@@ -45,7 +45,7 @@ class Module:
 
     def __setstate__(self, state):
         """PyTorch's own containers come without a name of their class."""
-        self.class_name, self.state = type(self).__name__, dict(state)
+        self.class_name, self.state = type(self).__name__, _checked_state(state)
 
     def child(self, *names: str) -> Module:
         """A module inside this one. Raises ValueError naming what is there, if it is not."""
@@ -58,15 +58,25 @@ class Module:
         return module
 
     def tensors(self, prefix: str = "") -> dict[str, np.ndarray]:
-        """All parameters and buffers by their names in the state dict."""
-        own = self.state.get("_parameters", {}) | self.state.get("_buffers", {})
-        found = {prefix + name: value for name, value in own.items() if value is not None}
+        """All parameters and buffers by their names in the state dict.
+
+        Raises:
+          ValueError: some are no tensors, or a module is in several places, or in itself.
+        """
+        found, pending, seen = {}, [(prefix, self)], set()
+        while pending:
+            prefix, module = pending.pop()
+            if id(module) in seen:
+                raise ValueError(f"{prefix or 'the network'} is there twice")
+            seen.add(id(module))
+            for own in (module.state.get("_parameters", {}), module.state.get("_buffers", {})):
+                found |= {prefix + name: value for name, value in own.items() if value is not None}
+            for name, child in module.state.get("_modules", {}).items():
+                if child is not None:
+                    pending.append((f"{prefix}{name}.", child))
         strangers = [name for name, value in found.items() if not isinstance(value, np.ndarray)]
         if strangers:
-            raise ValueError(f"{', '.join(strangers)} are no tensors")
-        for name, module in self.state.get("_modules", {}).items():
-            if module is not None:
-                found |= module.tensors(f"{prefix}{name}.")
+            raise ValueError(f"{', '.join(strangers[:10])} are no tensors")
         return found
 
 
@@ -89,11 +99,22 @@ class Setting:
 
 
 def plain(settings):
-    """Settings as dicts, lists and values."""
-    content = settings.content if isinstance(settings, Setting) else settings
-    if isinstance(content, dict):
-        return {name: plain(value) for name, value in content.items()}
-    return [plain(value) for value in content] if isinstance(content, (list, tuple)) else content
+    """Settings as dicts, lists and values.
+
+    Raises:
+      ValueError: more of them than anyone has, as of nodes that hold one another.
+    """
+    left = iter(range(MAX_SETTINGS))
+
+    def opened(value):
+        if next(left, None) is None:
+            raise ValueError("settings without an end")
+        content = value.content if isinstance(value, Setting) else value
+        if isinstance(content, dict):
+            return {name: opened(each) for name, each in content.items()}
+        return [opened(each) for each in content] if isinstance(content, (list, tuple)) else content
+
+    return opened(settings)
 
 
 def read(path: str | Path) -> dict:
@@ -102,18 +123,17 @@ def read(path: str | Path) -> dict:
     Raises:
       ValueError: damaged, or it holds anything but modules, tensors, numbers and containers.
     """
-    try:
-        content = _Unpickler(io.BytesIO(Path(path).read_bytes())).load()
-        networks = {name: value for name, value in content.items() if isinstance(value, Module)}
-        for network in networks.values():
-            network.tensors()  # a module that holds itself, or no tensors where they belong, is found here
+    advice = (
+        "Download it again; a file that needs code to load is refused, and one of the TensorFlow release has to be "
+        "converted with NVIDIA's legacy.py first."
+    )
+    what = "not a complete network pickle of NVIDIA's PyTorch releases"
+    with documents.one_sentence(path, what, advice=advice), open(path, "rb") as file:
+        content = _Unpickler(file, KNOWN, "is no part of a network").load()
+        for network in content.values():
+            if isinstance(network, Module):
+                network.tensors()  # no tensors where they belong are found here
         return content
-    except DAMAGE as error:
-        raise ValueError(
-            f"{path}: not a complete network pickle of NVIDIA's PyTorch releases ({type(error).__name__}: "
-            f"{str(error)[:200]}). Download it again; a file that needs code to load is refused, and one of the "
-            "TensorFlow release has to be converted with NVIDIA's legacy.py first."
-        ) from None
 
 
 class _DType:
@@ -129,61 +149,47 @@ class _DType:
             raise pickle.UnpicklingError("its numbers are not little-endian")
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows exactly the globals that these files need; bound methods stand in for them and run nothing."""
+class _Unpickler(SafeUnpickler):
+    """Of whole files."""
 
-    def find_class(self, module, name):
-        known = {
-            "torch_utils.persistence._reconstruct_persistent_obj": self._module,
-            "torch._utils._rebuild_parameter": self._parameter,
-            "torch._utils._rebuild_tensor_v2": self._tensor,
-            "torch.storage._load_from_bytes": self._storage,
-            "collections.OrderedDict": dict,
-            "dnnlib.util.EasyDict": dict,
-            "builtins.set": set,
-            "numpy.core.multiarray.scalar": self._scalar,
-            "numpy._core.multiarray.scalar": self._scalar,
-            "numpy.dtype": self._dtype,
-            "torch.nn.modules.container.Sequential": Sequential,
-            "torch.nn.modules.container.ModuleList": ModuleList,
-            "collections.defaultdict": self._default,
-            "typing.Any": object,
-            **{f"builtins.{kind.__name__}": kind for kind in (int, list, dict)},
-            **{f"omegaconf.{kind}": Setting for kind in SETTINGS},
-        }
-        if f"{module}.{name}" not in known:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no part of a network")
-        return known[f"{module}.{name}"]
-
-    def _default(self, *_):
-        return {}
-
-    def _module(self, content):
-        return Module(str(content["class_name"]), dict(content["state"]))
-
-    def _parameter(self, tensor, *_):
-        return tensor
-
-    def _tensor(self, storage, offset, size, stride, *_):
-        return strided(storage, offset, size, stride)
-
-    def _storage(self, content):
-        return _read_storage(content)
-
-    def _dtype(self, *arguments):
-        return _DType(*arguments)
-
-    def _scalar(self, dtype, content):
-        return np.frombuffer(content, dtype.name, 1)[0]
+    stateful = (Module, Setting, _DType)
 
 
-class _StorageUnpickler(pickle.Unpickler):
+def _checked_state(state) -> dict:
+    if not isinstance(state, dict) or not all(
+        isinstance(state.get(name, {}), dict) for name in ("_parameters", "_buffers", "_modules")
+    ):
+        raise pickle.UnpicklingError("a module without its parts")
+    return state
+
+
+def _module(content):
+    return Module(str(content["class_name"]), _checked_state(content["state"]))
+
+
+def _tensor(storage, offset, size, stride, *_):
+    return strided(storage, offset, size, stride)
+
+
+def _scalar(dtype, content):
+    return np.frombuffer(content, dtype.name, 1)[0]
+
+
+def _same(items=()):
+    """Stands for a set that is not needed."""
+    return items
+
+
+def _empty(*_):
+    return {}
+
+
+def _named(*pairs):
+    return dict(*pairs)
+
+
+class _StorageUnpickler(SafeUnpickler):
     """Reads the parts of torch's legacy stream, whose only name is the type of a storage."""
-
-    def find_class(self, module, name):
-        if module != "torch" or name not in STORAGES:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no storage")
-        return STORAGES[name]
 
     def persistent_load(self, pid):
         kind, dtype, key, _, count, view = pid
@@ -192,20 +198,27 @@ class _StorageUnpickler(pickle.Unpickler):
         return dtype, key, count
 
 
-def _read_storage(content: bytes) -> np.ndarray:
+def read_storage(content: bytes) -> np.ndarray:
     """The numbers of one storage as `torch.save` wrote it before zip files: five pickles, then the raw values."""
     stream = io.BytesIO(content)
-    magic, version, system, (dtype, key, count), keys = [_StorageUnpickler(stream).load() for _ in range(5)]
+    known = {f"torch.{name}": dtype for name, dtype in STORAGES.items()}
+    magic, version, system, (dtype, key, count), keys = [
+        _StorageUnpickler(stream, known, "is no storage").load() for _ in range(5)
+    ]
     if (magic, version, keys) != (LEGACY_MAGIC, LEGACY_VERSION, [key]) or not system["little_endian"]:
         raise pickle.UnpicklingError("it holds a tensor that is not in PyTorch's format")
     stored = int(np.frombuffer(stream.read(8), "<i8", 1)[0])
-    if stored != count:
+    if stored != count or type(count) is not int or count < 0:
         raise pickle.UnpicklingError(f"a tensor of {count} numbers comes with {stored}")
-    return np.frombuffer(stream.read(), dtype, count)
+    return np.frombuffer(content, dtype, count, stream.tell())
 
 
 def strided(values: np.ndarray, offset: int, size: tuple, stride: tuple) -> np.ndarray:
-    """The tensor that offset, size and strides, in numbers, cut from a storage; refused if it reaches beyond."""
+    """The tensor that offset, size and strides, in numbers, cut from a storage, a view of it.
+
+    Raises:
+      pickle.UnpicklingError: it reaches beyond the storage, or would hold more numbers than that.
+    """
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or not all(type(number) is int and number >= 0 for number in numbers):
         raise pickle.UnpicklingError("a tensor has a malformed shape")
@@ -213,4 +226,24 @@ def strided(values: np.ndarray, offset: int, size: tuple, stride: tuple) -> np.n
     if math.prod(size) > len(values) or (math.prod(size) and last >= len(values)):
         raise pickle.UnpicklingError("a tensor reaches beyond its storage")
     steps = [step * values.itemsize for step in stride]
-    return np.ascontiguousarray(np.lib.stride_tricks.as_strided(values[offset:], size, steps)).reshape(size)
+    return np.lib.stride_tricks.as_strided(values[offset:], size, steps, writeable=False)
+
+
+KNOWN = {
+    "torch_utils.persistence._reconstruct_persistent_obj": _module,
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch.storage._load_from_bytes": read_storage,
+    "collections.OrderedDict": _named,
+    "dnnlib.util.EasyDict": _named,
+    "builtins.set": _same,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": _scalar,
+    "numpy.dtype": _DType,
+    "torch.nn.modules.container.Sequential": Sequential,
+    "torch.nn.modules.container.ModuleList": ModuleList,
+    "collections.defaultdict": _empty,
+    **{f"builtins.{kind}": _same for kind in ("int", "list", "dict")},  # named as types only
+    "typing.Any": _same,
+    **{f"omegaconf.{kind}": Setting for kind in SETTINGS},
+}

@@ -72,6 +72,7 @@ def flow_recipe(prefix: str, index: int, num_layers: int) -> dict[str, reading.P
     return parts
 
 
+@reading.one_door
 def convert_flow(
     source: str | Path, *, level: int = 0, y_scale: float | None = None
 ) -> tuple[flows.Flow, dict, dict, dict]:
@@ -102,7 +103,8 @@ def convert_flow(
     if len(found) == 2 and y_scale is None:
         recipe["embedding"] = reading.keep(prefix + EMBEDDING)
     sources = {key for part in recipe.values() for key in part.sources}
-    tensors = {key: _to_numpy(source, key, state[key]) for key in state if key in sources or not _ignored(key, prefix)}
+    tensors = {key: state[key] for key in state if key in sources or not _ignored(key, prefix)}
+    tensors = reading.torch_arrays(source, tensors)
     tree = reading.build_tree(source, tensors, recipe)
     if "embedding" in tree:
         y_scale = float(np.sqrt(np.mean(np.square(tree["embedding"], dtype=np.float64))))
@@ -115,6 +117,7 @@ def convert_flow(
     return flow, tree["params"], tree.get("extras", {}), about
 
 
+@reading.one_door
 def convert_beta(source: str | Path) -> tuple[dict, dict]:
     """Reads the fitted betas of an official `*_debias.bin`.
 
@@ -132,7 +135,7 @@ def convert_beta(source: str | Path) -> tuple[dict, dict]:
             f"{source}: no tensor begins with {prefix}. Pass a *_debias.bin, or leave out --beta for a flow."
         )
     recipe = {name: reading.keep(prefix + name) for name in found}
-    tensors = {key: _to_numpy(source, key, value) for key, value in state.items() if not _ignored(key, ROOT)}
+    tensors = reading.torch_arrays(source, {key: state[key] for key in state if not _ignored(key, ROOT)})
     tree = reading.build_tree(source, tensors, recipe)
     expected = {name: jax.ShapeDtypeStruct((len(ATTRIBUTES[name]),), np.float32) for name in found}
     weights.check_tree(str(source), tree, expected, converter="the converter on the right file")
@@ -147,8 +150,7 @@ def convert_beta(source: str | Path) -> tuple[dict, dict]:
 
 
 def _num_layers(state: dict, prefix: str) -> int:
-    pattern = re.compile(re.escape(prefix) + r"module_list\.(\d+)\.")
-    return 1 + max((int(match[1]) for match in map(pattern.match, state) if match), default=0)
+    return max(1, reading.consecutive(state, re.escape(prefix) + r"module_list\.(\d+)\."))
 
 
 def _levels_sentence(state: dict) -> str:
@@ -164,15 +166,6 @@ def _levels_sentence(state: dict) -> str:
 def _ignored(key: str, prefix: str) -> bool:
     """Whether a tensor belongs to a frozen model, or to a flow further out."""
     return key.startswith(tuple(prefix + name for name in IGNORED)) or not key.startswith(prefix)
-
-
-def _to_numpy(source, key, tensor) -> np.ndarray:
-    try:
-        return np.asarray(tensor.detach().float().numpy())
-    except AttributeError:
-        raise ValueError(
-            f"{source}: {key} is a {type(tensor).__name__}, expected a tensor. Pass a state dict."
-        ) from None
 
 
 def _assemble(source, tree: dict, scales: list[float]) -> flows.Flow:

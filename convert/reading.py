@@ -7,9 +7,10 @@ the file is used exactly once or named as ignored; all that is missing or left o
 from __future__ import annotations
 
 import argparse
-import json
+import functools
 import math
 import pickle
+import pickletools
 import re
 import sys
 import zipfile
@@ -20,12 +21,11 @@ from typing import NamedTuple
 import flax.traverse_util
 import jax
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from convert import nvidia_pickle, torchscript
+from convert import nvidia_pickle, safe_pickle, torchscript
 from promptgen_jax.models import network
-from promptgen_jax.store import catalogue, home, weights
+from promptgen_jax.store import catalogue, disk, documents, home, weights
 
 LEGACY_TORCH = pickle.dumps(nvidia_pickle.LEGACY_MAGIC, protocol=2)
 
@@ -35,6 +35,11 @@ NUMPY_NUMBERS = [
     np.dtype,
     *(type(np.dtype(number)) for number in (np.float64, np.float32, np.int64, np.int32)),
 ]
+
+PLAIN = "Download it again; a file that needs code to load is refused."
+COMPLETE = "Check that the file is complete and is the model this converter reads."
+LEGACY_PICKLES = 5  # of an archive before zip files
+REPEATED, FREE = 2, 192 * 2**20  # tensors may share numbers: how often the file's size they may be, and how much more
 
 TFJS_DTYPES = {"float32": "<f4", "int32": "<i4", "bool": "|b1", "uint8": "|u1"}
 TFJS_QUANTISED = {"uint8": "|u1", "uint16": "<u2", "float16": "<f2"}
@@ -143,34 +148,73 @@ def read_torch(path: str | Path, harmless: Iterable = ()) -> dict:
         import torch
     except ModuleNotFoundError:
         raise ValueError(f"{path}: reading it needs PyTorch. Run pip install torch, then convert again.") from None
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace, *NUMPY_NUMBERS, *harmless]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        RuntimeError,
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-        ValueError,
-        OSError,
-        zipfile.BadZipFile,
-    ) as error:
-        code = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
-        reason = f"it asks for {code[1]}" if code else type(error).__name__
-        raise ValueError(
-            f"{path}: not a complete PyTorch archive of plain tensors ({reason}). Download it again; a file that needs "
-            "code to load is refused."
-        ) from None
+    with documents.one_sentence(path, "not a complete PyTorch archive of plain tensors", advice=PLAIN):
+        _check_cost(path)
+        try:
+            with torch.serialization.safe_globals([argparse.Namespace, *NUMPY_NUMBERS, *harmless]):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            code = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
+            raise pickle.UnpicklingError(f"it asks for {code[1]}" if code else "of another kind") from None
+
+
+def _check_cost(path: Path) -> None:
+    """Raises pickle.UnpicklingError for a torch archive that would make more than it holds."""
+    if zipfile.is_zipfile(path):
+        torchscript.check_stored(path)
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            for name in names:
+                with archive.open(name) as file:
+                    _count_steps(file)
+    else:
+        with open(path, "rb") as file:
+            for _ in range(LEGACY_PICKLES):
+                _count_steps(file)
+
+
+def _count_steps(file) -> None:
+    for number, (code, argument, _) in enumerate(pickletools.genops(file)):
+        if number > safe_pickle.MAX_STEPS or (code.name == "BYTEARRAY8" and argument):
+            raise pickle.UnpicklingError("it makes more than any network has")
 
 
 def torch_arrays(where: str | Path, state: dict) -> dict[str, np.ndarray]:
-    """The tensors of a state dict as float32 arrays. Raises ValueError naming entries that are not tensors."""
+    """The tensors of a state dict as float32 arrays.
+
+    Raises:
+      ValueError: entries that are no tensors, which are named, or tensors that hold more numbers than their file.
+    """
     strangers = sorted(str(name) for name, value in state.items() if not hasattr(value, "detach"))
     if strangers:
         raise ValueError(
             f"{where}: {', '.join(strangers[:10])} are not tensors. Check that this is the official checkpoint."
         )
-    return {name: value.detach().float().numpy() for name, value in state.items()}
+    with documents.one_sentence(where, "its tensors cannot be read", advice=PLAIN):
+        size = sum(value.numel() * value.element_size() for value in state.values())
+        if size > REPEATED * Path(where).stat().st_size + FREE:
+            raise pickle.UnpicklingError("tensors of more numbers than there are")
+        return {name: value.detach().float().numpy() for name, value in state.items()}
+
+
+def consecutive(names: Iterable[str], pattern: str) -> int:
+    """How many of 0, 1, 2, ... the first group of a pattern finds in names, without a gap.
+
+    A file with names of two layers, the first and the billionth, has one.
+    """
+    found = {int(match[1]) for name in names if (match := re.match(pattern, name)) and len(match[1]) < 9}
+    return next(index for index in range(len(found) + 1) if index not in found)
+
+
+def one_door(convert: Callable) -> Callable:
+    """Makes any failure of a converter one sentence that names the file."""
+
+    @functools.wraps(convert)
+    def convert_or_tell(source: str | Path, *arguments, **options):
+        with documents.one_sentence(source, "cannot be converted", advice=COMPLETE):
+            return convert(source, *arguments, **options)
+
+    return convert_or_tell
 
 
 def read_state(path: str | Path, official: str, entry: str = "") -> dict[str, np.ndarray]:
@@ -200,10 +244,8 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
       FileNotFoundError: no such file.
       ValueError: damaged, or of a dtype that NumPy lacks.
     """
-    try:
+    with documents.one_sentence(path, "not a complete safetensors file", advice="Download it again."):
         return load_file(_existing(path))
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a complete safetensors file ({error}). Download it again.") from None
 
 
 def read_tfjs(path: str | Path) -> dict[str, np.ndarray]:
@@ -216,19 +258,18 @@ def read_tfjs(path: str | Path) -> dict[str, np.ndarray]:
       ValueError: not such a file, or its shards have the wrong length.
     """
     path = _existing(path)
-    try:
-        content = json.loads(path.read_text())
+    what, advice = "not a TensorFlow.js model or weights manifest", "Pass the .json file of the package."
+    with documents.one_sentence(path, what, advice=advice):
+        content = disk.parse_json(disk.read_bytes(path, disk.DOCUMENT_BYTES))
         groups = content["weightsManifest"] if isinstance(content, dict) else content
-        entries = [(group["paths"], group["weights"]) for group in groups]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: not a TensorFlow.js model or weights manifest ({type(error).__name__}: {error}). "
-            "Pass the .json file of the package."
-        ) from None
-    tensors = {}
-    for shards, specs in entries:
-        tensors |= _read_group(path, [path.parent / Path(shard).name for shard in shards], specs)
-    return tensors
+        entries = [([path.parent / Path(shard).name for shard in group["paths"]], group["weights"]) for group in groups]
+        shards = [shard for group, _ in entries for shard in group]
+        if len(set(shards)) < len(shards):
+            raise ValueError("a shard is named twice")
+        tensors = {}
+        for group, specs in entries:
+            tensors |= _read_group(path, group, specs)
+        return tensors
 
 
 def _read_group(path, shards, specs):

@@ -25,6 +25,7 @@ from convert import family, nvidia_pickle, reading
 
 MAPPING_RATE = 0.01  # learning rate multiplier of the mapping network, for weights and biases
 FILTER = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
+MAX_LATENTS = 4096
 MEAN_SAMPLES, MEAN_SEED = 50_000, zlib.crc32(b"mean_latent")
 
 
@@ -176,6 +177,7 @@ def mean_latent(mapping: dict) -> np.ndarray:
     return x.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
+@reading.one_door
 def convert(source: str | Path) -> tuple[dict, dict]:
     """Reads an official StyleGAN2 generator.
 
@@ -219,6 +221,8 @@ def convert(source: str | Path) -> tuple[dict, dict]:
         "latent_dim": params["mapping"]["layer_0"]["kernel"].shape[0],
         "image_size": sizes[-1],
     }
+    if config["latent_dim"] > MAX_LATENTS:
+        raise ValueError(f"{source}: latents of {config['latent_dim']} numbers; expected at most {MAX_LATENTS}.")
     if layout is ROSINALITY:
         tree["buffers"]["mean_latent"] = mean_latent(params["mapping"])
     reading.check_shapes(source, tree, config, (1, config["latent_dim"]))

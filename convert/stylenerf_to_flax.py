@@ -162,7 +162,9 @@ def read_options(source: str | Path, settings: dict, tensors: dict) -> dict:
         size, count = synthesis["resolution_vol"], 0
         while f"synthesis.b{size << count + 1}.conv1.bias" in tensors:
             count += 1
-        depth = {kind: 1 + _count(tensors, rf"synthesis\.{kind}_nerf\.blocks\.(\d+)\.") for kind in ("fg", "bg")}
+        depth = {
+            kind: 1 + reading.consecutive(tensors, rf"synthesis\.{kind}_nerf\.blocks\.(\d+)\.") for kind in ("fg", "bg")
+        }
         width = {kind: len(tensors[f"synthesis.{kind}_nerf.fc_in.bias"]) for kind in ("fg", "bg")}
         frequencies = tensors["synthesis.fg_nerf.fc_in.weight"].shape[1] // 6
         middle, spread = (
@@ -172,7 +174,7 @@ def read_options(source: str | Path, settings: dict, tensors: dict) -> dict:
         return {
             "channels": [len(tensors[f"synthesis.b{size << index + 1}.conv1.bias"]) for index in range(count)],
             "style_dim": len(tensors["mapping.w_avg"]),
-            "mapping_layers": _count(tensors, r"mapping\.fc(\d+)\."),
+            "mapping_layers": reading.consecutive(tensors, r"mapping\.fc(\d+)\."),
             "volume_size": size,
             "foreground": [width["fg"], depth["fg"]],
             "background": [width["bg"], depth["bg"]],
@@ -194,10 +196,7 @@ def read_options(source: str | Path, settings: dict, tensors: dict) -> dict:
         raise ValueError(f"{source}: no {error}; this is no StyleNeRF generator. Pass ffhq_1024.pkl.") from None
 
 
-def _count(tensors, pattern):
-    return max((int(each[1]) for name in tensors if (each := re.match(pattern, name))), default=-1) + 1
-
-
+@reading.one_door
 def convert(source: str | Path) -> tuple[dict, dict]:
     """Reads an official StyleNeRF generator.
 

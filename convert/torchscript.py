@@ -6,7 +6,6 @@ and the pickle that names them may build nothing else.
 
 from __future__ import annotations
 
-import collections
 import pickle
 import zipfile
 from pathlib import Path
@@ -14,12 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convert.nvidia_pickle import STORAGES, strided
-
-DAMAGE = (
-    *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError, ValueError, IndexError, TypeError),
-    *(AttributeError, RecursionError, OSError, NotImplementedError, OverflowError),
-)
+from convert.nvidia_pickle import STORAGES, _named, strided
+from convert.safe_pickle import SafeUnpickler
+from promptgen_jax.store import documents
 
 
 def is_torchscript(path: str | Path) -> bool:
@@ -29,7 +25,7 @@ def is_torchscript(path: str | Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:
+    except Exception:  # a damaged one, as who reads it will tell
         return False
 
 
@@ -39,15 +35,22 @@ def read_torchscript(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
       ValueError: damaged, or its pickle asks for anything but tensors.
     """
-    try:
+    advice = "Download it again; a file that needs code to load is refused."
+    with documents.one_sentence(path, "not a complete TorchScript archive of plain tensors", advice=advice):
+        check_stored(path)
         with zipfile.ZipFile(path) as archive:
             return _read(archive)
-    except DAMAGE as error:
-        raise ValueError(
-            f"{path}: not a complete TorchScript archive of plain tensors "
-            f"({type(error).__name__}: {str(error)[:160]}). Download it again; a file that needs code to load is "
-            "refused."
-        ) from None
+
+
+def check_stored(path: str | Path) -> None:
+    """Raises pickle.UnpicklingError if a zip archive holds more than its own size: PyTorch compresses code alone."""
+    with zipfile.ZipFile(path) as archive:
+        entries = [entry for entry in archive.infolist() if "/code/" not in entry.filename]
+    packed = next((entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED), None)
+    if packed is not None:
+        raise pickle.UnpicklingError(f"{packed} is compressed, which PyTorch does with code alone")
+    if sum(entry.file_size for entry in entries) > Path(path).stat().st_size:
+        raise pickle.UnpicklingError("its entries overlap")
 
 
 class _Storage(NamedTuple):
@@ -73,19 +76,28 @@ def _make_tensor(storage, offset, size, stride, *_):
     return _Tensor(storage, offset, size, stride)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows tensors, storages and the archive's own classes, which all become `_Module`."""
+class _Known(dict):
+    """Makers of tensors and storages; the archive's own classes all become `_Module`."""
 
-    def find_class(self, module, name):
-        if module.split(".")[0] == "__torch__":
+    def __missing__(self, name):
+        if name.partition(".")[0] == "__torch__":
             return _Module
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _make_tensor
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if module == "torch" and name in STORAGES:
-            return STORAGES[name]
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no tensor")
+        raise KeyError(name)
+
+
+KNOWN = _Known(
+    {
+        "torch._utils._rebuild_tensor_v2": _make_tensor,
+        "collections.OrderedDict": _named,
+        **{f"torch.{name}": dtype for name, dtype in STORAGES.items()},
+    }
+)
+
+
+class _Unpickler(SafeUnpickler):
+    """Knows tensors, storages and the archive's own classes."""
+
+    stateful = (_Module,)
 
     def persistent_load(self, pid):
         kind, dtype, name, *_ = pid
@@ -97,8 +109,8 @@ class _Unpickler(pickle.Unpickler):
 def _read(archive):
     root = next(name for name in archive.namelist() if name.endswith("/constants.pkl")).removesuffix("constants.pkl")
     with archive.open(f"{root}data.pkl") as file:
-        model = _Unpickler(file).load()
-    tensors, pending, seen = {}, [("", model)], set()
+        model = _Unpickler(file, KNOWN, "is no tensor").load()
+    tensors, pending, seen, storages = {}, [("", model)], set(), {}
     while pending:
         prefix, module = pending.pop()
         if id(module) in seen:
@@ -108,13 +120,13 @@ def _read(archive):
             if isinstance(value, _Module):
                 pending.append((f"{prefix}{name}.", value))
             elif isinstance(value, _Tensor):
-                tensors[prefix + name] = _array(archive, root, value)
+                tensors[prefix + name] = _array(archive, root, value, storages)
     return tensors
 
 
-def _array(archive, root, tensor):
-    entry = archive.getinfo(f"{root}data/{tensor.storage.name}")
-    if entry.compress_type != zipfile.ZIP_STORED:
-        raise pickle.UnpicklingError(f"{entry.filename} is compressed, which PyTorch never does")
-    values = np.frombuffer(archive.read(entry), tensor.storage.dtype)
-    return strided(values, tensor.offset, tensor.size, tensor.stride)
+def _array(archive, root, tensor, storages):
+    """A tensor, a view of its storage, which is read once."""
+    name, dtype = tensor.storage
+    if name not in storages:
+        storages[name] = archive.read(f"{root}data/{name}")
+    return strided(np.frombuffer(storages[name], dtype), tensor.offset, tensor.size, tensor.stride)

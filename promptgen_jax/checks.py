@@ -27,8 +27,14 @@ def check_known(where: str, name: str, known: Iterable[str]) -> None:
 
 
 def plain_numbers(options: dict) -> dict:
-    """Options with numbers of NumPy as those of Python, which JSON can hold."""
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+    """Options with numbers of NumPy and JAX as those of Python, which JSON can hold."""
+    return {name: plain_number(value) for name, value in options.items()}
+
+
+def plain_number(value):
+    """A number of NumPy or JAX, or an array that is one, as that of Python; anything else as it is."""
+    is_number = isinstance(value, np.generic) or (isinstance(value, (np.ndarray, jax.Array)) and not value.shape)
+    return value.item() if is_number else value
 
 
 def check_key(where: str, key) -> None:

@@ -6,16 +6,18 @@ Batches are split over the devices, everything else is replicated.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
+import platformdirs
 from jax.experimental import multihost_utils
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-CACHE = "compilation_cache"
+CACHE = "compiled"
 
 
 def data_mesh() -> Mesh:
@@ -60,6 +62,11 @@ def local(tree):
 def is_first_host() -> bool:
     """Whether this is the host that writes files: one of several does."""
     return jax.process_index() == 0
+
+
+def agreed(well: bool) -> bool:
+    """What the first host says, on all of them."""
+    return well if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(well)))
 
 
 def wait_for_hosts(what: str) -> None:
@@ -128,20 +135,36 @@ def map_batches(function, batch_size: int, *arrays, shared: tuple = ()):
 
 
 @contextlib.contextmanager
-def kept_in(folder: Path) -> Iterator[None]:
-    """Within it, compiled programs are written to the folder and read from there, unless JAX has a place for them.
+def compilations_kept() -> Iterator[None]:
+    """Within it, compiled programs are kept in the user's own cache folder, unless JAX has a place for them.
 
-    All of them: JAX leaves out what it compiled within a second, which on a fast machine is all there is.
+    A program that is read there is run, so nobody else may write there: a folder that is somebody else's is not used.
+    All are kept: JAX leaves out what it compiled within a second, which on a fast machine is all there is.
     """
-    if jax.config.jax_compilation_cache_dir:
+    folder = None if jax.config.jax_compilation_cache_dir else _own_cache()
+    if folder is None:
         yield
         return
     seconds = jax.config.jax_persistent_cache_min_compile_time_secs
-    _use(str(folder / CACHE), 0.0)
+    _use(str(folder), 0.0)
     try:
         yield
     finally:
         _use(None, seconds)
+
+
+def _own_cache() -> Path | None:
+    """The folder of compiled programs of this user, whom alone it belongs to; None if there cannot be one."""
+    try:
+        folder = platformdirs.user_cache_path("promptgen_jax", appauthor=False) / CACHE
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if hasattr(os, "getuid"):
+            if folder.stat().st_uid != os.getuid():
+                return None
+            folder.chmod(0o700)
+    except (OSError, RuntimeError):
+        return None
+    return folder
 
 
 def _use(folder: str | None, seconds: float) -> None:

@@ -16,6 +16,8 @@ from flax import struct
 from promptgen_jax import checks, devices
 from promptgen_jax.types import Array, Prior
 
+GENERATOR = "threefry2x32"  # of random numbers
+
 
 class Cost(NamedTuple):
     """What draws have cost.
@@ -142,14 +144,34 @@ def weights_of(log_weight) -> np.ndarray | None:
     return None if np.ptp(log_weight) == 0 else np.exp(log_weight - log_weight.max())
 
 
+def seeded(seed: int) -> Array:
+    """The key of a seed, whatever `jax_default_prng_impl` says: numbers of others depend on the batch."""
+    return jax.random.key(seed, impl=GENERATOR)
+
+
+def settings() -> dict:
+    """Settings of JAX that change the numbers, where they are not the usual ones; claims of folders hold them."""
+    usual = {"jax_enable_x64": False, "jax_threefry_partitionable": True}
+    return {name: value for name in usual if (value := getattr(jax.config, name)) != usual[name]}
+
+
 def sample_keys(key: Array, numbers) -> Array:
     """The keys (N,) of the samples of these numbers (N,), for all but their noise."""
+    key = _fixed(key)
     return jax.vmap(lambda number: _split(key, number)[1])(jnp.asarray(numbers))
 
 
 def noise(prior: Prior, key: Array, numbers) -> Array:
     """The noise eps (N, D) of the samples of these numbers (N,)."""
+    key = _fixed(key)
     return jax.vmap(lambda number: prior.sample(_split(key, number)[0], 1)[0])(jnp.asarray(numbers))
+
+
+def _fixed(key: Array) -> Array:
+    """The key of the same seed for the generator that does not depend on the batch."""
+    if str(jax.random.key_impl(key)) == GENERATOR:
+        return key
+    return jax.random.wrap_key_data(jax.random.key_data(key)[..., :2], impl=GENERATOR)
 
 
 def _split(key: Array, number: Array) -> tuple[Array, Array]:

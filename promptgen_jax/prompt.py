@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Iterable
@@ -18,7 +17,7 @@ from promptgen_jax import checks, devices, parts
 from promptgen_jax.devices import map_batches  # noqa: F401  notebooks of version 0.1.0 find it here
 from promptgen_jax.draws import Draws, images_by_number
 from promptgen_jax.flows import base as flows
-from promptgen_jax.store import card, weights
+from promptgen_jax.store import card, disk, documents, weights
 from promptgen_jax.types import (
     FOLLOWS,
     Array,
@@ -166,8 +165,8 @@ class Prompt:
           PermissionError: the folder beside which it is staged cannot be written.
           ValueError: the folder holds something else than an older prompt, which would be lost.
         """
-        folder = Path(folder)
-        weights.open_folder("prompt.save: folder", folder.parent)
+        folder = disk.local_path("prompt.save: folder", folder)
+        disk.open_folder("prompt.save: folder", folder.parent)
         if foreign := [path.name for path in _entries(folder) if not WRITTEN.fullmatch(path.name)]:
             raise ValueError(
                 f"prompt.save: folder {folder} holds {', '.join(foreign[:3])}, which would be lost, as a prompt has a "
@@ -183,13 +182,11 @@ class Prompt:
             "trained": [{"flow": parts.describe(prompt.flow), **thaw(prompt.recipe)} for prompt in stack],
             "notes": [prompt.notes for prompt in stack],
         }
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            staged = Path(temporary)
+        with disk.new_folder(folder) as staged:
             for index, prompt in enumerate(stack):
                 flows.save_flow(staged / f"flow_{index}", prompt.flow, prompt.params)
-            weights.write_json(staged / PROMPT, about)
-            weights.write_bytes(staged / "README.md", card.card(self).encode())
-            weights.replace_folder(staged, folder)
+            disk.write_json(staged / PROMPT, about)
+            disk.write_bytes(staged / "README.md", card.card(self).encode())
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Uploads what `save` writes to a model repository of the Hugging Face Hub; returns its address.
@@ -234,7 +231,7 @@ class Prompt:
         Raises:
           FileNotFoundError: no such folder, and the Hub has nothing of that name or cannot be reached; else as `load`.
         """
-        if Path(folder_or_repo_id).is_dir():
+        if disk.local_path("prompt", folder_or_repo_id).is_dir():
             return cls.load(folder_or_repo_id, generator=generator, trust=trust, **options)
         if not REPO_ID.fullmatch(str(folder_or_repo_id)):
             raise FileNotFoundError(f"prompt {folder_or_repo_id}: no such folder. Give one that Prompt.save wrote.")
@@ -266,7 +263,9 @@ class Prompt:
           ValueError: damaged, another format version, a generator of another checksum, or options it does not have, or
             options beside a generator; a part of a package that is not trusted.
         """
-        path = Path(folder) / PROMPT
+        folder = disk.local_path("prompt", folder)
+        disk.recover(folder)
+        path = folder / PROMPT
         if generator is not None and options:
             raise ValueError(
                 f"prompt {folder}: options {', '.join(options)} beside generator=, which is taken as it is. Set them "
@@ -282,7 +281,7 @@ class Prompt:
                 f"{result.name} with {result.checksum[:12]}…. Use the same weights."
             )
         for index, fields in enumerate(saved):
-            part = Path(folder) / f"flow_{index}"
+            part = folder / f"flow_{index}"
             if not (part / weights.CONFIG).is_file() or not (part / weights.TENSORS).is_file():
                 raise FileNotFoundError(f"{part}: missing or incomplete. Copy the whole folder that Prompt.save wrote.")
             flow, params = flows.load_flow(part, trust=trust)
@@ -313,17 +312,15 @@ def _read_about(path: Path) -> tuple[dict, list[dict]]:
     Raises:
       ValueError: damaged, or of another format version.
     """
-    try:
-        about = json.loads(path.read_text())
-        version = about["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error!r}). Save the prompt again.") from None
+    about = disk.read_json(path, advice="Save the prompt again.")
+    version = about.get("format_version")
     if version != weights.FORMAT_VERSION:
         raise ValueError(
             f"{path}: format_version {version}; this release reads {weights.FORMAT_VERSION}. "
             "Use the release that wrote it, or train again."
         )
-    try:
+    documents.check(path, about, documents.SavedPrompt, advice="Save the prompt again.")
+    with documents.one_sentence(path, "damaged", advice="Save the prompt again."):
         generator, names = about["generator"], about["flows"]
         spec = generator.get("spec") or {"kind": "", "options": {}}  # earlier prompts have none
         generator = {
@@ -332,7 +329,8 @@ def _read_about(path: Path) -> tuple[dict, list[dict]]:
             "spec": Spec.of(spec["kind"], dict(spec["options"])),
         }
         nothing = [None] * len(names)
-        details = zip(names, *(about.get(each, nothing) for each in ("conditions", "notes", "trained")), strict=True)
+        told = (about.get(each) or nothing for each in ("conditions", "notes", "trained"))
+        details = zip(names, *told, strict=True)
         saved = [
             {
                 "name": flow,
@@ -342,8 +340,6 @@ def _read_about(path: Path) -> tuple[dict, list[dict]]:
             }
             for flow, ranges, notes, trained in details
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: damaged ({error!r}). Save the prompt again.") from None
     return generator, saved
 
 

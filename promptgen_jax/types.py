@@ -93,7 +93,7 @@ class Prior:
     def standard(cls, *blocks: int) -> Prior:
         """`N(0, I)` with the given block sizes, for most generators a single one."""
         dim = sum(blocks)
-        return cls(loc=jnp.zeros(dim), scale=jnp.ones(dim), blocks=tuple(blocks))
+        return cls(loc=jnp.zeros(dim, jnp.float32), scale=jnp.ones(dim, jnp.float32), blocks=tuple(blocks))
 
     @property
     def dim(self) -> int:
@@ -102,7 +102,7 @@ class Prior:
 
     def sample(self, key: Array, num_samples: int) -> Array:
         """Draws (num_samples, D) latents."""
-        return self.loc + self.scale * jax.random.normal(key, (num_samples, self.dim))
+        return self.loc + self.scale * jax.random.normal(key, (num_samples, self.dim), jnp.float32)
 
     def log_prob(self, z: Array) -> Array:
         """Log density in nats, (B,), of latents (B, D)."""
@@ -192,7 +192,7 @@ class Conditions:
 
     def sample(self, key: Array, num_samples: int) -> Array:
         """Draws (num_samples, A) conditions."""
-        return jax.random.uniform(key, (num_samples, self.dim), minval=self.low, maxval=self.high)
+        return jax.random.uniform(key, (num_samples, self.dim), jnp.float32, self.low, self.high)
 
     def grid(self, size: int = 3) -> np.ndarray:
         """(size^V, A) conditions evenly spread over the V components that vary, the last one fastest."""

@@ -177,7 +177,7 @@ def test_nvidia_contents_are_refused(tmp_path, case):
 
 def test_storages_are_read_and_damaged_ones_refused():
     (stream,) = torch.arange(4.0)._typed_storage().__reduce__()[1]
-    np.testing.assert_array_equal(nvidia_pickle._read_storage(stream), np.arange(4))
+    np.testing.assert_array_equal(nvidia_pickle.read_storage(stream), np.arange(4))
     damaged = {
         "other count": stream[:-24] + np.int64(3).tobytes() + stream[-16:],
         "truncated": stream[:-1],
@@ -185,8 +185,8 @@ def test_storages_are_read_and_damaged_ones_refused():
         "text": b"abc",
     }
     for case, content in damaged.items():
-        with pytest.raises(nvidia_pickle.DAMAGE):
-            pytest.fail(f"{case}: read {nvidia_pickle._read_storage(content)}")
+        with pytest.raises((pickle.UnpicklingError, ValueError, IndexError)):
+            pytest.fail(f"{case}: read {nvidia_pickle.read_storage(content)}")
 
 
 @pytest.mark.parametrize(

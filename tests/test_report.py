@@ -221,9 +221,9 @@ def test_a_lost_mode_is_put_in_words(tmp_path):
         (None, "no such folder"),
         ({}, "holds no report.json"),
         ({"report.json": "{"}, "report.json: not valid JSON"),
-        ({"report.json": "[]"}, "expected an object with a title"),
-        ({"report.json": '{"stages": []}'}, "expected an object with a title"),
-        ({"report.json": '{"title": "a", "stages": [{}]}'}, "each with a name"),
+        ({"report.json": "[]"}, "report.json: holds no JSON object. Run again"),
+        ({"report.json": '{"stages": []}'}, "report.json: title is missing. Run again"),
+        ({"report.json": '{"title": "a", "stages": [{}]}'}, "report.json: stages.0.name is missing"),
         ({"report.json": '{"title": "a"}', "config.json": "nope"}, "config.json: not valid JSON"),
         (
             {"report.json": '{"title": "a", "stages": [{"name": "b"}]}', "metrics.jsonl": "x\n"},

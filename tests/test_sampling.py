@@ -20,6 +20,7 @@ import main
 import promptgen_jax as pg
 from promptgen_jax import parts
 from promptgen_jax.commands.sample import option
+from promptgen_jax.devices import compilations_kept
 from promptgen_jax.generators import nvae, stylegan2
 from promptgen_jax.runs import sampling
 
@@ -65,7 +66,6 @@ def start(*arguments, devices=1, program=("main.py",)):
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
     }
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # a folder of samples keeps its own
     command = [sys.executable, *program, "--mode=sample", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
@@ -95,7 +95,6 @@ def test_thousand_images_on_one_device_killed_and_on_four(saved, tmp_path):
     assert f"{1000 - len(done)} of 1000 images left" in output
     assert all((one / name).stat().st_mtime_ns == written for name, written in done.items())
     assert "images/s" in output
-    assert list((one / "compilation_cache").iterdir())
 
     finish(start(*common, f"--output={four}", devices=4))
     assert sum(bool(re.fullmatch(r"\d+\.png", name)) for name in contents(one)) == 1000
@@ -182,21 +181,28 @@ def no_cache():
     compilation_cache.reset_cache()
 
 
-def test_every_folder_keeps_its_own_compilations(saved, tmp_path, no_cache):
-    """Also of several in one process, however soon they were made; what is there is not compiled again."""
+def test_compilations_are_the_users_own(saved, tmp_path, no_cache, monkeypatch):
+    """Never those of a folder that came from elsewhere; those of this user are not compiled again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     seconds = jax.config.jax_persistent_cache_min_compile_time_secs
     prompt = pg.Prompt.from_pretrained(saved)
-    found = []
-    for name in ("a", "b", "a"):
+    kept, found = tmp_path / "cache" / "promptgen_jax" / "compiled", []
+    for name in ("a", "b"):
         jax.clear_caches()
-        for picture in tmp_path.glob(f"{name}/0*.png"):
-            picture.unlink()
         pg.write_samples(prompt, tmp_path / name, num_samples=2)
-        found.append(sorted(path.name for path in (tmp_path / name / "compilation_cache").iterdir()))
-    assert all(found)
-    assert found[0] == found[2]
+        found.append(sorted(path.name for path in kept.iterdir()))
+    assert found[0] == found[1] != []
+    assert kept.stat().st_mode & 0o077 == 0
+    assert not list(tmp_path.glob("[ab]/compil*"))
     assert not jax.config.jax_compilation_cache_dir
     assert jax.config.jax_persistent_cache_min_compile_time_secs == seconds
+
+
+def test_compilations_of_others_are_not_used(tmp_path, no_cache, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    with compilations_kept():
+        assert not jax.config.jax_compilation_cache_dir
 
 
 def test_options_of_the_generator(tmp_path):
@@ -264,7 +270,7 @@ def test_a_folder_of_version_0_1_goes_on(tmp_path):
         (("--prompt={tmp}/no", "--output={tmp}/x"), "no such folder"),
         (("--prompt={tmp}/other_version", "--output={tmp}/x"), "format_version 7; this release reads 1"),
         (("--prompt={tmp}/other_generator", "--output={tmp}/x"), "sha256 000000000000…"),
-        (("--prompt={tmp}/damaged", "--output={tmp}/x"), "damaged (KeyError('checksum')). Save the prompt again."),
+        (("--prompt={tmp}/damaged", "--output={tmp}/x"), "generator.checksum is missing. Save the prompt again."),
         (("--prompt={saved}", "--output={tmp}/x", "--num_samples=0"), "num_samples: got 0"),
         (("--prompt={saved}", "--output={tmp}/x", "--num_samples=many"), "--num_samples=many: expected an integer."),
         (("--prompt={saved}", "--output={tmp}/x", f"--seed={2**64}"), "seed: got 18446744073709551616; expected an"),

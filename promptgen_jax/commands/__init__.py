@@ -13,6 +13,7 @@ import json
 import logging
 import pkgutil
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 
@@ -151,16 +152,16 @@ def _answered(call, argv: list[str]) -> int:
     """The exit code of a call. Mistakes of the user print one sentence and give 2."""
     try:
         return call()
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
-        if "--debug" in argv:
-            raise
-        print(f"error: {_sentence(error)}", file=sys.stderr)
-        return 2
     except SystemExit as done:  # of --help
         return int(done.code or 0)
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
+    except Exception as error:  # a config file and the accelerator's libraries raise what they like
+        if "--debug" in argv:
+            raise
+        print(f"error: {_sentence(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as error:
         print(f"interrupted: {error or 'at once'}; the same command goes on from what was written.", file=sys.stderr)
         return 130
@@ -168,7 +169,12 @@ def _answered(call, argv: list[str]) -> int:
 
 def _sentence(error: Exception) -> str:
     """What to tell of an error; one that Python raised for lack of a name says nothing alone."""
-    if isinstance(error, (KeyError, AttributeError)):
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}. Correct the file."
+    if isinstance(error, AssertionError):
+        *_, last = traceback.extract_tb(error.__traceback__)
+        return f"{last.filename}, line {last.lineno}: {last.line} does not hold{f': {error}' if str(error) else ''}."
+    if not isinstance(error, (ValueError, TypeError, ImportError, OSError, RuntimeError)) or not str(error):
         return f"{error!r}. Run it again with --debug to see where."
     return str(error) if isinstance(error, OSError) or not error.args else str(error.args[0])
 

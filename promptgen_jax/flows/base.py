@@ -25,7 +25,7 @@ from promptgen_jax import checks, parts
 from promptgen_jax.flows.bijectors import SideBySide
 from promptgen_jax.flows.own import Own, build_own
 from promptgen_jax.flows.realnvp import RealNVP
-from promptgen_jax.store import weights
+from promptgen_jax.store import documents, weights
 from promptgen_jax.types import Array, Prior, PyTree, Spec
 
 PAPER = "realnvp"  # the kind of flow that is meant where none is named
@@ -280,8 +280,9 @@ def load_flow(folder: str | Path, *, trust: str | Iterable[str] = ()) -> tuple[F
     if all(np.shape(value) == (prior.dim,) for value in saved.values()):  # else it is told with the rest
         prior = prior.replace(**jax.tree.map(jnp.asarray, saved))
     options = {"kind": config.get("flow", PAPER), **config["options"]}
-    module = build_module(prior, cond_dim=config["cond_dim"], **options)
-    shapes = variable_shapes(module) | {"prior": {"loc": prior.loc, "scale": prior.scale}}
+    with documents.one_sentence(folder, "no flow can be made of its config.json", advice="Copy the folder again."):
+        module = build_module(prior, cond_dim=config["cond_dim"], **options)
+        shapes = variable_shapes(module) | {"prior": {"loc": prior.loc, "scale": prior.scale}}
     weights.check_tree(str(folder), tree, _by_name(shapes), converter=config.get("converter", "the training"))
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
     tree = jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], shapes))

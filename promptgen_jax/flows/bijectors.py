@@ -117,7 +117,7 @@ class SideBySide(distrax.Bijector):
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def special_orthogonal(key: jax.Array, num: int, dim: int) -> jax.Array:
     """Draws (num, dim, dim) rotations, uniform on SO(dim): QR of normal matrices with the signs fixed."""
-    q, r = jnp.linalg.qr(jax.random.normal(key, (num, dim, dim)))
+    q, r = jnp.linalg.qr(jax.random.normal(key, (num, dim, dim), jnp.float32))
     q = q * jnp.where(jnp.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None, :]
     sign, _ = jnp.linalg.slogdet(q)
     return q.at[:, :, 0].multiply(sign[:, None])

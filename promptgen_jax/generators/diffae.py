@@ -53,7 +53,7 @@ class DiffAE(Frozen):
         if noise.shape[1]:
             noise = noise.reshape(len(z), 3, self.image_size, self.image_size).transpose(0, 2, 3, 1)
         else:
-            noise = jax.random.normal(key, (len(z), self.image_size, self.image_size, 3))
+            noise = jax.random.normal(key, (len(z), self.image_size, self.image_size, 3), jnp.float32)
         steps = {"latent_steps": self.latent_steps, "image_steps": self.image_steps}
         return diffae.generate(self.module, self.weights, z, noise, **steps)
 

@@ -12,7 +12,7 @@ from promptgen_jax.models import nvae
 from promptgen_jax.types import Array, Prior
 
 RULES, OUTPUTS = ("exact", "truncated"), ("mean", "sample")
-UNIFORM = {"minval": 1e-5, "maxval": 1 - 1e-5}
+UNIFORM = {"dtype": jnp.float32, "minval": 1e-5, "maxval": 1 - 1e-5}
 
 
 @struct.dataclass(kw_only=True)
@@ -51,7 +51,7 @@ class NVAE(Frozen):
         checks.check_latents(self.name, z, self.prior.dim)
         key_latent, key_mixture, key_colour = jax.random.split(key, 3)
         rest = sum(self.module.group_sizes) - self.prior.dim
-        eps = jnp.concatenate([z, jax.random.normal(key_latent, (len(z), rest))], axis=1)
+        eps = jnp.concatenate([z, jax.random.normal(key_latent, (len(z), rest), jnp.float32)], axis=1)
         truncated = self.control_groups if self.rule == "truncated" else 0
         logits = self.module.apply(self.weights, eps, temperature=self.temperature, num_truncated=truncated)
         if self.output == "mean":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from promptgen_jax import checks
@@ -47,7 +48,7 @@ class StyleGAN2(Frozen):
         noise = {"const": "const", "none": ()}.get(self.noise)
         if noise is None:
             noise = [
-                jax.random.normal(jax.random.fold_in(key, index), (len(z), *shape))
+                jax.random.normal(jax.random.fold_in(key, index), (len(z), *shape), jnp.float32)
                 for index, shape in enumerate(self.module.noise_shapes)
             ]
         return self.module.apply(self.weights, z, truncation_psi=self.truncation_psi, noise=noise)

@@ -60,10 +60,10 @@ class StyleNeRF(Frozen):
         key_camera, key_code = jax.random.split(key)
         if self.camera == "random":
             mean, std = jnp.asarray(self.module.camera_mean), jnp.asarray(self.module.camera_std)
-            angles = mean + std * jax.random.normal(key_camera, (len(z), 2))
+            angles = mean + std * jax.random.normal(key_camera, (len(z), 2), jnp.float32)
         else:
             angles = jnp.tile(jnp.asarray(self.camera), (len(z), 1))
-        code = jax.random.normal(key_code, (len(z), self.module.background_dim))
+        code = jax.random.normal(key_code, (len(z), self.module.background_dim), jnp.float32)
         options = {"truncation_psi": self.truncation_psi, "block_gradient": self.block_gradient}
         return self.module.apply(self.weights, z, angles, code, **options)
 

@@ -19,7 +19,7 @@ import numpy as np
 from flax import struct
 
 from promptgen_jax import checks
-from promptgen_jax.store import weights
+from promptgen_jax.store import documents, weights
 
 
 @struct.dataclass
@@ -69,9 +69,19 @@ class Network:
 def load_module(config: dict) -> nn.Module:
     """The Linen module named by a config.json, e.g. `faceapi.AgeGender` of `promptgen_jax.models`."""
     file, _, class_name = config["module"].partition(".")
-    module = importlib.import_module(f"promptgen_jax.models.{file}")
-    options = config.get("options", {})
-    return getattr(module, class_name)(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+    try:
+        found = getattr(importlib.import_module(f"promptgen_jax.models.{file}"), class_name)
+        if not issubclass(found, nn.Module):
+            raise TypeError
+    except (ImportError, AttributeError, TypeError):
+        raise ValueError(
+            f"config.json: {config['module']!r} is no network of promptgen_jax.models. Convert the checkpoint again."
+        ) from None
+    options = {name: tuple(v) if isinstance(v, list) else v for name, v in config.get("options", {}).items()}
+    known = {field.name for field in dataclasses.fields(found)} - {"parent", "name"}
+    for option in options:
+        checks.check_known(f"config.json: option of {config['module']}", option, known)
+    return found(**options)
 
 
 def expected_tree(module: nn.Module, example: jax.Array) -> dict:
@@ -98,10 +108,12 @@ def load_params(name_or_path: str | Path, *, kind: str, example: Any) -> tuple[n
             f"{name_or_path}: holds a {config['kind']}, expected a {kind}. Choose another folder of weights."
         )
     tree, config = weights.load_weights(name_or_path)
-    module = load_module(config)
-    example = example(module) if callable(example) else example
     converter = config.get("converter", "the converter")
-    weights.check_tree(str(name_or_path), tree, expected_tree(module, example), converter=converter)
+    advice = f"Run {converter} again."
+    with documents.one_sentence(name_or_path, "no network can be made of its config.json", advice=advice):
+        module = load_module(config)
+        expected = expected_tree(module, example(module) if callable(example) else example)
+    weights.check_tree(str(name_or_path), tree, expected, converter=converter)
     tree = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float16 else None), tree)
     return module, tree, config
 

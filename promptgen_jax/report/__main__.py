@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     workdir = parser.parse_args(arguments).workdir
     try:
         print(write_report(workdir))
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

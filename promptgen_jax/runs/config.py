@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from promptgen_jax import checks, parts
@@ -19,7 +19,7 @@ from promptgen_jax.training import TrainConfig
 from promptgen_jax.types import Conditions
 
 GENERATOR = "generator"  # what the first stage stands on
-STAGE_NAME = re.compile(r"\w[\w -]*")
+STAGE_NAME = re.compile(r"\w[\w -]{0,99}")
 LOOSE = ("title", "description", "evaluation")  # what may differ on the work directory of a finished run
 
 
@@ -137,8 +137,11 @@ class RunConfig:
             for name in ("num_samples", "num_shown", "columns"):
                 problems.take(checks.check_count, f"config.evaluation.{name}", getattr(self.evaluation, name))
         for name, mixture in self.mixtures.items():
-            for stage in mixture["stages"]:
-                problems.take(checks.check_known, f"config.mixtures.{name}.stages", stage, self.order)
+            problems.take(_check_mixture, f"config.mixtures.{name}", mixture, self.order)
+        for judge, attributes in self.evaluation.judges.items() if self.evaluation is not None else ():
+            if not _are_names(attributes):
+                message = f"config.evaluation.judges.{judge} is {attributes!r}; expected a list of attributes."
+                problems.found.append(ValueError(message))
 
     def below(self, name: str) -> str:
         """What a stage stands on: the stage before it, unless its `on` names another, or the bare generator."""
@@ -260,6 +263,22 @@ class Problems:
         kinds = set(map(type, self.found))
         kind = kinds.pop() if len(kinds) == 1 else ValueError
         return kind("\n".join([f"config: {len(messages)} problems.", *(f"- {message}" for message in messages)]))
+
+
+def _check_mixture(where: str, mixture: Any, order: Sequence[str]) -> None:
+    """Raises ValueError unless a group has stages of the run, and judges as (network, attribute, label)."""
+    if not isinstance(mixture, Mapping) or not _are_names(mixture.get("stages")) or not mixture["stages"]:
+        raise ValueError(f"{where}: stages is missing or no list of stages. Name those of the group.")
+    for stage in mixture["stages"]:
+        checks.check_known(f"{where}.stages", stage, order)
+    judges = mixture.get("judges")
+    questions = [each for asked in judges if isinstance(asked, (list, tuple)) for each in asked] if judges else []
+    if not isinstance(judges, (list, tuple)) or not all(_are_names(each) and len(each) == 3 for each in questions):
+        raise ValueError(f"{where}.judges is {judges!r}; expected lists of (network, attribute, label).")
+
+
+def _are_names(values: Any) -> bool:
+    return isinstance(values, (list, tuple)) and all(isinstance(each, str) for each in values)
 
 
 def _fits(kind: str, value: Any) -> bool:

@@ -41,19 +41,27 @@ def examine(say: Callable[[str], None] = print) -> dict:
 
     Returns:
       What was found, as JSON: python, versions, devices, accelerator, checks by weight folder, and `well`, which is
-      False if a network is wrong or damaged, or none is there.
+      False if a network is wrong or damaged, or none is there, or no device can be used.
     """
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
     found = {
         "python": f"{platform.python_version()}, {machine}",
         "versions": {name: _version(name) for name in PACKAGES},
+    }
+    say(f"python {found['python']}")
+    say(", ".join(f"{name} {version}" for name, version in found["versions"].items()))
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        say(f"devices: none ({reason}). Install the support of that device, or unset JAX_PLATFORMS.")
+        return found | {"devices": "none", "accelerator": reason, "checks": {}, "well": False}
+    kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
+    found |= {
         "devices": f"{jax.device_count()} x {kinds} ({jax.default_backend()}), {jax.process_count()} process(es)",
         "accelerator": _accelerator().removeprefix("accelerator: "),
         "checks": {},
     }
-    say(f"python {found['python']}")
-    say(", ".join(f"{name} {version}" for name, version in found["versions"].items()))
     say(f"devices: {found['devices']}")
     say(f"accelerator: {found['accelerator']}")
     say("shipped networks in full float32 (on an accelerator also in its default precision):")

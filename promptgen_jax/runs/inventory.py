@@ -111,11 +111,7 @@ def _weights() -> list[dict]:
 
 def _folders() -> dict[str, Path]:
     """The weight folders by name."""
-    return {
-        path.parent.name: path.parent
-        for root in reversed(weights.weight_roots())
-        for path in sorted(root.glob(f"*/{weights.CONFIG}"))
-    }
+    return {folder.name: folder for root in reversed(weights.weight_roots()) for folder in weights.folders_in(root)}
 
 
 def _labels() -> list[dict]:
@@ -132,7 +128,7 @@ def _labels() -> list[dict]:
 def _attributes(folder: Path) -> Mapping:
     try:
         return weights.read_config(folder).get("attributes", {})
-    except (ValueError, FileNotFoundError):
+    except (ValueError, OSError):
         return {}  # which is told among the weights
 
 
@@ -147,7 +143,7 @@ def _state(folder: Path) -> dict:
     try:
         config = weights.read_config(folder)
         weights.check_sha256(folder / weights.TENSORS, config["sha256"])
-    except (ValueError, KeyError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         return {"state": "damaged", "text": str(error)}
     size = (folder / weights.TENSORS).stat().st_size / 2**20
     license = config.get("license") or "not stated"

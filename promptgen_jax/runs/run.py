@@ -30,7 +30,7 @@ from promptgen_jax.models.network import load_network
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs import report
 from promptgen_jax.runs.config import GENERATOR, LOOSE, RunConfig, load_sampler
-from promptgen_jax.store import home, images, weights
+from promptgen_jax.store import disk, documents, home, images, weights
 from promptgen_jax.types import Conditions, makes, networks_of, said, view
 
 AGAIN = "Train again, in another --workdir."
@@ -55,15 +55,17 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
     Raises:
       ValueError, FileNotFoundError, PermissionError: bad configuration, weights, or workdir; nothing is half-written.
     """
-    run = RunConfig.from_dict(config)
+    workdir, run = disk.local_path("workdir", workdir), RunConfig.from_dict(config)
     generator, controls, conditions = run.load_parts()
     below = {name: run.below(name) for name in run.order}
     workdir = open_workdir(workdir, config)
-    first = weights.read_json(workdir / "config.json", advice=AGAIN).get("evaluation") or {}
+    first = documents.read(workdir / "config.json", documents.StoredRun, advice=AGAIN).get("evaluation") or {}
     config = run.to_dict() | {"moment_samples": first.get("num_samples", run.evaluation.num_samples)}
     made, targets = {GENERATOR: generator}, {}
-    with devices.kept_in(workdir):
+    with disk.locked("workdir", workdir), devices.compilations_kept():
         for name in config["order"]:
+            disk.sweep(workdir / name)
+            disk.recover(workdir / name / "prompt")
             inner = _with_options(made[below[name]], config["stages"][name].get("below") or {})
             ebm = LatentEBM(generator=inner, controls=controls[name], cond_prior=conditions[name])
             targets[name], made[name] = train_stage(name, config, ebm, workdir)
@@ -116,7 +118,7 @@ def open_workdir(workdir: str | Path, config: dict) -> Path:
     """
     file = weights.open_folder("workdir", workdir) / "config.json"
     if file.is_file():
-        found = weights.read_json(file, advice=AGAIN)
+        found = documents.read(file, documents.StoredRun, advice=AGAIN)
         config = {**config, **{name: found[name] for name in LOOSE if name in found}}
         config = {name: value for name, value in config.items() if name not in LOOSE or name in found}
     weights.claim(
@@ -162,7 +164,7 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
     stage, generator = config["stages"][name], ebm.generator
     ebm, fit = training.fit_moments(
         ebm,
-        jax.random.key(config["seed"]),
+        draws.seeded(config["seed"]),
         num_samples=config.get("moment_samples", config["evaluation"]["num_samples"]),
     )
     folder = workdir / name
@@ -173,7 +175,7 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
         prompt = Prompt.load(folder / "prompt", generator=_innermost(generator), trust=trust)
         return ebm, prompt.replace(generator=generator)
     if stage["training"] is None:
-        flow, params = init_flow(jax.random.key(0), generator.prior, architecture="coupling", num_layers=2)
+        flow, params = init_flow(draws.seeded(0), generator.prior, architecture="coupling", num_layers=2)
         return ebm, _saved(Prompt(generator=generator, flow=flow, params=params, name=name), folder, {})
     print(f"{name}: training ({', '.join(stage['controls'])})", flush=True)
     resumed, started = (folder / training.CHECKPOINTS).exists(), time.monotonic()
@@ -198,7 +200,7 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earl
     """What the report says of a stage; `earlier` are the controls of the stages below it."""
     options, folder = config["evaluation"], workdir / name
     print(f"{name}: evaluating on {options['num_samples']} samples", flush=True)
-    key = jax.random.key(config["seed"] + 1)
+    key = draws.seeded(config["seed"] + 1)
     stage = {"name": name, "folder": name, "summary": config["stages"][name]["summary"]}
     trained = config["stages"][name]["training"] is not None
     size = options["num_samples"]
@@ -214,7 +216,7 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earl
     }
     timing = folder / "timing.json"
     if trained and timing.exists():
-        stage["timing"] = weights.read_json(timing, advice=AGAIN) | {
+        stage["timing"] = documents.read(timing, documents.Times, advice=AGAIN) | {
             "steps": config["stages"][name]["training"]["num_steps"]
         }
     weights.write_json(folder / "evaluation.json", stage)
@@ -227,7 +229,7 @@ def mixtures_stage(config: dict, made: dict) -> dict:
     """What the report says of equal numbers of samples from several stages; see `metrics.mixture`."""
     size = config["evaluation"]["num_samples"]
     print(f"equal numbers of each: evaluating {', '.join(config['mixtures'])} on {size} samples", flush=True)
-    key = jax.random.key(config["seed"] + 2)
+    key = draws.seeded(config["seed"] + 2)
     rows = mixtures.measure_mixtures(config["mixtures"], made, made[GENERATOR], key, num_samples=size)
     headline = mixtures.headline(rows)
     for line in headline:
@@ -325,8 +327,7 @@ def load_prompt(workdir: str | Path, *, stage: str = "", trust: str | Iterable[s
       FileNotFoundError: not trained yet; TypeError, ValueError: unknown stage, or options that the generator does not
         have; a part of a package that is not trusted.
     """
-    workdir = Path(workdir).resolve()
-    run = RunConfig.from_dict(read_config(workdir, trust=trust))
+    run, workdir = RunConfig.from_dict(read_config(workdir, trust=trust)), disk.local_path("workdir", workdir).resolve()
     stage = stage or run.order[-1]
     checks.check_known("--stage", stage, run.order)
     generator = parts.load_generator(**run.generator | run.evaluation.pictures | options)
@@ -348,7 +349,7 @@ def load_prompts(
     Raises:
       ValueError: unknown mixture or stage, both, or none of several mixtures; else as `load_prompt`.
     """
-    mixtures = read_config(Path(workdir).resolve(), trust=trust).get("mixtures") or {}
+    mixtures = read_config(workdir, trust=trust).get("mixtures") or {}
     if mixture and stage:
         raise ValueError("--mixture and --stage: give one of the two.")
     if mixture:
@@ -364,7 +365,7 @@ def load_prompts(
     return {cell: load_prompt(workdir, stage=cell, trust=trust, **options) for cell in cells}
 
 
-def read_config(workdir: Path, *, trust: str | Iterable[str] = ()) -> dict:
+def read_config(workdir: str | Path, *, trust: str | Iterable[str] = ()) -> dict:
     """The config of a finished run.
 
     Args:
@@ -375,15 +376,17 @@ def read_config(workdir: Path, *, trust: str | Iterable[str] = ()) -> dict:
       FileNotFoundError: the folder holds none, or one that is not trained to the end; ValueError: it is damaged, or
         names a part of a package that is not trusted.
     """
+    workdir = disk.local_path("workdir", workdir).resolve()
     path = workdir / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"workdir {workdir}: holds no config.json. Train first: {home.command('train')}.")
-    config = weights.read_json(path, advice=AGAIN)
+    config = documents.read(path, documents.StoredRun, advice=AGAIN)
     parts.check_trusted(path, parts.kinds_in(config), trust)
-    try:
-        last = RunConfig.from_dict(config).order[-1]
-    except ValueError as error:
-        raise ValueError(f"{path}: {error} {AGAIN}") from None
+    with documents.one_sentence(path, "no config of a run", advice=AGAIN):
+        try:
+            last = RunConfig.from_dict(config).order[-1]
+        except ValueError as error:
+            raise ValueError(f"{path}: {error} {AGAIN}") from None
     if not (workdir / last / "prompt" / "prompt.json").is_file():
         raise FileNotFoundError(
             f"workdir {workdir}: its stage {last} is not trained to the end. Repeat the command that "

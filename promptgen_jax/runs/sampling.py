@@ -19,8 +19,8 @@ import jax
 import numpy as np
 
 from promptgen_jax import checks, devices, parts
-from promptgen_jax.draws import images_by_number, noise
-from promptgen_jax.store import images, weights
+from promptgen_jax.draws import images_by_number, noise, seeded, settings
+from promptgen_jax.store import disk, images, weights
 from promptgen_jax.store.fingerprint import fingerprint
 from promptgen_jax.types import makes, view
 
@@ -65,6 +65,7 @@ def write_samples(
       ValueError, PermissionError: a count below 1, conditions of a wrong shape, a toy prompt whose samples are points,
         a seed that is no 32-bit number, a folder that cannot be written or holds other images; nothing is half-written.
     """
+    folder = disk.local_path("sample: folder", folder)
     checks.check_count("sample: num_samples", num_samples)
     checks.check_count("sample: batch_size", batch_size)
     checks.check_seed("sample: seed", seed)
@@ -74,17 +75,25 @@ def write_samples(
         cond = np.atleast_2d(np.asarray(cond, np.float32))
     checks.check_cond("sample", cond, prompt.flow.cond_dim, 1 if cond is None else len(cond))
     checks.warn_beyond(prompt, cond)
-    folder = _open_folder(folder, _describe(prompt, seed, cond), _described_earlier(prompt, seed, cond))
-    per_noise, key = 1 if cond is None else len(cond), jax.random.key(seed)
+    folder = disk.open_folder("sample: folder", folder)
+    with disk.locked("sample: folder", folder):
+        _claim(folder, _describe(prompt, seed, cond), _described_earlier(prompt, seed, cond))
+        _write(prompt, folder, num_samples, seed, batch_size, cond, latents=latents, npz=npz, say=say)
+    return folder
+
+
+def _write(prompt, folder: Path, num_samples: int, seed: int, batch_size: int, cond, *, latents, npz, say) -> None:
+    """Writes what is not there yet."""
+    per_noise, key = 1 if cond is None else len(cond), seeded(seed)
     total = num_samples * per_noise
 
     mine = range(jax.process_index(), total, jax.process_count())
-    left = np.array([number for number in mine if not (folder / _file(number)).exists()], int)
+    left = np.array([number for number in mine if not images.is_whole_png(folder / _file(number))], int)
     count = jax.local_device_count()
     size = min(batch_size * count, len(left))
     say(f"sampling: {len(left)} of {total} images left, {size} at a time on {count} device(s)")
     arrays = (left // per_noise, *devices.filter_none(None if cond is None else cond[left % per_noise]))
-    with ThreadPoolExecutor() as pool, devices.kept_in(folder):
+    with ThreadPoolExecutor() as pool, devices.compilations_kept():
         progress, done = _Progress(len(left), say), 0
         for made in devices.stream_batches(images_by_number, batch_size, *arrays, shared=(prompt, key)):
             shown, numbers = images.to_uint8(view(prompt, made)), left[done : done + len(made)]
@@ -95,7 +104,6 @@ def write_samples(
         if devices.is_first_host():
             _write_extras(prompt, folder, key, num_samples, cond, latents=latents, npz=npz)
     devices.wait_for_hosts("sample extras")
-    return folder
 
 
 def _write_extras(prompt, folder: Path, key, num_samples: int, cond, *, latents: bool, npz: bool) -> None:
@@ -110,12 +118,12 @@ def _write_extras(prompt, folder: Path, key, num_samples: int, cond, *, latents:
         shown = [images.thumbnail(picture, SHEET_PIXELS) for picture in _read(folder, min(num_samples, SHEET_IMAGES))]
         images.save_png(folder / SHEET, images.image_grid(np.stack(shown), columns=min(SHEET_COLUMNS, len(shown))))
     if npz:
-        weights.write_npz(folder / IMAGES_NPZ, arr_0=_read(folder, num_samples * per_noise))
+        disk.write_npz(folder / IMAGES_NPZ, arr_0=_read(folder, num_samples * per_noise))
     if latents:
         eps = noise(prompt.prior, key, np.arange(num_samples))
         rows = {} if cond is None else {"cond": np.tile(cond, (num_samples, 1))}
         z = jax.jit(_innermost_latents)(prompt, eps.repeat(per_noise, axis=0), *rows.values())
-        weights.write_npz(folder / LATENTS_NPZ, eps=eps, z=z, **rows)
+        disk.write_npz(folder / LATENTS_NPZ, eps=eps, z=z, **rows)
 
 
 def _innermost_latents(prompt, eps, *cond):
@@ -143,12 +151,11 @@ def _file(number: int) -> str:
     return f"{number:06d}.png"
 
 
-def _open_folder(folder: str | Path, about: dict, earlier: dict) -> Path:
-    """Makes the folder and writes samples.json, or checks that it holds images of these very samples.
+def _claim(folder: Path, about: dict, earlier: dict) -> None:
+    """Writes `.samples.json`, or checks that the folder holds images of these very samples.
 
     A folder that version 0.1.0 began goes on if it holds `earlier`, which is what that version would have written.
     """
-    folder = weights.open_folder("sample: folder", folder)
     if devices.is_first_host() and (folder / EARLIER).is_file() and not (folder / ABOUT).exists():
         os.replace(folder / EARLIER, folder / ABOUT)
     devices.wait_for_hosts(EARLIER)
@@ -158,16 +165,15 @@ def _open_folder(folder: str | Path, about: dict, earlier: dict) -> Path:
             "folder, or delete this one."
         )
     if (folder / ABOUT).exists():
-        found = weights.read_json(folder / ABOUT, advice="Choose another folder, or delete this one.")
+        found = disk.read_json(folder / ABOUT, advice="Choose another folder, or delete this one.")
         if "flows_sha256" in found and found == json.loads(json.dumps(earlier)):
-            weights.write_json(folder / ABOUT, about)
-    weights.claim(
+            disk.write_json(folder / ABOUT, about)
+    disk.claim(
         folder / ABOUT,
         about,
         refusal="sample: folder {} holds images of another run (differs in {}). Choose another folder, or delete "
         "this one.",
     )
-    return folder
 
 
 def _describe(prompt, seed: int, cond) -> dict:
@@ -179,7 +185,7 @@ def _describe(prompt, seed: int, cond) -> dict:
         "generator": parts.describe(prompt.stack()[1]),
         "seed": seed,
         "conditions": None if cond is None else cond.tolist(),
-    }
+    } | ({"settings": settings()} if settings() else {})
 
 
 def _described_earlier(prompt, seed: int, cond) -> dict:

@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from promptgen_jax import checks
-from promptgen_jax.store import weights
+from promptgen_jax.store import disk
 
 LIGHT = np.array([0.3, 0.4, 0.866])  # towards it, seen from a mesh
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
 PAPER, INK = 255, (25, 25, 30)  # background of grids and sheets; colour of labels
 
 
@@ -51,6 +52,17 @@ def load_image(path: str | Path) -> np.ndarray:
             return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"), np.float32) / 255
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise ValueError(f"{path}: not a picture that can be read. Give a PNG or JPEG file.") from None
+
+
+def is_whole_png(path: str | Path) -> bool:
+    """Whether there is a PNG file from its first to its last chunk; one that was cut off has no last one."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(PNG_START))
+            file.seek(-len(PNG_END), io.SEEK_END)
+            return start == PNG_START and file.read() == PNG_END
+    except OSError:
+        return False
 
 
 def image_grid(images, *, columns: int | None = None, scale: int = 1, padding: int = 2) -> np.ndarray:
@@ -211,7 +223,7 @@ def save_png(path: str | Path, images) -> Path:
     picture = images if getattr(images, "dtype", None) == np.uint8 else image_grid(images)
     content = png_bytes(picture)
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights.write_bytes(path, content)
+    disk.write_bytes(path, content)
     return path
 
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from promptgen_jax import checks
-from promptgen_jax.store import weights
+from promptgen_jax.store import disk, documents
 
-METRICS = "metrics.jsonl"
+METRICS, METRICS_BYTES = "metrics.jsonl", 2**28
 SHOWN = ("loss", "energy/")  # what the console line shows; the file holds every metric
 RESERVED = ("step", "time")
 
@@ -202,20 +202,19 @@ def short(value: float) -> str:
 
 def _read_lines(path: Path) -> list[tuple[str, dict]]:
     """(text, parsed) of each whole line."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
+    content = disk.read_bytes(path, METRICS_BYTES) if path.is_file() else b""
+    lines = content.decode(errors="replace").split("\n")  # and not where Unicode ends a line
+    lines = [f"{line}\n" for line in lines[:-1]]  # behind the last end there is nothing, or what was cut off
     parsed = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = disk.parse_json(line.encode())
+            documents.MetricsLine.model_validate(row)
         except ValueError:
-            row = None
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             raise ValueError(
-                f"{path}, line {number}: not a JSON object with a step. Repair or remove that line, "
+                f"{path}, line {number}: not a JSON object with a step and numbers. Repair or remove that line, "
                 "or use a new work directory."
-            )
+            ) from None
         parsed.append((line, row))
     return parsed
 
@@ -224,7 +223,7 @@ def _drop_lines(path: Path, start_step: int) -> None:
     """Rewrites the file without lines at or after `start_step` and without a cut last line."""
     if path.is_file():
         kept = "".join(line for line, row in _read_lines(path) if row["step"] < start_step)
-        weights.write_bytes(path, kept.encode())
+        disk.write_bytes(path, kept.encode())
 
 
 def _scalar(name: str, value: object) -> float:

@@ -7,23 +7,29 @@ options, and the sha256 of the tensor file. Reading executes nothing from a file
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import os
+import reprlib
 import shutil
-import tempfile
 from pathlib import Path
 
 import flax.traverse_util
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from promptgen_jax import checks, devices
-from promptgen_jax.store import catalogue, home
+from promptgen_jax import checks
+from promptgen_jax.store import catalogue, disk, documents, home
+from promptgen_jax.store.disk import claim as claim
+from promptgen_jax.store.disk import open_folder as open_folder
+from promptgen_jax.store.disk import read_json as read_json
+from promptgen_jax.store.disk import write_bytes as write_bytes
+from promptgen_jax.store.disk import write_json as write_json
+from promptgen_jax.store.disk import write_npz as write_npz
 
 FORMAT_VERSION = 1
 TENSORS, CONFIG = "weights.safetensors", "config.json"
+SIZES = ("blocks", "cond_dim", "latent_dim", "image_size")  # of config.json, beside its options
+LARGEST_RATIO = 64  # of a size to the longest axis of all tensors: pictures of 1024 pixels from layers of 16 channels
 
 
 def weight_roots() -> list[Path]:
@@ -36,14 +42,19 @@ def available_weights(kind: str | None = None) -> dict[str, Path]:
     """Every weight folder that can be found, by name; only those of one kind ("generator", "network") if given."""
     found = {}
     for root in reversed(weight_roots()):
-        for path in sorted(root.glob(f"*/{CONFIG}")):
+        for folder in folders_in(root):
             try:
-                config = json.loads(path.read_text())
-            except ValueError:
+                config = read_json(folder / CONFIG, advice="")
+            except (ValueError, OSError):
                 continue  # not ours, or damaged: named when it is asked for
-            if isinstance(config, dict) and "kind" in config and kind in (None, config["kind"]):
-                found[path.parent.name] = path.parent
+            if "kind" in config and kind in (None, config["kind"]):
+                found[folder.name] = folder
     return found
+
+
+def folders_in(root: Path) -> list[Path]:
+    """What may be weight folders; what is being written, or was left by a killed writer, is hidden and none."""
+    return [path.parent for path in sorted(root.glob(f"*/{CONFIG}")) if not path.parent.name.startswith(".")]
 
 
 def find_weights(name_or_path: str | Path) -> Path:
@@ -53,7 +64,8 @@ def find_weights(name_or_path: str | Path) -> Path:
       FileNotFoundError: nothing there; says where a known checkpoint is published and how to convert it, else lists
         what is there, with the nearest match.
     """
-    path = Path(name_or_path)
+    path = disk.local_path("weights", name_or_path)
+    disk.recover(path)
     if (path / CONFIG).is_file():
         return path.resolve()
     known = available_weights()
@@ -83,7 +95,37 @@ def read_config(name_or_path: str | Path) -> dict:
         raise ValueError(
             f"{path}: format_version is {version!r}; this release reads {FORMAT_VERSION}. Convert the checkpoint again."
         )
+    kind = config.get("kind")
+    schema = documents.FOLDERS.get(kind if isinstance(kind, str) else "", documents.WeightFolder)
+    documents.check(path, config, schema, advice="Restore the file or convert the checkpoint again.")
+    _check_sizes(path, config)
     return config
+
+
+def _check_sizes(path: Path, config: dict) -> None:
+    """Raises ValueError for sizes that the tensors beside a config.json cannot have, before anything is made of them.
+
+    No network has more layers than its file has tensors, nor a size far beyond the longest axis of them.
+    """
+    file = path.parent / TENSORS
+    if not file.is_file():
+        return  # missing, as whoever needs it will tell
+    try:
+        with safe_open(file, "numpy") as tensors:
+            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]
+    except SafetensorError:
+        return  # damaged, as its sha256 will tell
+    longest = LARGEST_RATIO * max((size for shape in shapes for size in shape), default=1)
+    sizes = {**config.get("options", {}), **{name: config[name] for name in SIZES if name in config}}
+    for name, value in sizes.items():
+        values = value if isinstance(value, list) else [value]
+        limit = len(shapes) if "layers" in name else longest
+        integers = [each for each in values if isinstance(each, int)]
+        if len(values) > len(shapes) or any(abs(each) > limit for each in integers):
+            raise ValueError(
+                f"{path}: {name} is {reprlib.repr(value)}, which does not fit the {len(shapes)} tensors of {TENSORS} "
+                "beside it. Restore both or convert the checkpoint again."
+            )
 
 
 def load_weights(name_or_path: str | Path) -> tuple[dict, dict]:
@@ -112,130 +154,24 @@ def save_weights(folder: str | Path, tree: dict, config: dict, *, source: str = 
       config: which network reads it, with which options.
       source: text of SOURCE.md, if it is to be written as well.
     """
-    folder = Path(folder)
+    folder = disk.local_path("weights", folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        staged = Path(temporary)
+    with disk.new_folder(folder) as staged:
         if folder.is_dir():
             shutil.copytree(folder, staged, dirs_exist_ok=True)
         if source:
             (staged / "SOURCE.md").write_text(source)
         digest = write_tensors(staged / TENSORS, tree)
         write_json(staged / CONFIG, {"format_version": FORMAT_VERSION, **config, "sha256": digest})
-        replace_folder(staged, folder)
-
-
-def replace_folder(staged: Path, folder: Path) -> None:
-    """Moves the finished folder `staged` (same file system) into place; a reader sees the old one or the new one."""
-    os.chmod(staged, 0o755)
-    if folder.exists():
-        retired = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
-        os.rename(folder, retired / "old")
-        os.rename(staged, folder)
-        shutil.rmtree(retired)
-    else:
-        os.rename(staged, folder)
-    staged.mkdir()  # so that the TemporaryDirectory around it can clean up
-
-
-def write_json(path: Path, value) -> None:
-    """Writes JSON atomically."""
-    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def read_json(path: Path, *, advice: str) -> dict:
-    """Reads a JSON object; `advice` says what to do if the file holds none.
-
-    Raises:
-      ValueError: damaged.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}). {advice}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds no JSON object. {advice}")
-    return value
-
-
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes a file atomically: it is either the old one or the whole new one."""
-    path = Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
-def write_npz(path: Path, **arrays) -> None:
-    """Writes arrays as .npz atomically."""
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
-    write_bytes(path, content.getbuffer())
-
-
-def open_folder(what: str, folder: str | Path) -> Path:
-    """The absolute path of a folder to write to, made if missing.
-
-    Args:
-      what: the option that named it, for messages.
-      folder: its path.
-
-    Raises:
-      PermissionError: it cannot be made or written to.
-    """
-    folder = Path(folder).resolve()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PermissionError(f"{what} {folder}: cannot be made ({error.strerror}). Choose another one.") from None
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"{what} {folder}: not writable. Choose another one.")
-    return folder
-
-
-def claim(path: Path, about: dict, *, refusal: str) -> None:
-    """Writes what a folder is of, or checks that it is of that already. Of several hosts the first one writes.
-
-    Args:
-      path: the JSON file in it that says so.
-      about: the entries.
-      refusal: the message if they differ, with {} for the folder and {} for what differs, and then what to do.
-
-    Raises:
-      ValueError: the file has other entries, which are named, or is damaged.
-    """
-    about = json.loads(json.dumps(about, default=float))  # numbers of NumPy too
-    if path.exists():
-        found = read_json(path, advice=refusal.partition(". ")[2])
-        if differing := sorted(_differences(found, about)):
-            raise ValueError(refusal.format(path.parent, ", ".join(differing[:5])))
-    elif devices.is_first_host():
-        write_json(path, about)
-    devices.wait_for_hosts(path.name)
-
-
-def _differences(one, other, prefix="") -> set[str]:
-    """Names, joined by dots, of the entries in which two trees of JSON differ."""
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return set() if one == other else {prefix.rstrip(".")}
-    return {
-        name
-        for key in one.keys() | other.keys()
-        for name in _differences(one.get(key), other.get(key), f"{prefix}{key}.")
-    }
 
 
 def write_tensors(path: Path, tree: dict) -> str:
     """Writes a nested dict as safetensors with `/`-joined names; returns the file's sha256."""
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
-    save_file({name: np.asarray(value, order="C") for name, value in flat.items()}, path)
+    try:
+        save_file({name: np.asarray(value, order="C") for name, value in flat.items()}, path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written ({error}). Free some space, or choose another place.") from None
     os.chmod(path, 0o644)
     return file_sha256(path)
 

@@ -6,8 +6,6 @@ import dataclasses
 import inspect
 from typing import Any
 
-import numpy as np
-
 from promptgen_jax import checks, devices, parts
 from promptgen_jax.objectives import _shared as contract
 
@@ -55,13 +53,18 @@ class TrainConfig:
     def __post_init__(self):
         """Raises ValueError for counts and names out of range."""
         for field in dataclasses.fields(self):
-            if isinstance(value := getattr(self, field.name), np.generic):
-                object.__setattr__(self, field.name, value.item())
+            if field.name != "objective":
+                object.__setattr__(self, field.name, checks.plain_number(getattr(self, field.name)))
         for field in ("num_steps", "batch_size", "accumulation", "eval_size", "save_every", "log_every"):
             checks.check_count(f"training.{field}", getattr(self, field))
         for field in ("kl_batch_size", "warmup_steps", "eval_every"):
             checks.check_count(f"training.{field}", getattr(self, field), minimum=0)
         checks.check_seed("training.seed", self.seed)
+        for field in ("learning_rate", "clip_norm", "closed_loop"):
+            if not isinstance(value := getattr(self, field), (int, float)) or isinstance(value, bool):
+                raise ValueError(f"training.{field}: got {value!r}; expected a number.")
+        if not isinstance(self.tensorboard, bool):
+            raise ValueError(f"training.tensorboard: got {self.tensorboard!r}; expected True or False.")
         if not self.learning_rate > 0 or not self.clip_norm > 0:
             raise ValueError("training: learning_rate and clip_norm must be positive.")
         objective = make_objective(self)

@@ -18,11 +18,11 @@ from flax.core import FrozenDict
 from promptgen_jax import checks, devices, parts, types
 from promptgen_jax.controls._shares import fill_shares
 from promptgen_jax.devices import map_batches
-from promptgen_jax.draws import sample_keys
+from promptgen_jax.draws import sample_keys, seeded, settings
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flows.base import check_options, init_flow, named_in
+from promptgen_jax.flows.base import build_module, check_options, init_flow, named_in
 from promptgen_jax.prompt import Prompt
-from promptgen_jax.store import weights
+from promptgen_jax.store import disk, weights
 from promptgen_jax.store.checkpoints import Checkpoints
 from promptgen_jax.training import moments
 from promptgen_jax.training.config import TrainConfig, make_objective, name_of
@@ -49,7 +49,7 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
     Returns:
       (state, metrics)
     """
-    step_key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
+    step_key = jax.random.fold_in(seeded(config.seed), state["step"])
 
     def loss_of(trained, memory, key):
         params, beta = trained
@@ -160,8 +160,13 @@ def fit(
     """
     for option in options:
         checks.check_known("training option", option, [field.name for field in dataclasses.fields(TrainConfig)])
+    workdir = None if workdir is None else disk.local_path("fit: workdir", workdir)
     config, flow = TrainConfig(**options), checks.plain_numbers(check_options({} if flow is None else flow))
+    if not isinstance(name, str):
+        raise ValueError(f"fit: name is {name!r}; expected text.")
     _check_target(ebm, config, flow)
+    cond_dim = ebm.cond_prior.dim if ebm.cond_prior else 0
+    build_module(ebm.generator.prior, cond_dim=cond_dim, **flow)  # wrong options raise, before anything is written
     mesh = devices.data_mesh()
     objective = make_objective(config, mesh)
     num_devices = mesh.devices.size
@@ -170,11 +175,9 @@ def fit(
             f"training.batch_size: {config.batch_size} does not divide over {num_devices} devices; choose a multiple."
         )
     if workdir is not None:
-        _claim_workdir(Path(workdir), ebm, config, flow, optimizer)
-    key_flow = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
-    trained_flow, params = init_flow(
-        key_flow, ebm.generator.prior, cond_dim=ebm.cond_prior.dim if ebm.cond_prior else 0, **flow
-    )
+        _claim_workdir(workdir, ebm, config, flow, optimizer)
+    key_flow = jax.random.fold_in(seeded(config.seed), 2**31 - 1)
+    trained_flow, params = init_flow(key_flow, ebm.generator.prior, cond_dim=cond_dim, **flow)
     optimizer = optimizer or make_optimizer(
         learning_rate=config.learning_rate,
         num_steps=config.num_steps,
@@ -279,6 +282,7 @@ def _claim_workdir(workdir: Path, ebm: LatentEBM, config: TrainConfig, flow: dic
         "training": {name: value for name, value in config.about().items() if name not in REPORTING},
         "flow": flow | _own_code(flow),
     } | ({"optimizer": parts.fingerprint(optimizer)} if optimizer else {})
+    about |= {"settings": settings()} if settings() else {}
     if file.is_file() and "conditions" not in weights.read_json(file, advice="Delete the folder."):
         weights.write_json(file, _since_fingerprints(weights.read_json(file, advice="Delete the folder."), about))
     weights.claim(
@@ -314,10 +318,9 @@ def _run(state, step, ebm, flow, objective, config: TrainConfig, watch: Watch) -
     with contextlib.ExitStack() as stack:
         checkpoints = None
         if watch.workdir is not None:
+            stack.enter_context(disk.locked("fit: workdir", watch.workdir))
             checkpoints = stack.enter_context(Checkpoints(watch.workdir / CHECKPOINTS))
-            latest = checkpoints.latest_step()
-            if latest is not None:
-                state = checkpoints.load(latest, state)
+            state = checkpoints.load_latest(state) or state
         stopped = stack.enter_context(stop_signals() if checkpoints else contextlib.nullcontext([]))
         watch.start(int(state["step"]))
         stack.callback(watch.close)
@@ -362,7 +365,7 @@ def _loop(state, step, ebm, flow, objective, config, watch, checkpoints, stopped
 def _evaluator(config: TrainConfig, objective):
     """The figure of an objective on frozen noise: (params, ebm, flow) to a number, smaller is better."""
     count = -(-config.eval_size // config.batch_size)
-    key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 2)
+    key = jax.random.fold_in(seeded(config.seed), 2**31 - 2)
     held_out = jax.jit(lambda params, key, ebm, flow: objective.held_out(params, key, ebm, flow))
 
     def evaluate(params, ebm, flow):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from importlib import resources
 from pathlib import Path
 
 from promptgen_jax.evaluation.stage import Measured
 from promptgen_jax.runs.report.markup import Html, element, table
 from promptgen_jax.runs.report.sections import change, headline, measured_line, stage_parts
-from promptgen_jax.store import weights
+from promptgen_jax.store import disk, documents
 
 INPUT, OUTPUT, CONFIG = "report.json", "report.html", "config.json"
+AGAIN = "Run again, or repair the file."
 # the page asks for nothing outside itself, and a browser is told to hold it to that
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -37,8 +39,11 @@ def write_report(workdir: str | Path) -> Path:
         raise FileNotFoundError(
             f"{workdir}: holds no {INPUT}, which a run writes at its end. Give the folder of a finished run."
         )
-    path = workdir / OUTPUT
-    weights.write_bytes(path, render(workdir, _read_report(workdir / INPUT)).encode())
+    path, report = workdir / OUTPUT, _read_report(workdir / INPUT)
+    disk.sweep(workdir, OUTPUT)
+    with documents.one_sentence(workdir / INPUT, "not what a run writes", advice=AGAIN):
+        page = render(workdir, report)
+    disk.write_bytes(path, page.encode())
     return path
 
 
@@ -47,7 +52,7 @@ def render(workdir: Path, report: dict) -> str:
     stages = []
     for index, stage in enumerate(report["stages"], start=1):
         found = Measured.from_json(stage)
-        parts = stage_parts(workdir / stage.get("folder", "."), stage, found)
+        parts = stage_parts(disk.inside(workdir, stage.get("folder", ".")), stage, found)
         stages.append((f"stage-{index}", stage, found, parts))
     main = element(
         "main",
@@ -76,23 +81,17 @@ def render(workdir: Path, report: dict) -> str:
 
 
 def _read_report(path: Path) -> dict:
-    report = _read_json(path)
-    stages = report.get("stages", []) if isinstance(report, dict) else None
-    if (
-        not isinstance(stages, list)
-        or not report.get("title")
-        or not all(isinstance(stage, dict) and stage.get("name") for stage in stages)
-    ):
-        raise ValueError(f"{path}: expected an object with a title and a list of stages, each with a name. Run again.")
-    return {**report, "stages": stages}
+    report = _without_nan(documents.read(path, documents.Report, advice=AGAIN))
+    return {**report, "stages": report.get("stages", [])}
 
 
-def _read_json(path: Path):
-    try:
-        # NaN means that there is no number; an infinite distance means what it says
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda c: None if c == "NaN" else float(c))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}). Run again, or repair the file.") from None
+def _without_nan(value):
+    """NaN means that there is no number; an infinite distance means what it says."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _header(report: dict) -> Html:
@@ -189,5 +188,5 @@ def _licenses(stages: list[dict]) -> Html | None:
 def _configuration(path: Path) -> Html | None:
     if not path.is_file():
         return None
-    text = json.dumps(_read_json(path), indent=2, ensure_ascii=False)
+    text = json.dumps(_without_nan(disk.read_json(path, advice=AGAIN)), indent=2, ensure_ascii=False)
     return element("details", element("summary", "Full configuration"), element("pre", element("code", text)))

@@ -17,9 +17,10 @@ from promptgen_jax.runs.report import charts
 from promptgen_jax.runs.report.certificate import certificate
 from promptgen_jax.runs.report.conditions import conditions
 from promptgen_jax.runs.report.markup import Html, duration, element, interval, number, percent, table
-from promptgen_jax.store import logs
+from promptgen_jax.store import disk, logs
 
 MAX_WIDTH = 1280  # of an embedded picture; larger ones are reduced
+MAX_BYTES, USUAL_PIXELS, PIXELS_PER_BYTE = 2**28, 4 * 10**7, 8  # of a picture; photographs take a byte a pixel or more
 TINY = 480  # to about this width small pictures are enlarged, by whole factors and with hard pixels
 ROLES = {
     "control": "This judge is the control itself. It was optimised, so it is expected to be pleased.",
@@ -121,24 +122,26 @@ def images(folder: Path, items: list[dict] | None) -> Html | None:
     """Pictures embedded as PNG: [{"file", "caption"}]; a file that cannot be shown is named instead."""
     shown = [item for item in items or [] if Path(str(item.get("file"))).suffix != ".npz"]
     return (
-        element("div", [_figure(folder / item["file"], item.get("caption")) for item in shown], class_="pictures")
+        element("div", [_figure(folder, item["file"], item.get("caption")) for item in shown], class_="pictures")
         if shown
         else None
     )
 
 
-def _figure(path: Path, caption: str | None) -> Html:
+def _figure(folder: Path, file: str, caption: str | None) -> Html:
+    name = Path(file).name
     try:
+        path = disk.inside(folder, file)
         content, width, height, note = _embeddable(path)
-    except FileNotFoundError:
-        return element("p", f"{path.name}: this picture is not in the run's folder.", class_="missing")
+    except (FileNotFoundError, disk.OutsideError):
+        return element("p", f"{name}: this picture is not in the run's folder.", class_="missing")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return element("p", f"{path.name}: this file is not a picture that can be shown.", class_="missing")
+        return element("p", f"{name}: this file is not a picture that can be shown.", class_="missing")
     scale = max(1, TINY // width)
     picture = element(
         "img",
         src="data:image/png;base64," + base64.b64encode(content).decode(),
-        alt=caption or path.name,
+        alt=caption or name,
         width=width * scale,
         height=height * scale,
         class_="tiny" if scale > 1 else None,
@@ -149,12 +152,14 @@ def _figure(path: Path, caption: str | None) -> Html:
 
 def _embeddable(path: Path) -> tuple[bytes, int, int, str]:
     """PNG bytes of a picture, its width and height, and a remark if it had to be reduced."""
-    content = path.read_bytes()
+    content = disk.read_bytes(path, MAX_BYTES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a large grid of our own
         with Image.open(io.BytesIO(content)) as picture:
-            picture.load()
             width, height = picture.size
+            if width * height > max(USUAL_PIXELS, PIXELS_PER_BYTE * len(content)):
+                raise ValueError("a small file of many pixels")
+            picture.load()
             if picture.format == "PNG" and width <= MAX_WIDTH:
                 return content, width, height, ""
             small = picture.convert("RGB")
