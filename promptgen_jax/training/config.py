@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from promptgen_jax import checks, devices, parts
 
+AUTO = "auto"
 CONTRACT = ("init", "loss", "needs_fixed_target", "tells_moments")
 
 
@@ -24,6 +26,7 @@ class TrainConfig:
       accumulation: micro-batches per update.
       objective: name of a file in `objectives`, or dotted name of a module outside the library, or an object of their
         contract.
+      objective_options: further options of its `build`, such as {"forward_share": 0.3}.
       learning_rate: of AdamW, decays linearly to 0.
       warmup_steps: linear warm-up before the decay.
       clip_norm: global gradient norm.
@@ -52,6 +55,7 @@ class TrainConfig:
     save_every: int = 100
     log_every: int = 10
     tensorboard: bool = False
+    objective_options: Mapping | None = None
 
     def __post_init__(self):
         """Raises ValueError for counts and names out of range."""
@@ -93,7 +97,7 @@ def make_objective(config: TrainConfig, mesh=None):
     if isinstance(objective, str):
         known = inspect.signature(parts.find("objectives", objective).build).parameters
         options = {name: getattr(config, name) for name in ("batch_size", "kl_batch_size") if name in known}
-        objective = parts.load("objectives", objective, **options)
+        objective = parts.load("objectives", objective, **options | dict(config.objective_options or {}))
     if missing := [name for name in CONTRACT if not hasattr(objective, name)]:
         raise ValueError(
             f"training.objective: {name_of(objective)} has no {', '.join(missing)}. Give a name of "
