@@ -18,15 +18,16 @@ from promptgen_jax import checks, devices, parts, types
 from promptgen_jax.controls._shares import fill_shares
 from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.devices import map_batches
-from promptgen_jax.draws import sample_keys
+from promptgen_jax.draws import Draws, sample_keys
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.base import init_flow
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.store import card, weights
 from promptgen_jax.store.checkpoints import Checkpoints
 from promptgen_jax.training import moments
-from promptgen_jax.training.config import TrainConfig, make_objective, name_of
+from promptgen_jax.training.config import AUTO, TrainConfig, make_objective, name_of
 from promptgen_jax.training.optimizer import make_optimizer
+from promptgen_jax.training.start import choose, closest_normal, start_at, weighted_draws
 from promptgen_jax.training.watch import Watch, stop_signals
 from promptgen_jax.types import Array, PyTree
 
@@ -130,6 +131,7 @@ def fit(
     quiet: bool = False,
     optimizer: optax.GradientTransformation | None = None,
     callback: Callable[[int, dict, Prompt], None] | None = None,
+    draws: Draws | None = None,
     **options,
 ) -> tuple[Prompt, list[dict]]:
     """Trains a flow to sample p(z|C) and returns it as a prompt.
@@ -146,6 +148,8 @@ def fit(
       quiet: print nothing; otherwise lines of progress with a workdir, and a bar without one.
       optimizer: an optax transformation in place of the paper's, which learning_rate, warmup_steps and clip_norm set.
       callback: called with the step, its metrics and the prompt so far, whenever metrics are logged.
+      draws: samples of the prior weighted for this target, of `weighted_draws`, for start="normal", objective="auto"
+        and the first samples of "mixed". None draws 4,096 where the first two need them.
       **options: fields of `TrainConfig`.
 
     Returns:
@@ -160,6 +164,13 @@ def fit(
     for option in options:
         checks.check_known("training option", option, [field.name for field in dataclasses.fields(TrainConfig)])
     config, flow = TrainConfig(**options), checks.plain_numbers(flow or {})
+    if (config.start or config.objective == AUTO) and draws is None and not ebm.needs_reference:
+        draws = weighted_draws(ebm, jax.random.fold_in(jax.random.key(config.seed), 2**31 - 3))
+    if config.objective == AUTO:
+        objective, reason = choose(ebm, draws)
+        config = dataclasses.replace(config, objective=objective)
+        if not quiet:
+            print(f"objective {objective}: {reason}")
     _check_target(ebm, config, flow)
     mesh = devices.data_mesh()
     objective = make_objective(config, mesh)
@@ -174,6 +185,9 @@ def fit(
     trained_flow, params = init_flow(
         key_flow, ebm.generator.prior, cond_dim=ebm.cond_prior.dim if ebm.cond_prior else 0, **flow
     )
+    normal = closest_normal(draws, ebm.generator.prior) if config.start else None
+    if normal is not None:
+        params = start_at(normal, trained_flow, params, jax.random.fold_in(key_flow, 1), ebm)
     optimizer = optimizer or make_optimizer(
         learning_rate=config.learning_rate,
         num_steps=config.num_steps,
@@ -190,6 +204,7 @@ def fit(
         "best_loss": jnp.asarray(jnp.inf, jnp.float32),
     }
     memory = objective.init(ebm, trained_flow, params)
+    memory = objective.receive(memory, draws) if draws is not None and hasattr(objective, "receive") else memory
     state |= {MEMORY: memory} if jax.tree.leaves(memory) else {}
     state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)  # nothing shared: the step donates its state
     state, ebm, trained_flow = (devices.replicate(tree, mesh) for tree in (state, ebm, trained_flow))
@@ -224,6 +239,8 @@ def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
         raise ValueError(
             "fit: flow option cond_dim follows from the conditions. Give the LatentEBM a cond_prior instead."
         )
+    if ebm.needs_reference and config.start:
+        raise ValueError("fit: start='normal' needs a fixed target, which a control of this one moves. Leave it out.")
     if ebm.needs_reference and make_objective(config).needs_fixed_target:
         names = ", ".join(control.name for control in ebm.controls if control.needs_reference)
         raise ValueError(
