@@ -123,3 +123,20 @@ def test_samples_that_differ_by_thousands_of_nats():
     assert found.log_z == pytest.approx(-7561 - np.logaddexp(-201, -202) - np.log(2))
     assert found.log_z_interval[0] < -8000
     assert found.verdict != "good"
+
+
+def test_moments_that_are_missed_or_cannot_be_seen():
+    """Of an untrained flow, whose share of a_1 is 0.3."""
+    generator = pg.load_generator("synthetic", problem="mixture2d")
+    flow, params = pg.init_flow(jax.random.key(0), generator.prior, num_layers=2, hidden_dim=8, identity_start=True)
+    prompt = pg.Prompt(generator, flow, params)
+    found = {}
+    for share in (0.3, 0.7, 0.999):
+        control = pg.load_control("synthetic", energy="moment", mu={"a_1": share})
+        ebm = pg.LatentEBM(generator, (control,))
+        notes = pg.certify(prompt, ebm, jax.random.key(1), num_samples=1024, batch_size=1024).notes
+        found[share] = [note for note in notes if note.startswith("mode:")]
+    assert found[0.3] == []
+    assert len(found[0.7]) == 2
+    assert "a_1 was asked to be 70.0% of the samples and is 3" in found[0.7][0]
+    assert "99.9000% of the samples, which 1024 samples cannot show" in found[0.999][1]

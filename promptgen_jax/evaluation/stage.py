@@ -31,7 +31,6 @@ from promptgen_jax.metrics import (
 )
 from promptgen_jax.prompt import Prompt
 
-MISSED_SHARE = 0.02
 NO_CERTIFICATE = (
     "There is no certificate: {} compares with an image that the flow itself makes, so there is no target density "
     "apart from the flow."
@@ -164,15 +163,13 @@ def measure(
 
 
 def _missed_shares(result: Measured) -> Iterator[str]:
-    """A note for every share of a constraint that the prompt misses by more than a fiftieth."""
+    """The notes of shares that a control asks for."""
     for row in result.shares:
         for label, wanted in zip(row.labels, row.target or (), strict=False):
-            reached = row.shares["after"][label].soft.mean
-            if row.role == "control" and abs(reached - wanted) > MISSED_SHARE:
-                yield (
-                    f"{row.attribute}: {label} was asked to be {wanted:.1%} of the samples and is {reached:.1%} by the "
-                    "control's mean probability. Train longer, with closed_loop, or with objective='score_function'."
-                )
+            soft = row.shares["after"][label].soft
+            if row.role == "control":
+                ends = (soft.mean, soft.low, soft.high)
+                yield from certificate.share_notes(row.attribute, label, wanted, *ends, row.num_samples)
 
 
 def find(metric: str | Callable) -> Callable:

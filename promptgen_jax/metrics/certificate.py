@@ -11,7 +11,7 @@ cannot hide where the prior meets it; where the prior does not meet it either, t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -19,17 +19,19 @@ import numpy as np
 from scipy.special import logsumexp
 
 from promptgen_jax import checks, devices
+from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.draws import Draws, importance
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.metrics._intervals import RESAMPLES
+from promptgen_jax.metrics._intervals import RESAMPLES, mean_interval
 from promptgen_jax.metrics._observed import About, Observed
 from promptgen_jax.prompt import Prompt
-from promptgen_jax.types import Array
+from promptgen_jax.types import Array, Sample
 
 THIN = np.log(10)  # where the flow is this much thinner than the target, the target is missed
 ENOUGH = 20  # effective samples of the prior, below which nothing vouches for what the flow does not visit
 GOOD, FAIR = 0.1, 1.0  # nats, from either side
 MISSED_GOOD, MISSED_FAIR = 0.02, 0.15
+MISSED_SHARE, EXPECTED = 0.02, 5  # of a moment that is missed; samples of a label, below which they do not show it
 
 
 class Side(NamedTuple):
@@ -168,8 +170,59 @@ def certify(
     key_eps, key_images = jax.random.split(key_flow)
     flow = _noise(ebm, key_eps, key_images, num_samples).through(prompt, batch_size=batch_size)
     prior = _noise(ebm, key_prior, jax.random.fold_in(key_prior, 2), reference_samples)
-    flow, prior = (importance(draws, ebm, batch_size=batch_size) for draws in (flow, prior))
-    return of_draws(prompt, flow, prior, batch_size=batch_size)
+    arrays = (flow.key, flow.z, *devices.filter_none(flow.cond))
+    seen = devices.map_batches(_look, batch_size, *arrays, shared=(ebm,))
+    flow = flow.weighted(seen["log_target"] - np.asarray(flow.log_prob))
+    found = of_draws(prompt, flow, importance(prior, ebm, batch_size=batch_size), batch_size=batch_size)
+    notes = (note for control in _moments(ebm) for note in moment_notes(control, seen["gamma"][control.name]))
+    return dataclasses.replace(found, notes=(*found.notes, *notes))
+
+
+@jax.jit
+def _look(ebm, key, z, cond=None):
+    """Of the flow's samples: the log density of the target, up to log Z, and what moment constraints are about."""
+    images = ebm.images(key, z)
+    energy = ebm.total(ebm.energies_of(key, Sample(images=images, z=z, cond=cond)))
+    gamma = {control.name: control.gamma(images) for control in _moments(ebm)}
+    return {"log_target": ebm.generator.prior.log_prob(z) - energy, "gamma": gamma}
+
+
+def _moments(ebm: LatentEBM) -> list[MomentControl]:
+    return [control for control in ebm.controls if isinstance(control, MomentControl)]
+
+
+def moment_notes(control: MomentControl, gamma: np.ndarray) -> Iterator[str]:
+    """A note for every share that the flow misses, and for every one that its samples cannot show.
+
+    Args:
+      control: the constraint.
+      gamma: (N, K) probabilities of the flow's samples.
+    """
+    (aim,) = control.aims
+    gamma = np.asarray(gamma, np.float64)
+    weight = np.full(len(gamma), 1 / len(gamma))
+    for (label, wanted), values in zip(aim.target, gamma.T, strict=True):
+        yield from share_notes(aim.output, label, wanted, *mean_interval(values, weight, len(gamma)), len(gamma))
+
+
+def share_notes(
+    attribute: str, label: str, wanted: float, reached: float, low: float, high: float, num_samples: int
+) -> Iterator[str]:
+    """A note if a share (with its interval) misses the wanted one by more than a fiftieth, or is too rare to be seen.
+
+    Too rare is a label with, or without which fewer than 5 samples are expected.
+    """
+    if abs(reached - wanted) > MISSED_SHARE and not low <= wanted <= high:
+        yield (
+            f"{attribute}: {label} was asked to be {wanted:.1%} of the samples and is {reached:.1%} by the "
+            "control's mean probability. Train longer, with closed_loop, or with objective='score_function'."
+        )
+    expected = num_samples * min(wanted, 1 - wanted)
+    if expected < EXPECTED:
+        yield (
+            f"{attribute}: {label} was asked to be {wanted:.4%} of the samples, which {num_samples} samples cannot "
+            f"show: in {expected:.1f} of them it would be otherwise, below {EXPECTED}. More num_samples would tell."
+        )
 
 
 def _noise(ebm: LatentEBM, key: Array, key_images: Array, count: int) -> Draws:

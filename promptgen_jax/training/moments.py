@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 
 from promptgen_jax import checks
 from promptgen_jax.controls._shares import SUM_TOLERANCE, check_mu
+from promptgen_jax.draws import Draws
 from promptgen_jax.training.optimizer import make_optimizer
 
 MOMENT_TOLERANCE = 1e-4
@@ -29,6 +30,8 @@ class MomentFit(NamedTuple):
       ess: effective share of the samples, (sum w)^2 / (N sum w^2), in (0, 1].
       kl: KL(p_C || prior) in nats, beta . reached - log_z.
       log_z: log E[exp(beta . gamma)], in the same gauge as beta.
+      draws: the samples, weighted for the target, to train with: `fit(draws=...)`. None where `fit_beta` was given
+        gamma alone, or other controls have a say in the weights.
     """
 
     beta: dict[str, np.ndarray]
@@ -36,6 +39,7 @@ class MomentFit(NamedTuple):
     ess: float
     kl: float
     log_z: float
+    draws: Draws | None = None
 
 
 def fit_beta(

@@ -119,7 +119,11 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
     targets = {c.name: jnp.asarray(mu[c.name], jnp.float32) for c in controls if np.isnan(c.mu).any()}
     ebm = ebm.replace(controls=tuple(c.replace(mu=targets[c.name]) if c.name in targets else c for c in ebm.controls))
     fit = moments.fit_beta(gamma, mu)
-    return with_beta(ebm, {name: jnp.asarray(beta, jnp.float32) for name, beta in fit.beta.items()}), fit
+    ebm = with_beta(ebm, {name: jnp.asarray(beta, jnp.float32) for name, beta in fit.beta.items()})
+    if len(controls) == len(ebm.controls) and ebm.cond_prior is None:  # all energies are known
+        draws = Draws.of_noise(ebm.generator.prior, z, key_x)
+        fit = fit._replace(draws=draws.weighted(sum(c.weight * gamma[c.name] @ fit.beta[c.name] for c in controls)))
+    return ebm, fit
 
 
 def fit(
@@ -148,8 +152,8 @@ def fit(
       quiet: print nothing; otherwise lines of progress with a workdir, and a bar without one.
       optimizer: an optax transformation in place of the paper's, which learning_rate, warmup_steps and clip_norm set.
       callback: called with the step, its metrics and the prompt so far, whenever metrics are logged.
-      draws: samples of the prior weighted for this target, of `weighted_draws`, for start="normal", objective="auto"
-        and the first samples of "mixed". None draws 4,096 where the first two need them.
+      draws: samples of the prior weighted for this target, of `weighted_draws` or `fit_moments`, for start="normal",
+        objective="auto" and the first samples of "mixed". None draws 4,096 where the first two need them.
       **options: fields of `TrainConfig`.
 
     Returns:
@@ -169,8 +173,8 @@ def fit(
     if config.objective == AUTO:
         objective, reason = choose(ebm, draws)
         config = dataclasses.replace(config, objective=objective)
-        if not quiet:
-            print(f"objective {objective}: {reason}")
+        if not quiet and devices.is_first_host():
+            print(f"objective {objective}: {reason}", flush=True)
     _check_target(ebm, config, flow)
     mesh = devices.data_mesh()
     objective = make_objective(config, mesh)
