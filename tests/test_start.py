@@ -8,6 +8,7 @@ import pytest
 import promptgen_jax as pg
 from promptgen_jax import training
 from promptgen_jax.controls import synthetic as energies
+from promptgen_jax.draws import importance
 from promptgen_jax.generators import synthetic
 from promptgen_jax.training import start
 
@@ -37,6 +38,13 @@ def test_a_flow_starts_at_the_normal_of_the_weighted_samples():
     z = prompt.latents(prompt.prior.sample(jax.random.key(1), 4096))
     np.testing.assert_allclose(z.mean(axis=0), normal.loc, atol=0.1)
     np.testing.assert_allclose(z.std(axis=0), normal.scale, atol=0.1)
+
+
+def test_what_the_fit_of_moments_drew_is_weighted_for_the_target():
+    ebm, fit = pg.fit_moments(make("mixture2d", "moment", mu={"a_1": 0.7}), jax.random.key(0), batch_size=4096)
+    again = importance(fit.draws.weighted(jnp.zeros(4096)), ebm, batch_size=4096)
+    np.testing.assert_allclose(fit.draws.log_weight, again.log_weight, atol=1e-4)
+    assert len(fit) == 5
 
 
 def test_where_the_prior_is_the_target_the_flow_stays():

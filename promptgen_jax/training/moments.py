@@ -30,8 +30,6 @@ class MomentFit(NamedTuple):
       ess: effective share of the samples, (sum w)^2 / (N sum w^2), in (0, 1].
       kl: KL(p_C || prior) in nats, beta . reached - log_z.
       log_z: log E[exp(beta . gamma)], in the same gauge as beta.
-      draws: the samples, weighted for the target, to train with: `fit(draws=...)`. None where `fit_beta` was given
-        gamma alone, or other controls have a say in the weights.
     """
 
     beta: dict[str, np.ndarray]
@@ -39,6 +37,16 @@ class MomentFit(NamedTuple):
     ess: float
     kl: float
     log_z: float
+
+
+class DrawnFit(MomentFit):
+    """A `MomentFit`, still of five entries, that keeps what it was fitted on.
+
+    Attributes:
+      draws: the generator's samples weighted for the target, to train with: `fit(draws=...)`; None where other controls
+        have a say in the weights, or there are conditions.
+    """
+
     draws: Draws | None = None
 
 

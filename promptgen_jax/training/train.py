@@ -95,7 +95,7 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
     """Fits beta of all moment controls together by the convex dual on samples of the generator (Eq. 5-7).
 
     Returns:
-      (ebm, fit): the ebm with its betas, and a `moments.MomentFit`; fit is None without moment controls.
+      (ebm, fit): the ebm with its betas, and a `moments.DrawnFit`; fit is None without moment controls.
 
     Raises:
       ValueError, TypeError: mu cannot be reached by reweighting the samples, a count below 1, a raw key.
@@ -118,11 +118,11 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
     mu = {c.name: fill_shares(np.asarray(c.mu), np.mean(gamma[c.name], axis=0)) for c in controls}
     targets = {c.name: jnp.asarray(mu[c.name], jnp.float32) for c in controls if np.isnan(c.mu).any()}
     ebm = ebm.replace(controls=tuple(c.replace(mu=targets[c.name]) if c.name in targets else c for c in ebm.controls))
-    fit = moments.fit_beta(gamma, mu)
+    fit = moments.DrawnFit(*moments.fit_beta(gamma, mu))
     ebm = with_beta(ebm, {name: jnp.asarray(beta, jnp.float32) for name, beta in fit.beta.items()})
     if len(controls) == len(ebm.controls) and ebm.cond_prior is None:  # all energies are known
         draws = Draws.of_noise(ebm.generator.prior, z, key_x)
-        fit = fit._replace(draws=draws.weighted(sum(c.weight * gamma[c.name] @ fit.beta[c.name] for c in controls)))
+        fit.draws = draws.weighted(sum(c.weight * gamma[c.name] @ fit.beta[c.name] for c in controls))
     return ebm, fit
 
 
