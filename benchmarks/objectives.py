@@ -37,7 +37,7 @@ FACES = {
     "warmup_steps": 10,
 }
 SLOPES = {"reverse_kl": 1, "path_gradient": 1, "mixed": 1}  # gradients of the energy, for each sample of the batch
-CAPTION = "objective | seeds | reverse gap | forward gap | missed | log Z error | modes | seconds | energies, gradients"
+CAPTION = "objective | seeds | reverse gap | forward gap | missed | log Z error | modes or share | seconds | energies, gradients"
 
 
 def toy(problem, energy, **options):
@@ -152,8 +152,8 @@ def page(rows: list[dict]) -> str:
     lines = [
         "# What each objective reaches",
         "",
-        "Made by `python -m benchmarks.objectives --write docs/objectives.md` from trainings that really ran, on "
-        f"{'; '.join(machines)}. Means over seeds; what is missing was not run.",
+        "Made by `python -m benchmarks.objectives --write docs/objectives.md` from the trainings in "
+        f"`benchmarks/objectives.jsonl`, on {'; '.join(machines)}. Means over seeds; what is missing was not run.",
         "",
         "The gaps are KL divergences in nats between flow and target, from [the certificate](method.md); missed is the "
         "share of the target where the flow is more than ten times too thin. The error of log Z is that of the pooled "

@@ -35,6 +35,7 @@ CONTENTS = """
 :hidden:
 
 method
+objectives
 generators
 extending
 checkpoints
