@@ -37,7 +37,10 @@ FACES = {
     "warmup_steps": 10,
 }
 SLOPES = {"reverse_kl": 1, "path_gradient": 1, "mixed": 1}  # gradients of the energy, for each sample of the batch
-CAPTION = "objective | seeds | reverse gap | forward gap | missed | log Z error | modes or share | seconds | energies, gradients"
+CAPTION = (
+    "objective | seeds | reverse gap | forward gap | missed | log Z error | modes or share | seconds | "
+    "energies, gradients"
+)
 
 
 def toy(problem, energy, **options):
