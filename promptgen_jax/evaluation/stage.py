@@ -158,7 +158,7 @@ def measure(
             "metrics": list(own),
         },
     )
-    notes = (*result.notes, *_missed_shares(result))
+    notes = result.notes if found else (*result.notes, *_missed_shares(result))  # the certificate has them too
     return replace(result, notes=notes, headline=headline(result, about, when))
 
 

@@ -136,7 +136,10 @@ def measure(seen: Mapping[str, Observed], about: About) -> Certificate | None:
     if about.prompt is None or about.ebm.needs_reference or not {"before", "after"} <= set(seen):
         return None
     before, after = (seen[when].draws.weighted(seen[when].log_importance) for when in ("before", "after"))
-    return of_draws(about.prompt, after, before, batch_size=about.batch_size)
+    found = of_draws(about.prompt, after, before, batch_size=about.batch_size)
+    controls = _moments(about.ebm)
+    gamma = {c.name: np.exp(seen["after"].log_probs(c.network.name, c.attribute)) for c in controls}
+    return _with_moments(found, controls, gamma)
 
 
 def certify(
@@ -174,8 +177,7 @@ def certify(
     seen = devices.map_batches(_look, batch_size, *arrays, shared=(ebm,))
     flow = flow.weighted(seen["log_target"] - np.asarray(flow.log_prob))
     found = of_draws(prompt, flow, importance(prior, ebm, batch_size=batch_size), batch_size=batch_size)
-    notes = (note for control in _moments(ebm) for note in moment_notes(control, seen["gamma"][control.name]))
-    return dataclasses.replace(found, notes=(*found.notes, *notes))
+    return _with_moments(found, _moments(ebm), seen["gamma"])
 
 
 @jax.jit
@@ -191,28 +193,39 @@ def _moments(ebm: LatentEBM) -> list[MomentControl]:
     return [control for control in ebm.controls if isinstance(control, MomentControl)]
 
 
-def moment_notes(control: MomentControl, gamma: np.ndarray) -> Iterator[str]:
-    """A note for every share that the flow misses, and for every one that its samples cannot show.
+def _with_moments(found: Certificate, controls: list[MomentControl], gamma: Mapping[str, np.ndarray]) -> Certificate:
+    """With a note for every share that the flow's samples miss, or cannot show; where one is missed all is not good.
 
     Args:
-      control: the constraint.
-      gamma: (N, K) probabilities of the flow's samples.
+      found: the certificate without.
+      controls: the constraints.
+      gamma: (N, K) probabilities of the flow's samples by name of the constraint.
     """
-    (aim,) = control.aims
-    gamma = np.asarray(gamma, np.float64)
-    weight = np.full(len(gamma), 1 / len(gamma))
-    for (label, wanted), values in zip(aim.target, gamma.T, strict=True):
-        yield from share_notes(aim.output, label, wanted, *mean_interval(values, weight, len(gamma)), len(gamma))
+    notes, missed = [], False
+    for control in controls:
+        (aim,) = control.aims
+        values = np.asarray(gamma[control.name], np.float64)
+        for (label, wanted), column in zip(aim.target, values.T, strict=True):
+            ends = mean_interval(column, np.full(len(column), 1 / len(column)), len(column))
+            notes += share_notes(aim.output, label, wanted, *ends, len(column))
+            missed |= is_missed(wanted, *ends)
+    verdict = "fair" if missed and found.verdict == "good" else found.verdict
+    return dataclasses.replace(found, verdict=verdict, notes=(*found.notes, *notes))
+
+
+def is_missed(wanted: float, reached: float, low: float, high: float) -> bool:
+    """Whether a share is off by more than a fiftieth, and what was wanted lies outside its interval."""
+    return abs(reached - wanted) > MISSED_SHARE and not low <= wanted <= high
 
 
 def share_notes(
     attribute: str, label: str, wanted: float, reached: float, low: float, high: float, num_samples: int
 ) -> Iterator[str]:
-    """A note if a share (with its interval) misses the wanted one by more than a fiftieth, or is too rare to be seen.
+    """A note if a share (with its interval) misses the wanted one, or is too rare to be seen.
 
     Too rare is a label with, or without which fewer than 5 samples are expected.
     """
-    if abs(reached - wanted) > MISSED_SHARE and not low <= wanted <= high:
+    if is_missed(wanted, reached, low, high):
         yield (
             f"{attribute}: {label} was asked to be {wanted:.1%} of the samples and is {reached:.1%} by the "
             "control's mean probability. Train longer, with closed_loop, or with objective='score_function'."
