@@ -22,7 +22,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import reading
 from promptgen_jax.models import network
-from promptgen_jax.models.clip import ACTIVATIONS, CLIP
+from promptgen_jax.models.clip import CLIP
+from promptgen_jax.models.vit import ACTIVATIONS
 from promptgen_jax.store import weights
 
 HEAD_DIM = 64

@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import layers, reading
+from promptgen_jax.models import resnet
 
 # genders are spelt as in the other networks, so that one can judge the other
 ATTRIBUTES = {
@@ -23,7 +24,7 @@ ATTRIBUTES = {
 
 def recipe() -> dict[str, reading.Part]:
     """Targets of `resnet.FairFace`: a ResNet-34 of torchvision."""
-    return {**layers.resnet_trunk("trunk", "", bottleneck=False), "head": layers.dense("fc")}
+    return {**resnet.trunk_recipe(resnet.TORCHVISION, {"bottleneck": False}), "head": layers.dense("fc")}
 
 
 def convert(source: str | Path) -> tuple[dict, dict]:

@@ -147,15 +147,7 @@ def load_clip(name: str, texts: Sequence[str]) -> tuple[Network, Array]:
     module, tree, config = network.load_params(name, kind="clip", example=clip.CLIP.example)
     tokens = tokenizer.tokenize(texts, context_length=module.context_length, vocab_size=module.vocab_size)
     features = _embed_texts(module.text_tower(), tree["text"], tokens)
-    tower = Network(
-        weights=tree["vision"],
-        module=module.vision_tower(),
-        name=config["name"],
-        checksum=config["sha256"],
-        attributes=(),
-        license=config["license"],
-    )
-    return tower, features
+    return network.image_tower(module, tree, config), features
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -12,51 +12,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from promptgen_jax.models.vit import Block, layer_norm, patches
+
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 LOGIT_SCALE = 2.6592600  # ln(1 / 0.07), where training starts
-ACTIVATIONS = {"quick_gelu": lambda x: x * nn.sigmoid(1.702 * x), "gelu": lambda x: nn.gelu(x, approximate=False)}
 
 
 def normalise(features: jax.Array) -> jax.Array:
     """Features (..., E) at unit length, float32."""
     features = features.astype(jnp.float32)
     return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention; `qkv` makes queries, keys and values in this order."""
-
-    heads: int
-    causal: bool
-
-    @nn.compact
-    def __call__(self, x):
-        """Maps (B, N, width) to the same shape. Softmax is float32."""
-        batch, length, width = x.shape
-        q, k, v = jnp.split(nn.Dense(3 * width, name="qkv")(x), 3, axis=-1)
-        q, k, v = (part.reshape(batch, length, self.heads, width // self.heads) for part in (q, k, v))
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32) * (width // self.heads) ** -0.5
-        if self.causal:
-            scores = jnp.where(jnp.tri(length, dtype=bool), scores, -jnp.inf)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", nn.softmax(scores).astype(x.dtype), v)
-        return nn.Dense(width, name="out")(mixed.reshape(batch, length, width))
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block: x + attention(ln_1(x)), then x + mlp(ln_2(x))."""
-
-    heads: int
-    causal: bool
-    activation: str
-
-    @nn.compact
-    def __call__(self, x):
-        """Maps (B, N, width) to the same shape."""
-        width = x.shape[-1]
-        x = x + Attention(self.heads, self.causal, name="attention")(_layer_norm("ln_1")(x))
-        hidden = nn.Dense(4 * width, name="mlp_in")(_layer_norm("ln_2")(x))
-        return x + nn.Dense(width, name="mlp_out")(ACTIVATIONS[self.activation](hidden))
 
 
 class VisionTower(nn.Module):
@@ -92,14 +58,14 @@ class VisionTower(nn.Module):
                 f"VisionTower: images are {images.shape}; expected (batch, {size}, {size}, 3). Resize them first."
             )
         pixels = (images - jnp.asarray(MEAN, images.dtype)) / jnp.asarray(STD, images.dtype)
-        x = nn.Dense(self.width, use_bias=False, name="patch")(_patches(pixels, self.patch_size))
+        x = nn.Dense(self.width, use_bias=False, name="patch")(patches(pixels, self.patch_size))
         start = self.param("class_embedding", nn.initializers.normal(self.width**-0.5), (self.width,))
         x = jnp.concatenate([jnp.broadcast_to(start, (x.shape[0], 1, self.width)), x], axis=1)
         x = x + self.param("positional_embedding", nn.initializers.normal(self.width**-0.5), x.shape[1:])
-        x = _layer_norm("ln_pre")(x)
+        x = layer_norm("ln_pre")(x)
         for index in range(self.layers):
             x = Block(self.heads, causal=False, activation=self.activation, name=f"block{index}")(x)
-        return {"embedding": _projection(_layer_norm("ln_post")(x[:, 0]), self.embed_dim)}
+        return {"embedding": _projection(layer_norm("ln_post")(x[:, 0]), self.embed_dim)}
 
 
 class TextTower(nn.Module):
@@ -139,7 +105,7 @@ class TextTower(nn.Module):
         x = x + self.param("positional_embedding", nn.initializers.normal(0.01), x.shape[1:])
         for index in range(self.layers):
             x = Block(self.heads, causal=True, activation=self.activation, name=f"block{index}")(x)
-        x = _layer_norm("ln_final")(x)
+        x = layer_norm("ln_final")(x)
         return _projection(x[jnp.arange(x.shape[0]), jnp.argmax(tokens, axis=-1)], self.embed_dim)
 
 
@@ -208,18 +174,6 @@ class CLIP(nn.Module):
         """Shapes of a batch of one image and one text, to initialise the module with."""
         images = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), jnp.float32)
         return images, jax.ShapeDtypeStruct((1, self.context_length), jnp.int32)
-
-
-def _layer_norm(name):
-    return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name)
-
-
-def _patches(images, size):
-    """(B, H, W, 3) to (B, rows · columns, size · size · 3), row by row."""
-    batch, height, width, channels = images.shape
-    rows, columns = height // size, width // size
-    cut = images.reshape(batch, rows, size, columns, size, channels).transpose(0, 1, 3, 2, 4, 5)
-    return cut.reshape(batch, rows * columns, size * size * channels)
 
 
 def _projection(x, embed_dim):

@@ -18,7 +18,9 @@ import numpy as np
 from flax import struct
 
 from promptgen_jax import checks
-from promptgen_jax.store import weights
+from promptgen_jax.models import pretrained
+from promptgen_jax.models.preprocess import Preprocess
+from promptgen_jax.store import hub, weights
 
 
 @struct.dataclass
@@ -26,7 +28,8 @@ class Network:
     """A frozen network from images (B, H, W, 3) in [0, 1] to a dict of outputs.
 
     For every name in `attributes` the output of that name holds logits (B, K) in the order of its labels; their
-    softmax is P(label | image). Other outputs (pose in degrees, embeddings) are described by the module.
+    softmax is P(label | image). Other outputs (pose in degrees, embeddings) are described by the module, which reads
+    what `preprocess` makes of the images; most modules do that themselves.
     """
 
     weights: Any = struct.field(repr=False)
@@ -35,10 +38,12 @@ class Network:
     checksum: str = struct.field(pytree_node=False)
     attributes: tuple[tuple[str, tuple[str, ...]], ...] = struct.field(pytree_node=False)
     license: str = struct.field(pytree_node=False, default="")
+    preprocess: Preprocess | None = struct.field(pytree_node=False, default=None)
 
     def __call__(self, images) -> dict[str, jax.Array]:
         """All outputs by name. Raises ValueError or TypeError for images of a wrong shape, dtype or range."""
         checks.check_images(self.name, images)
+        images = self.preprocess(images) if self.preprocess else images
         return self.module.apply({"params": self.weights}, images)
 
     def labels(self, attribute: str) -> tuple[str, ...]:
@@ -46,6 +51,14 @@ class Network:
         known = dict(self.attributes)
         checks.check_known(f"{self.name}: attribute", attribute, known)
         return known[attribute]
+
+    def attribute_of(self, label: str) -> str:
+        """The one attribute that has a label. Raises ValueError with the nearest match, or if several have it."""
+        checks.check_known(f"{self.name}: label", label, {each for _, labels in self.attributes for each in labels})
+        found = [attribute for attribute, labels in self.attributes if label in labels]
+        if len(found) > 1:
+            raise ValueError(f"{self.name}: {label!r} is a label of {', '.join(found)}. Say which: attribute=...")
+        return found[0]
 
     def label_index(self, attribute: str, label: str) -> int:
         """The column of a label in the logits of an attribute."""
@@ -79,24 +92,34 @@ def expected_tree(module: nn.Module, example: jax.Array) -> dict:
     return variables if "buffers" in variables else variables["params"]
 
 
-def load_params(name_or_path: str | Path, *, kind: str, example: Any) -> tuple[nn.Module, dict, dict]:
-    """Module, checked float32 weights and config of a weight folder.
+def load_params(
+    name_or_path: str | Path, *, kind: str | tuple[str, ...], example: Any, **settings
+) -> tuple[nn.Module, dict, dict]:
+    """Module, checked float32 weights and config of a weight folder, or of a model of transformers.
 
     Args:
-      name_or_path: name under ported_weights, or a folder.
-      kind: "network", "generator" or "clip"; anything else in the folder is refused.
+      name_or_path: name under ported_weights, a folder, or, of networks and CLIPs, "owner/name" on the Hugging Face Hub.
+      kind: "network", "generator" or "clip", or several of them; anything else in the folder is refused.
       example: array or ShapeDtypeStruct that the module can be initialised with, to verify every shape; or a function
         of the module that gives it.
+      **settings: as in `pretrained.read`, of models of transformers only.
 
     Raises:
       FileNotFoundError, ValueError: folder missing, altered, of another kind, or with wrong keys or shapes.
     """
-    config = weights.read_config(name_or_path)
-    if config["kind"] != kind:
+    foreign = hub.is_pretrained(name_or_path)
+    if foreign:
+        tree, config = pretrained.read(name_or_path, **settings)
+    else:
+        config = weights.read_config(name_or_path)
+    kinds = (kind,) if isinstance(kind, str) else kind
+    if config["kind"] not in kinds:
         raise ValueError(
-            f"{name_or_path}: holds a {config['kind']}, expected a {kind}. Choose another folder of weights."
+            f"{name_or_path}: holds a {config['kind']}, expected a {' or '.join(kinds)}. Choose another folder of "
+            "weights."
         )
-    tree, config = weights.load_weights(name_or_path)
+    if not foreign:
+        tree, config = weights.load_weights(name_or_path)
     module = load_module(config)
     example = example(module) if callable(example) else example
     converter = config.get("converter", "the converter")
@@ -105,23 +128,41 @@ def load_params(name_or_path: str | Path, *, kind: str, example: Any) -> tuple[n
     return module, tree, config
 
 
-def load_network(name_or_path: str | Path, **options) -> Network:
-    """Loads a ported network by name (`faceapi_expression`) or folder.
+def load_network(name_or_path: str | Path | Network, **options) -> Network:
+    """Loads a network: a ported one by name (`faceapi_expression`) or folder, or a model of transformers.
+
+    Of transformers are read `ViTForImageClassification`, `ResNetForImageClassification`,
+    `ConvNextForImageClassification`, `SiglipForImageClassification`, and the image towers of CLIP and SigLIP. The
+    labels of their one attribute, "label", are those of config.json, and images go in as preprocessor_config.json says.
 
     Args:
-      name_or_path: name under ported_weights, or a folder.
+      name_or_path: name under ported_weights; a folder; "owner/name" on the Hugging Face Hub, with "@revision" to pin
+        it; or a network, which is returned as it is.
       **options: fields of its module that differ from config.json and leave the weights as they are, e.g. `input_size`
-        of `faceres` or `symmetric` of `irse50`.
+        of `faceres` or `symmetric` of `irse50`; of a model of transformers, entries of preprocessor_config.json, e.g.
+        `size={"height": 96, "width": 96}`.
 
     Raises:
       FileNotFoundError, ValueError: as `load_params`; unknown option, with the nearest match.
     """
-    example = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    module, tree, config = load_params(name_or_path, kind="network", example=example)
-    for option in options:
+    if isinstance(name_or_path, Network):
+        return name_or_path
+    settings = options if hub.is_pretrained(name_or_path) else {}
+    module, tree, config = load_params(name_or_path, kind=("network", "clip"), example=_example, **settings)
+    if config["kind"] == "clip":
+        return image_tower(module, tree, config)
+    for option in () if settings else options:
         known = {field.name for field in dataclasses.fields(module)} - {"parent", "name"}
         checks.check_known(f"{name_or_path}: option", option, known)
-    module = module.clone(**options)
+    return _network(module if settings else module.clone(**options), tree, config)
+
+
+def image_tower(module: nn.Module, tree: dict, config: dict) -> Network:
+    """The image tower of a CLIP or SigLIP, as `load_params` gives one, without its text tower."""
+    return _network(module.vision_tower(), tree["vision"], config)
+
+
+def _network(module: nn.Module, tree: dict, config: dict) -> Network:
     return Network(
         weights=tree,
         module=module,
@@ -129,4 +170,10 @@ def load_network(name_or_path: str | Path, **options) -> Network:
         checksum=config["sha256"],
         attributes=tuple((attribute, tuple(labels)) for attribute, labels in config.get("attributes", {}).items()),
         license=config.get("license", ""),
+        preprocess=Preprocess.from_json(config["preprocess"]) if "preprocess" in config else None,
     )
+
+
+def _example(module: nn.Module):
+    """What a network is initialised with: 64 pixels a side, or the batch of a module that says one."""
+    return module.example() if hasattr(module, "example") else jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
