@@ -17,6 +17,7 @@ transformers.utils.logging.set_verbosity_error()
 LABELS = {0: "sad", 1: "happy", 2: "angry"}
 NAMED = {"id2label": LABELS, "label2id": {label: index for index, label in LABELS.items()}}
 TRANSFORMER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+TEXT = {"vocab_size": 1000, "max_position_embeddings": 12}
 PROCESSOR = {
     "image_processor_type": "ViTImageProcessor",
     "size": {"height": 16, "width": 16},
@@ -81,3 +82,39 @@ def assert_close(got, wanted, tolerance=1e-4):
     """Outputs and gradients agree, relative to the largest value; float32 in another order of summation is 1e-6."""
     for one, other in zip(got, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * max(1.0, np.abs(other).max()))
+
+
+def clip(vision=None, text=None, **options):
+    """A CLIP of two blocks a tower, 16 pixels in patches of 8, and a vocabulary of 1,000."""
+    config = transformers.CLIPConfig(
+        vision_config={**TRANSFORMER, "image_size": 16, "patch_size": 8, **(vision or {})},
+        text_config={**TRANSFORMER, **TEXT, "eos_token_id": 1, "bos_token_id": 0, **(text or {})},
+        projection_dim=24,
+        **options,
+    )
+    return seeded(transformers.CLIPModel, config)
+
+
+def siglip(kind="SiglipModel", **options):
+    """A SigLIP of the same sizes, or a classifier on its image tower."""
+    naflex = kind.startswith("Siglip2")
+    vision = {**TRANSFORMER, "patch_size": 8} | ({"num_patches": 4} if naflex else {"image_size": 16})
+    config = getattr(transformers, "Siglip2Config" if naflex else "SiglipConfig")(
+        vision_config=vision, text_config={**TRANSFORMER, **TEXT, "bos_token_id": 0, "eos_token_id": 1}, **options
+    )
+    return seeded(getattr(transformers, kind), config)
+
+
+def resnet(layer_type="basic", **options):
+    """A ResNet of three stages."""
+    sizes = {"embedding_size": 8, "hidden_sizes": [16, 24, 32], "depths": [2, 1, 2]}
+    return seeded(
+        transformers.ResNetForImageClassification,
+        transformers.ResNetConfig(layer_type=layer_type, **sizes, **NAMED, **options),
+    )
+
+
+def convnext(**options):
+    """A ConvNeXt of two stages."""
+    sizes = {"num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 2], "patch_size": 4, "image_size": 16}
+    return seeded(transformers.ConvNextForImageClassification, transformers.ConvNextConfig(**sizes, **NAMED, **options))

@@ -14,6 +14,7 @@ from promptgen_jax import checks
 from promptgen_jax.models import clip, network, tokenizer
 from promptgen_jax.models.network import Network
 from promptgen_jax.ops import augment
+from promptgen_jax.store import hub, weights
 from promptgen_jax.types import Array, Sample, Spec, spec_field
 
 
@@ -43,6 +44,11 @@ class ClipControl:
     chunk: int = struct.field(pytree_node=False)
     needs_reference: bool = struct.field(pytree_node=False, default=False)
     spec: Spec | None = spec_field()
+
+    @property
+    def exact(self) -> bool:
+        """Whether it sees the whole image as its network does on its own: not augmented, and smoothed when it shrinks."""
+        return self.antialias and not self.policy.strip(", ")
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -81,6 +87,8 @@ class ClipControl:
             cosines = jnp.einsum("ne,te->nt", features, self.text_features, precision="highest")
             return jnp.sum((1 - cosines) * self.text_weights, axis=1)
 
+        if self.exact:
+            return jnp.broadcast_to(energies(images)[:, None], draws.side.shape)
         size = self.network.module.image_size
         return augment.map_views(energies, draws, images, size=size, antialias=self.antialias, chunk=self.chunk)
 
@@ -100,13 +108,15 @@ def build(
     """Loads a converted CLIP, embeds the text once, and keeps the image tower only.
 
     Args:
-      network: name under ported_weights (`clip_vit_b32`), or a folder.
+      network: name under ported_weights (`clip_vit_b32`), a folder, ours or of transformers, or "owner/name" on the
+        Hugging Face Hub, of a CLIP, SigLIP or SigLIP 2.
       text: what to see, in words, or several such texts.
       text_weights: of several texts; equal and adding up to 1 if left out.
       weight: lambda; the paper's experiments on StyleGAN2 take 500 to 1,000.
       num_augmentations: views per image, 50 in the paper.
       policy: comma-separated augmentations, "" for none; all of the official ones by default.
-      antialias: whether to smooth before shrinking to the size of CLIP; the official code did not.
+      antialias: whether to smooth before shrinking to the size of CLIP; the official code did not. With policy "" the
+        images then go in exactly as the preprocessor_config.json of a model of transformers says.
       chunk: most views of one image in memory at a time; changes nothing but memory and speed.
       name: of the control; the first text if left out.
 
@@ -139,18 +149,28 @@ def build(
 
 
 def load_clip(name: str, texts: Sequence[str]) -> tuple[Network, Array]:
-    """The image tower of a converted CLIP, and the features (T, E) of texts, of unit length.
+    """The image tower of a CLIP or SigLIP, and the features (T, E) of texts, of unit length.
+
+    Args:
+      name: as in `build`.
+      texts: T of them.
 
     Raises:
       FileNotFoundError, ValueError, TypeError: as `network.load_params` and `tokenizer.tokenize`.
     """
-    module, tree, config = network.load_params(name, kind="clip", example=clip.CLIP.example)
-    tokens = tokenizer.tokenize(texts, context_length=module.context_length, vocab_size=module.vocab_size)
-    features = _embed_texts(module.text_tower(), tree["text"], tokens)
+    module, tree, config = network.load_params(name, kind="clip", example=lambda module: module.example())
+    length = module.context_length
+    folder = hub.find(name) if hub.is_pretrained(name) else weights.find_weights(name)
+    if hub.has_tokenizer(folder):
+        tokens, mask = tokenizer.tokenize_as(folder, texts, context_length=length)
+    else:
+        tokens = tokenizer.tokenize(texts, context_length=length, vocab_size=module.vocab_size)
+        mask = None
+    features = _embed_texts(module.text_tower(), tree["text"], tokens, mask)
     return network.image_tower(module, tree, config), features
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _embed_texts(tower, params, tokens):
+def _embed_texts(tower, params, tokens, mask):
     with jax.default_matmul_precision("highest"):  # once per run, so it may be exact everywhere
-        return clip.normalise(tower.apply({"params": params}, tokens))
+        return clip.normalise(tower.apply({"params": params}, tokens, mask))

@@ -82,8 +82,11 @@ def load_module(config: dict) -> nn.Module:
     """The Linen module named by a config.json, e.g. `faceapi.AgeGender` of `promptgen_jax.models`."""
     file, _, class_name = config["module"].partition(".")
     module = importlib.import_module(f"promptgen_jax.models.{file}")
-    options = config.get("options", {})
-    return getattr(module, class_name)(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+    return getattr(module, class_name)(**{name: _hashable(value) for name, value in config.get("options", {}).items()})
+
+
+def _hashable(value):
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def expected_tree(module: nn.Module, example: jax.Array) -> dict:
@@ -98,7 +101,7 @@ def load_params(
     """Module, checked float32 weights and config of a weight folder, or of a model of transformers.
 
     Args:
-      name_or_path: name under ported_weights, a folder, or, of networks and CLIPs, "owner/name" on the Hugging Face Hub.
+      name_or_path: name under ported_weights, a folder, or, of networks and CLIPs, "owner/name" on the Hub.
       kind: "network", "generator" or "clip", or several of them; anything else in the folder is refused.
       example: array or ShapeDtypeStruct that the module can be initialised with, to verify every shape; or a function
         of the module that gives it.
@@ -158,8 +161,13 @@ def load_network(name_or_path: str | Path | Network, **options) -> Network:
 
 
 def image_tower(module: nn.Module, tree: dict, config: dict) -> Network:
-    """The image tower of a CLIP or SigLIP, as `load_params` gives one, without its text tower."""
-    return _network(module.vision_tower(), tree["vision"], config)
+    """The image tower of a CLIP or SigLIP, as `load_params` gives one: a network that returns an `embedding`.
+
+    Unless its config says how images go in, they are resized to its size bicubically, whatever their aspect.
+    """
+    tower = _network(module.vision_tower(), tree["vision"], config)
+    whole = Preprocess(rule="exact", size=2 * (module.image_size,), filter="bicubic")
+    return tower if tower.preprocess else tower.replace(preprocess=whole)
 
 
 def _network(module: nn.Module, tree: dict, config: dict) -> Network:

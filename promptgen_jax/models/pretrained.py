@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from promptgen_jax import checks
-from promptgen_jax.models import preprocess, recipe, vit
+from promptgen_jax.models import clip, convnext, preprocess, recipe, resnet, siglip, vit
 from promptgen_jax.store import hub
 
 COUNTERS = r"|.*\.num_batches_tracked|.*\.position_ids"
@@ -45,6 +45,26 @@ FAMILIES = {
         lambda options: vit.classifier_recipe(vit.TRANSFORMERS, options),
         ignored=vit.IGNORED,
         renamed=vit.RENAMED,
+    ),
+    "ResNetForImageClassification": Family(
+        "resnet.Classifier",
+        resnet.options_of,
+        lambda options: resnet.classifier_recipe(resnet.TRANSFORMERS, options),
+    ),
+    "ConvNextForImageClassification": Family("convnext.Classifier", convnext.options_of, convnext.classifier_recipe),
+    "CLIPModel": Family(
+        "clip.CLIP",
+        clip.options_of,
+        lambda options: clip.clip_recipe(
+            clip.TRANSFORMERS, {"vision": options["vision_layers"], "text": options["text_layers"]}
+        ),
+        kind="clip",
+    ),
+    "SiglipModel": Family("siglip.SigLIP", siglip.options_of, siglip.siglip_recipe, kind="clip"),
+    "Siglip2Model": Family("siglip.SigLIP", siglip.options_of, siglip.siglip_recipe, kind="clip"),
+    "SiglipForImageClassification": Family("siglip.Classifier", siglip.classifier_options_of, siglip.classifier_recipe),
+    "Siglip2ForImageClassification": Family(
+        "siglip.Classifier", siglip.classifier_options_of, siglip.classifier_recipe
     ),
 }
 

@@ -124,13 +124,19 @@ def conv_norm(conv: str, norm: str) -> Part:
 
 
 def dense(*names: str, bias: bool = True) -> Part:
-    """A dense layer (out, in), or several that read the same input, side by side."""
+    """A dense layer (out, in), or several that read the same input, side by side.
+
+    Args:
+      *names: of the layers; "{}" in one stands for weight or bias, which else follow behind a dot.
+      bias: whether there is one.
+    """
 
     def make(*tensors):
         layer = {"kernel": np.concatenate(tensors[: len(names)]).T}
         return {**layer, "bias": np.concatenate(tensors[len(names) :])} if bias else layer
 
-    return Part(tuple(f"{name}.{part}" for part in ("weight", "bias")[: 1 + bias] for name in names), make)
+    full = [name if "{}" in name else f"{name}.{{}}" for name in names]
+    return Part(tuple(name.format(part) for part in ("weight", "bias")[: 1 + bias] for name in full), make)
 
 
 def patches(name: str, *, bias: bool = True) -> Part:

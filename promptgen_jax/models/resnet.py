@@ -166,7 +166,7 @@ class Layout(NamedTuple):
 
     Attributes:
       stem: of the first.
-      layer: in a block; `{stage}` counts from 1, `{stage0}` from 0, `{block}` from 0, `{layer}` and `{layer0}` likewise.
+      layer: in a block; `{stage}` and `{layer}` count from 1, `{stage0}`, `{layer0}` and `{block}` from 0.
       shortcut: in a block.
       head: the dense layer.
     """

@@ -283,7 +283,7 @@ def options_of(config) -> dict[str, Any]:
 
 
 def options_of_timm(tensors: dict[str, Any], *, heads: int) -> dict[str, Any]:
-    """Options of `ViT` read off a state dict of timm's VisionTransformer with a class token, such as vit_small_patch16_224.
+    """Options of `ViT` read off a state dict of timm's VisionTransformer with a class token.
 
     Args:
       tensors: by name.

@@ -70,6 +70,11 @@ def find(name_or_path: str | Path) -> Path:
         ) from None
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether the files of a tokenizer are in a folder."""
+    return any((folder / name).is_file() for name in TOKENIZER)
+
+
 def revision(folder: Path) -> str:
     """The commit that a snapshot of the cache is of; "" for any other folder."""
     return folder.name if folder.parent.name == "snapshots" else ""
