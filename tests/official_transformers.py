@@ -118,3 +118,14 @@ def convnext(**options):
     """A ConvNeXt of two stages."""
     sizes = {"num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 2], "patch_size": 4, "image_size": 16}
     return seeded(transformers.ConvNextForImageClassification, transformers.ConvNextConfig(**sizes, **NAMED, **options))
+
+
+def write_tokenizer(folder, *, end):
+    """A byte-level tokenizer of CLIP with 1,000 ids, the second of which ends a text."""
+    from promptgen_jax.models import tokenizer
+
+    ranks, ids = tokenizer._vocabulary()
+    merges = list(ranks)[: 1000 - tokenizer.NUM_FIXED]
+    known = [*list(ids)[: 2 * tokenizer.NUM_BYTES], *("".join(merge) for merge in merges)]
+    vocab = {"<|startoftext|>": 0, "<|endoftext|>": end} | {symbol: 2 + index for index, symbol in enumerate(known)}
+    transformers.CLIPTokenizer(vocab=vocab, merges=merges).save_pretrained(folder)

@@ -47,7 +47,7 @@ class ClipControl:
 
     @property
     def exact(self) -> bool:
-        """Whether it sees the whole image as its network does on its own: not augmented, and smoothed when it shrinks."""
+        """Whether it sees the image as its network does on its own: not augmented, and smoothed when it shrinks."""
         return self.antialias and not self.policy.strip(", ")
 
     @property

@@ -97,6 +97,7 @@ def read(name_or_path: str | Path, *, read_archive: Callable | None = None, **se
     ignored = [name for name in tensors if re.fullmatch(family.ignored + COUNTERS, name)]
     facts = {
         "kind": family.kind,
+        "architecture": config.architectures[0],
         "module": family.module,
         "options": options,
         "attributes": {} if family.kind == "clip" else {"label": labels_of(config)},
@@ -144,7 +145,7 @@ def labels_of(config) -> list[str]:
     return [label if labels.count(label) == 1 else f"{label} ({index})" for index, label in enumerate(labels)]
 
 
-def describe(name: str, folder: Path) -> str:
+def describe(folder: Path) -> str:
     """A line on a model in the cache: class, labels, size, licence, and whether it can be used here."""
     try:
         family, config = read_config(folder)

@@ -245,8 +245,8 @@ class Classifier(nn.Module):
 
 
 def _vision_options(config) -> tuple[tuple, int]:
-    """Options of `Encoder` in their order, and the side of the images; raises ValueError naming what is not computed."""
-    flexible = not hasattr(config, "image_size") or config.model_type.startswith("siglip2")
+    """Options of `Encoder` in order, and the side of the images. Raises ValueError naming what is not computed."""
+    flexible = config.model_type.startswith("siglip2")
     computed = {"hidden_act": tuple(ACTIVATIONS), "num_channels": (3,), "layer_norm_eps": (EPSILON,)}
     recipe.refuse(config, **computed, vision_use_head=(True,))
     size = recipe.side("patch_size", config.patch_size)

@@ -6,7 +6,8 @@ import ast
 from pathlib import Path
 
 from promptgen_jax import parts
-from promptgen_jax.store import catalogue, weights
+from promptgen_jax.models import pretrained
+from promptgen_jax.store import catalogue, hub, weights
 
 
 def describe(configs: str | Path = "configs") -> str:
@@ -22,6 +23,9 @@ def describe(configs: str | Path = "configs") -> str:
             (path.name, _first_line(path)) for path in sorted(Path(configs).glob("*.py")) if path.stem != "pieces"
         ],
         "Weights": _weights(),
+        "Models in the cache of the Hugging Face Hub": [
+            (name, pretrained.describe(folder)) for name, folder in hub.cached()
+        ],
     }
     return "\n\n".join(
         "\n".join([title, *(f"  {name:24} {text}" for name, text in rows)]) for title, rows in sections.items() if rows

@@ -53,9 +53,11 @@ def find(name_or_path: str | Path) -> Path:
     """
     if Path(name_or_path).is_dir():
         return Path(name_or_path).resolve()
+    asked = REPOSITORY.fullmatch(str(name_or_path))
+    if asked is None:
+        raise FileNotFoundError(f"{name_or_path}: no such folder. Give one, or owner/name on the Hugging Face Hub.")
     import huggingface_hub
 
-    asked = REPOSITORY.fullmatch(str(name_or_path))
     try:
         return Path(
             huggingface_hub.snapshot_download(
