@@ -6,9 +6,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import official_transformers as official
 import pages
 import pytest
+import test_own_networks
+import torch
 from pages import Block
+from safetensors.torch import save_file
 
 import promptgen_jax as pg
 from promptgen_jax import controls, parts
@@ -130,10 +134,20 @@ def test_extending(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(controls, "__path__", [*controls.__path__, str(tmp_path)])
     names = {}
-    ten_lines, network, own_file, *rest = pages.blocks(DOCS / "extending.md")
+    ten_lines, hub, _, own_torch, network, own_file, *rest = pages.blocks(DOCS / "extending.md")
 
     exec(ten_lines.content, names)
     np.testing.assert_allclose(np.mean(names["pictures"], axis=(0, 1, 2)), [0.9, 0.1, 0.1], atol=0.12)
+
+    official.write(tmp_path / "my-mood", official.vit())
+    official.write(tmp_path / "my-clip", official.clip())
+    official.write_tokenizer(tmp_path / "my-clip", end=1)
+    exec(hub.content, names)
+    assert np.isfinite(names["history"][-1]["energy/happy"])
+    _, file = test_own_networks.saved(tmp_path, test_own_networks.ResNet, (2, 2, 2, 2), False)
+    save_file(torch.load(file), tmp_path / "my_resnet18.safetensors")
+    exec(own_torch.content, names)
+    assert names["owl"].network.preprocess.resized(300, 400) == (256, 341)
 
     exec(network.content, names)
     key, generator = jax.random.key(2), names["generator"]
