@@ -12,11 +12,13 @@ import pytest
 from official_transformers import of_jax, of_torch, photographs, torch, transformers
 
 import promptgen_jax as pg
+from configs import face_smile
 from convert import hub_to_flax
 from promptgen_jax.controls.clip import load_clip
 from promptgen_jax.draws import Draws
 from promptgen_jax.models import preprocess, tokenizer
 from promptgen_jax.runs import inventory
+from promptgen_jax.runs.config import RunConfig
 
 CLASSIFIERS = {
     "vit": official.vit,
@@ -108,6 +110,28 @@ def test_labels_are_found_or_answered_with_the_nearest(tmp_path):
     with pytest.raises(ValueError, match="mood: label: unknown name 'hapy'. Did you mean 'happy'"):
         pg.load_control("classifier", network=net, target="hapy")
     assert pg.load_control("classifier", network="faceapi_expression", target="happy").attribute == "expression"
+
+
+def test_a_config_names_one(folder):
+    config = face_smile.get_config("smoke").to_dict()
+    smile = {"kind": "classifier", "network": str(folder), "target": "happy"}
+    config["stages"]["smile"]["controls"]["smile"] = smile
+    config["evaluation"]["judges"] = {str(folder): ("label",)}
+    _, controls, _ = RunConfig.from_dict(config).load_parts()
+    assert controls["smile"][0].network.name == "mood"
+    smile["target"], config["evaluation"]["judges"][str(folder)] = "hapy", ("lable",)
+    with pytest.raises(ValueError, match="(?s)Did you mean 'happy'.*Did you mean 'label'"):
+        RunConfig.from_dict(config).load_parts()
+
+
+@pytest.mark.full
+def test_the_command_line_names_one(folder, tmp_path):
+    words = ["--config=configs/face_smile.py:smoke", f"--workdir={tmp_path}", "--config.evaluation.num_samples=16"]
+    control = "--config.stages.smile.controls.smile"
+    words += [f"{control}.network={folder}", f"{control}.attribute=label"]
+    done = subprocess.run([sys.executable, "main.py", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "share of happy (mood, control)" in (tmp_path / "report.json").read_text()
 
 
 def shards(folder):

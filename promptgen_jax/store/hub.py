@@ -72,6 +72,12 @@ def find(name_or_path: str | Path) -> Path:
         ) from None
 
 
+def source_of(name: str) -> str:
+    """The address of a model by its name, "owner/name", on the Hub; "" if it is no such name."""
+    found = REPOSITORY.fullmatch(name)
+    return f"https://huggingface.co/{found['repo_id']}" if found else ""
+
+
 def has_tokenizer(folder: Path) -> bool:
     """Whether the files of a tokenizer are in a folder."""
     return any((folder / name).is_file() for name in TOKENIZER)
