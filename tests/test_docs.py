@@ -144,7 +144,7 @@ def test_extending(tmp_path, monkeypatch):
     official.write(tmp_path / "my-clip", official.clip())
     official.write_tokenizer(tmp_path / "my-clip", end=1)
     exec(hub.content, names)
-    assert names["about"].attributes == {"mood": ("label",), "my-mood": ("label",), "my-clip": ()}
+    assert names["about"].attributes == {"my-mood": ("label",), "my-clip": ()}
     _, file = test_own_networks.saved(tmp_path, test_own_networks.ResNet, (2, 2, 2, 2), False)
     save_file(torch.load(file), tmp_path / "my_resnet18.safetensors")
     exec(own_torch.content, names)

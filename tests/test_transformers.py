@@ -222,9 +222,7 @@ def test_names_files_that_are_missing(folder, tmp_path):
         FileNotFoundError, match=r"pytorch_model.bin is a pickle: convert it with `python convert/hub_to"
     ):
         pg.load_network(tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match="nobody/nothing: no such folder here, and not to be had from the Hugging"
-    ):
+    with pytest.raises(FileNotFoundError, match="nobody/nothing: no such file or folder here, and not to be had from"):
         pg.load_network("nobody/nothing")
 
 

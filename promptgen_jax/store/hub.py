@@ -55,7 +55,9 @@ def find(name_or_path: str | Path) -> Path:
         return Path(name_or_path).resolve()
     asked = REPOSITORY.fullmatch(str(name_or_path))
     if asked is None:
-        raise FileNotFoundError(f"{name_or_path}: no such folder. Give one, or owner/name on the Hugging Face Hub.")
+        raise FileNotFoundError(
+            f"{name_or_path}: no such file or folder. Give one, or owner/name on the Hugging Face Hub."
+        )
     import huggingface_hub
 
     try:
@@ -67,8 +69,8 @@ def find(name_or_path: str | Path) -> Path:
     except (OSError, ValueError) as error:  # of the network, of the Hub, of its cache
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise FileNotFoundError(
-            f"{name_or_path}: no such folder here, and not to be had from the Hugging Face Hub ({reason}). Give a "
-            "folder, or owner/name as it stands there; a private one needs `hf auth login`."
+            f"{name_or_path}: no such file or folder here, and not to be had from the Hugging Face Hub ({reason}). "
+            "Give a folder, or owner/name as it stands there; a private one needs `hf auth login`."
         ) from None
 
 
