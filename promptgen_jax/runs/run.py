@@ -30,7 +30,7 @@ from promptgen_jax.models.network import load_network
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs import report
 from promptgen_jax.runs.config import GENERATOR, LOOSE, RunConfig, load_sampler
-from promptgen_jax.store import disk, documents, home, images, weights
+from promptgen_jax.store import disk, documents, home, hub, images, weights
 from promptgen_jax.types import Conditions, makes, networks_of, said, view
 
 AGAIN = "Train again, in another --workdir."
@@ -293,7 +293,7 @@ def _licenses(ebm: LatentEBM, judges: dict) -> list[dict]:
     used = [_innermost(ebm.generator), *(network for control in ebm.controls for network in networks_of(control))]
     unique = {part.name: part for part in [*used, *map(load_network, judges)]}
     return [
-        {"name": name, "license": part.license, "source": f"ported_weights/{name}/SOURCE.md"}
+        {"name": name, "license": part.license, "source": hub.source_of(name) or f"ported_weights/{name}/SOURCE.md"}
         for name, part in unique.items()
         if said(part, "license")
     ]
