@@ -22,7 +22,7 @@ from convert import reading
 from promptgen_jax.models import network
 from promptgen_jax.models.clip import CLIP, TRANSFORMERS, Layout, clip_recipe
 from promptgen_jax.models.vit import ACTIVATIONS, BlockNames
-from promptgen_jax.store import disk, weights
+from promptgen_jax.store import disk, documents, weights
 
 HEAD_DIM = 64
 
@@ -106,24 +106,20 @@ def read_hugging_face(source: Path) -> tuple[dict[str, np.ndarray], dict, Path]:
         tensors = reading.torch_arrays(file, reading.read_torch(file))
     else:
         tensors = reading.read_safetensors(file)
-    try:
-        config = disk.read_json(folder / "config.json", advice="Download it again.")
+    path = folder / "config.json"
+    with documents.one_sentence(path, "not the configuration of a CLIP model", advice="Download it again."):
+        config = disk.read_json(path, advice="Download it again.")
         vision, text = config["vision_config"], config["text_config"]
         # what a config.json leaves out has the defaults of transformers' CLIPVisionConfig and CLIPTextConfig
         heads = {
-            "vision_heads": vision.get("num_attention_heads", 12),
-            "text_heads": text.get("num_attention_heads", 8),
+            "vision_heads": int(vision.get("num_attention_heads", 12)),
+            "text_heads": int(text.get("num_attention_heads", 8)),
         }
-        activations = {tower.get("hidden_act", "quick_gelu") for tower in (vision, text)}
-        epsilons = {tower.get("layer_norm_eps", 1e-5) for tower in (vision, text)}
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"{folder / 'config.json'}: not the configuration of a CLIP model ({type(error).__name__}: {error}). "
-            "Download it again."
-        ) from None
+        activations = {str(tower.get("hidden_act", "quick_gelu")) for tower in (vision, text)}
+        epsilons = {float(tower.get("layer_norm_eps", 1e-5)) for tower in (vision, text)}
     if len(activations) > 1 or not activations <= ACTIVATIONS.keys() or epsilons != {1e-5}:
         raise ValueError(
-            f"{folder / 'config.json'}: hidden_act {sorted(activations)} and layer_norm_eps {sorted(epsilons)}; "
+            f"{path}: hidden_act {sorted(activations)} and layer_norm_eps {sorted(epsilons)}; "
             f"expected one of {', '.join(ACTIVATIONS)} for both towers, and 1e-05. Use another model."
         )
     return tensors, {**heads, "activation": activations.pop()}, file
