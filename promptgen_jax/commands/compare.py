@@ -1,8 +1,8 @@
-"""Compares a trained control with other methods on the same target: how close each is, how fast, what the flow saves.
+"""Compares a trained control with other methods on its target: how close each is, how fast, what the flow saves.
 
-A method is a sampler and its options: langevin,num_steps=50, mala, hmc, rejection, importance, optimise, best_of_n ...
-Prior, flow and both reweighted are always there, and a reference by sequential Monte Carlo. With --config what is not
-trained yet is trained first. The same call goes on where one was stopped.
+A method is a sampler and its options, such as mala or langevin,num_steps=50. Prior, flow and both reweighted are
+always there, and a reference by sequential Monte Carlo. With --config what is not trained yet is trained first. The
+same call goes on where one was stopped.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from promptgen_jax.commands import _arguments
 USAGE = "WORKDIR [--method=SAMPLER,OPTION=VALUE ...] [flags]"
 EXAMPLES = (
     "runs/quickstart --stage=smile",
-    "--config=face_smile --workdir=runs/face_smile --method=langevin,num_steps=50 --method=mala --num_samples=256",
+    "--config=face_smile --workdir=runs/smile --method=langevin,num_steps=50 --method=mala",
 )
 
 

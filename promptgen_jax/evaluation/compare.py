@@ -24,6 +24,8 @@ from promptgen_jax.metrics import (
     Observed,
     certificate,
     diversity,
+    kid,
+    manifold,
     observe,
     shares,
 )
