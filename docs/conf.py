@@ -40,6 +40,7 @@ extending
 checkpoints
 scaling
 troubleshooting
+reliability
 api
 changelog
 ```
