@@ -43,6 +43,7 @@ extending
 checkpoints
 scaling
 troubleshooting
+reliability
 api
 changelog
 ```

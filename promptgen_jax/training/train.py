@@ -189,8 +189,17 @@ def fit(
         raise ValueError(
             f"training.batch_size: {config.batch_size} does not divide over {num_devices} devices; choose a multiple."
         )
-    if workdir is not None:
+    about = {"flow": flow, "cond_dim": cond_dim, "name": name, "optimizer": optimizer}
+    seen = {"workdir": workdir, "quiet": quiet, "callback": callback}
+    if workdir is None:
+        return _fit(ebm, objective, config, mesh, **about, **seen)
+    with disk.locked("fit: workdir", disk.open_folder("fit: workdir", workdir)):
         _claim_workdir(workdir, ebm, config, flow, optimizer)
+        return _fit(ebm, objective, config, mesh, **about, **seen)
+
+
+def _fit(ebm, objective, config: TrainConfig, mesh, *, flow, cond_dim, name, optimizer, workdir, quiet, callback):
+    """`fit`, once all is checked, and the workdir is this training's."""
     key_flow = jax.random.fold_in(seeded(config.seed), 2**31 - 1)
     trained_flow, params = init_flow(key_flow, ebm.generator.prior, cond_dim=cond_dim, **flow)
     normal = closest_normal(draws, ebm.generator.prior) if config.start else None
@@ -339,7 +348,6 @@ def _run(state, step, ebm, flow, objective, config: TrainConfig, watch: Watch) -
     with contextlib.ExitStack() as stack:
         checkpoints = None
         if watch.workdir is not None:
-            stack.enter_context(disk.locked("fit: workdir", watch.workdir))
             checkpoints = stack.enter_context(Checkpoints(watch.workdir / CHECKPOINTS))
             state = checkpoints.load_latest(state) or state
         stopped = stack.enter_context(stop_signals() if checkpoints else contextlib.nullcontext([]))
