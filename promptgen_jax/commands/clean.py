@@ -22,8 +22,9 @@ def add_arguments(parser: _arguments.Parser) -> None:
 def run(arguments) -> _arguments.Outcome:
     """Shows what can go, asks, and deletes it."""
     from promptgen_jax.runs import leftovers
+    from promptgen_jax.store import disk
 
-    workdir = Path(_arguments.workdir_of(arguments)).resolve()
+    workdir = disk.local_path("workdir", _arguments.workdir_of(arguments)).resolve()
     found = leftovers.spare(workdir)
     kept = leftovers.size(workdir) - sum(found.values())
     if not found:

@@ -44,7 +44,7 @@ def run(arguments) -> _arguments.Outcome:
     else:
         if arguments.overrides:
             raise ValueError(f"{arguments.overrides[0][0]}: there is no --config to change. Name one.")
-        config = runs.read_config(Path(workdir).resolve(), trust=arguments.trust)
+        config = runs.read_config(workdir, trust=arguments.trust)
     page = compare.compare_stage(
         config,
         workdir,

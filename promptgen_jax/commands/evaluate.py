@@ -3,7 +3,6 @@
 --config.evaluation.<key>=<value> changes how it is measured; how it was trained cannot be changed.
 """
 
-from pathlib import Path
 
 from promptgen_jax.commands import _arguments
 
@@ -36,7 +35,7 @@ def run(arguments) -> _arguments.Outcome:
         config = _config.override(_config.load(arguments.config), arguments.overrides)
     workdir = _arguments.workdir_of(arguments)
     own = [] if arguments.config is None else parts.packages(parts.kinds_in(config.to_dict()))  # of a file of one's own
-    stored = runs.read_config(Path(workdir).resolve(), trust={*arguments.trust, *own})
+    stored = runs.read_config(workdir, trust={*arguments.trust, *own})
     if arguments.config is None:
         config = _config.override(ConfigDict(stored), arguments.overrides)
     _arguments.start_hosts(arguments)
