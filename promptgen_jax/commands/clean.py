@@ -5,7 +5,6 @@ Prompts, report, config, logs and pictures stay, so that it can be sampled and m
 
 import shutil
 import sys
-from pathlib import Path
 
 from promptgen_jax.commands import _arguments
 

@@ -5,8 +5,6 @@ always there, and a reference by sequential Monte Carlo. With --config what is n
 same call goes on where one was stopped.
 """
 
-from pathlib import Path
-
 from promptgen_jax.commands import _arguments
 
 USAGE = "WORKDIR [--method=SAMPLER,OPTION=VALUE ...] [flags]"

@@ -3,7 +3,6 @@
 --config.evaluation.<key>=<value> changes how it is measured; how it was trained cannot be changed.
 """
 
-
 from promptgen_jax.commands import _arguments
 
 USAGE = "WORKDIR [--config.evaluation.<key>=<value> ...] [flags]"

@@ -24,6 +24,11 @@ def can_choose(objective) -> bool:
     return hasattr(objective, "held_out")
 
 
+def received(objective, memory: PyTree, draws) -> PyTree:
+    """The state of an objective once it has seen weighted samples of its target, if it has a use for any."""
+    return objective.receive(memory, draws) if draws is not None and hasattr(objective, "receive") else memory
+
+
 def sharded(objective, sharding):
     """The same objective with its batch split over devices, if it has a place to say so."""
     if not dataclasses.is_dataclass(objective) or not hasattr(objective, "sharding"):

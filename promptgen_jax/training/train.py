@@ -21,6 +21,7 @@ from promptgen_jax.devices import map_batches
 from promptgen_jax.draws import Draws, sample_keys, seeded, settings
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.base import build_module, check_options, init_flow, named_in
+from promptgen_jax.objectives import _shared as contract
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.store import disk, weights
 from promptgen_jax.store.checkpoints import Checkpoints
@@ -189,7 +190,7 @@ def fit(
         raise ValueError(
             f"training.batch_size: {config.batch_size} does not divide over {num_devices} devices; choose a multiple."
         )
-    about = {"flow": flow, "cond_dim": cond_dim, "name": name, "optimizer": optimizer}
+    about = {"flow": flow, "cond_dim": cond_dim, "name": name, "optimizer": optimizer, "draws": draws}
     seen = {"workdir": workdir, "quiet": quiet, "callback": callback}
     if workdir is None:
         return _fit(ebm, objective, config, mesh, **about, **seen)
@@ -198,7 +199,9 @@ def fit(
         return _fit(ebm, objective, config, mesh, **about, **seen)
 
 
-def _fit(ebm, objective, config: TrainConfig, mesh, *, flow, cond_dim, name, optimizer, workdir, quiet, callback):
+def _fit(
+    ebm, objective, config: TrainConfig, mesh, *, flow, cond_dim, name, optimizer, draws, workdir, quiet, callback
+):
     """`fit`, once all is checked, and the workdir is this training's."""
     key_flow = jax.random.fold_in(seeded(config.seed), 2**31 - 1)
     trained_flow, params = init_flow(key_flow, ebm.generator.prior, cond_dim=cond_dim, **flow)
@@ -221,7 +224,7 @@ def _fit(ebm, objective, config: TrainConfig, mesh, *, flow, cond_dim, name, opt
         "best_loss": jnp.asarray(jnp.inf, jnp.float32),
     }
     memory = objective.init(ebm, trained_flow, params)
-    memory = objective.receive(memory, draws) if draws is not None and hasattr(objective, "receive") else memory
+    memory = contract.received(objective, memory, draws)
     state |= {MEMORY: memory} if jax.tree.leaves(memory) else {}
     state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)  # nothing shared: the step donates its state
     state, ebm, trained_flow = (devices.replicate(tree, mesh) for tree in (state, ebm, trained_flow))
