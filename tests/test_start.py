@@ -57,7 +57,7 @@ def test_where_the_prior_is_the_target_the_flow_stays():
     ("target", "objective", "reason"),
     [
         (lambda: linear(0.7), "mixed", "no sign of several modes"),
-        (lambda: make("wells", "wells"), "mixed", "effective, several modes"),
+        (lambda: make("wells", "wells"), "annealed", "effective, and show several modes"),
         (debias, "score_function", "no useful gradient"),
         (lambda: linear(0.02), "path_gradient", "only 1"),
     ],

@@ -27,7 +27,8 @@ class Mixed:
     The reverse part is the path gradient. Its samples, with energies that are known anyway, and `prior_batch` fresh
     ones of the prior are weighed by the balance heuristic, w = p_z exp(-E_C) / m with m the mixture of both, and kept
     in a buffer that is refilled step by step. The forward part is -log q on `forward_batch` samples drawn from it by
-    weight, which costs no image.
+    weight, which costs no image. Where modes are far apart the reverse part may lose one early: then forward_kl,
+    annealed or fab find more of them.
 
     Attributes:
       batch_size: samples of the flow whose energy and its gradient are computed.

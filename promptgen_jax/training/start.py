@@ -113,7 +113,8 @@ def choose(ebm: LatentEBM, draws: Draws | None) -> Choice:
     1. The target moves with the flow (no samples): path_gradient, which needs no fixed one.
     2. The energy varies but is flat at more than 90 % of the samples, as of saturated classes: score_function.
     3. Fewer than 20 effective samples: path_gradient, since nothing tells where the target is.
-    4. Otherwise mixed; the reason says whether one coordinate shows several modes.
+    4. Several modes along a coordinate: annealed, since a part of reverse KL may settle on some of them.
+    5. Otherwise mixed.
     """
     if draws is None:
         return Choice("path_gradient", "the target moves with the flow")
@@ -123,8 +124,10 @@ def choose(ebm: LatentEBM, draws: Draws | None) -> Choice:
     ess, count = draws.ess(), len(draws.z)
     if ess < ENOUGH:
         return Choice("path_gradient", f"only {ess:.1f} of {count} samples of the generator are effective")
-    modes = "several modes" if several_modes(draws) else "no sign of several modes"
-    return Choice("mixed", f"{ess:.0f} of {count} samples of the generator are effective, {modes}")
+    enough = f"{ess:.0f} of {count} samples of the generator are effective"
+    if several_modes(draws):
+        return Choice("annealed", f"{enough}, and show several modes")
+    return Choice("mixed", f"{enough}, with no sign of several modes")
 
 
 def flat_share(ebm: LatentEBM, draws: Draws, *, num_samples: int = 64) -> float:
