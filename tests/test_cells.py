@@ -40,7 +40,7 @@ def finished(tmp_path_factory):
 def sample(workdir, output, *arguments):
     """Names of the pictures by folder, and the pictures."""
     assert main.main(["--mode=sample", f"--workdir={workdir}", f"--output={output}", *arguments]) == 0
-    found = sorted(Path(output).rglob("*.png"))
+    found = sorted(path for path in Path(output).rglob("*.png") if path.stem != "contact_sheet")
     names = {str(path.relative_to(output).parent): [] for path in found}
     for path in found:
         names[str(path.relative_to(output).parent)].append(path.stem)

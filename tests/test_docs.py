@@ -138,7 +138,9 @@ def test_extending(tmp_path, monkeypatch):
     pages.write_modules(DOCS / "extending.md", tmp_path)
     monkeypatch.setattr(controls, "__path__", [*controls.__path__, str(tmp_path)])
     names = {}
-    ten_lines, hub, _, _, own_torch, network, own_file, *rest = pages.blocks(DOCS / "extending.md")
+    ten_lines, hub, _, _, own_torch, network, own_file, *rest = [
+        block for block in pages.blocks(DOCS / "extending.md") if block.language == "python"
+    ]
 
     exec(ten_lines.content, names)
     np.testing.assert_allclose(np.mean(names["pictures"], axis=(0, 1, 2)), [0.9, 0.1, 0.1], atol=0.12)

@@ -89,7 +89,7 @@ def test_distances_before_after_and_reweighted_are_in_page_card_and_json(measure
 
 
 def test_measured_says_with_what(debiased, measured):
-    assert measured.options == {"num_samples": 512, "judges": {"synthetic": ["mode"]}, "metrics": []}
+    assert measured.options == {"num_samples": 512, "judges": {"synthetic": ["mode"]}, "metrics": [], "samplers": []}
     line = str(sections.measured_line({**measured.options, "seed": 7}))
     assert "Measured on 512 samples · judges: synthetic (mode) · seed 7" in line
     assert Measured.from_json(json.loads(json.dumps(measured.to_json()))) == measured

@@ -286,7 +286,8 @@ def test_nvae_celeba64_and_nvae_ffhq256_groups_are_the_official_ones():
     for name in ("nvae_celeba64", "nvae_ffhq256"):
         manifest = seeded.load_manifest(name, GOLDEN)
         content = {"args": official_nvae.argparse.Namespace(**manifest["source"]["args"])}
-        content["state_dict"] = {"prior_ftr0": np.zeros(manifest["tensors"]["prior_ftr0"]["shape"])}
+        content["state_dict"] = {key: np.zeros(each["shape"][:0]) for key, each in manifest["tensors"].items()}
+        content["state_dict"]["prior_ftr0"] = np.zeros(manifest["tensors"]["prior_ftr0"]["shape"])
         module = network.load_module({"module": "nvae.NVAE", "options": nvae_to_flax.read_options(name, content)})
         assert module.group_sizes == [np.prod(each) for each in manifest["config"]["groups"]]
         assert sum(module.group_sizes) == manifest["config"]["latent_dim"]

@@ -215,7 +215,7 @@ def test_options_of_the_generator(tmp_path):
 
     assert np.ptp(load(truncation_psi=0.0, noise="none").sample(KEY, 3), axis=0).max() < 1e-5
     pg.write_samples(load(), tmp_path / "samples", num_samples=2)
-    with pytest.raises(ValueError, match="another run .differs in generator"):
+    with pytest.raises(ValueError, match="another run .differs in fingerprint, generator"):
         pg.write_samples(load(truncation_psi=0.5), tmp_path / "samples", num_samples=2)
     assert option("truncation_psi=0.5") == ("truncation_psi", 0.5)
     assert option("noise=const") == ("noise", "const")
@@ -250,8 +250,8 @@ def test_a_folder_is_of_one_prompt_with_one_choice_of_options(tmp_path):
 def test_a_folder_of_version_0_1_goes_on(tmp_path):
     """One that it sampled of a prompt that it saved; of another prompt it is refused and left as it was."""
     prompt = pg.Prompt.load(GOLDEN / "prompt_0_1")
-    about = tmp_path / "samples.json"
-    shutil.copy(GOLDEN / "prompt_0_1" / "samples.json", about)
+    about = tmp_path / sampling.ABOUT
+    shutil.copy(GOLDEN / "prompt_0_1" / "samples.json", tmp_path)
     (tmp_path / "000000.png").touch()
     cond, lines = np.array([0.1, 0.2]), []
     changed = prompt.replace(params=jax.tree.map(lambda leaf: leaf + 0.1, prompt.params))

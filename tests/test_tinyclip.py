@@ -186,7 +186,9 @@ def test_views_have_the_labels_that_they_show(images_are, labels_become):
 def test_refuses(tmp_path, capsys, options, message):
     if options == [OTHER]:
         (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "config.json").write_text('{"format_version": 1, "converter": "python convert/x.py"}')
+        (tmp_path / "out" / "config.json").write_text(
+            '{"format_version": 1, "kind": "x", "sha256": "", "converter": "python convert/x.py"}'
+        )
         options = []
     assert train.main(["--output", str(tmp_path / "out"), *options]) == 2
     error = capsys.readouterr().err

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import filelock
 import numpy as np
-import pydantic_core
+from pydantic_core import from_json
 
 from promptgen_jax import devices
 
@@ -154,7 +154,7 @@ def parse_json(content: bytes) -> Any:
     Raises:
       ValueError: no JSON, or nested deeper.
     """
-    return pydantic_core.from_json(content, cache_strings="keys")
+    return from_json(content, cache_strings="keys")
 
 
 def read_json(path: str | Path, *, advice: str) -> dict:

@@ -19,7 +19,7 @@ from promptgen_jax.store import disk
 Name = Annotated[str, pydantic.Field(min_length=1)]
 Count = Annotated[int, pydantic.Field(ge=0)]
 Named = dict[str, float | None]
-SHOWN = 3  # problems in a message
+SHOWN, MESSAGE = 3, 400  # problems in a message, and letters of what another library says
 
 
 class Document(pydantic.BaseModel):
@@ -274,5 +274,5 @@ def one_sentence(path: str | Path, what: str, *, advice: str) -> Iterator[None]:
             raise
         lines = str(error).strip().splitlines() or [""]
         kind = "" if isinstance(error, pickle.UnpicklingError) else f"{type(error).__name__}: "
-        reason = f"{kind}{lines[0][:160]}".rstrip(": ")
+        reason = f"{kind}{lines[0][:MESSAGE]}".rstrip(": ")
         raise DamagedError(f"{path}: {what} ({reason}). {advice}") from error

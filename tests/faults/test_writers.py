@@ -217,7 +217,7 @@ def test_a_hidden_leftover_is_no_weight_folder(tmp_path, monkeypatch):
 
     assert "w" in weights.available_weights()
     assert ".w-0123abcd.partial" not in weights.available_weights()
-    assert ".w-0123abcd" not in inventory.describe()
+    assert ".w-0123abcd" not in inventory.describe(inventory.take())
 
 
 def test_an_address_is_refused_and_a_tilde_is_home(tmp_path, monkeypatch):
