@@ -55,7 +55,7 @@ def run(arguments) -> _arguments.Outcome:
     workdir = None if arguments.prompt is not None else _arguments.workdir_of(arguments)
     _arguments.start_hosts(arguments)
     prompts = _prompts(arguments, workdir)
-    output = Path(arguments.output or Path(workdir) / "samples")
+    output = Path(arguments.output or f"{workdir}/samples")
     for name, prompt in prompts.items():
         sampling.write_samples(
             prompt,

@@ -14,8 +14,7 @@ from promptgen_jax.store.images import load_image
 from promptgen_jax.types import Aim, Array, Sample, Spec, spec_field
 
 
-@struct.dataclass
-class IdentityControl:
+class IdentityControl(struct.PyTreeNode):
     """E(x) = 1 - cos(e(x), e(x0)) with x0 the reference of the same noise; gradients flow through both.
 
     With photographs, of embeddings (N, F) of length 1, E(x) = 1 - mean_n cos(e(x), e_n), and no reference is needed.

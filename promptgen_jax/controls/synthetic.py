@@ -132,7 +132,8 @@ def build(
     if energy == "classifier":
         target = target or LABELS[ATTRIBUTE][0]
         classifier.label_index(ATTRIBUTE, target)
-        return ClassifierControl(network=classifier, weight=weight, name=name, attribute=ATTRIBUTE, target=target)
+        judge: Any = classifier  # it reads as a network does
+        return ClassifierControl(network=judge, weight=weight, name=name, attribute=ATTRIBUTE, target=target)
     if energy == "moment":
         return constrain(classifier, ATTRIBUTE, mu, weight, count, temperature, name)
     if energy == "quadratic":

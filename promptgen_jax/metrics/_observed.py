@@ -80,7 +80,8 @@ class About:
         Raises:
           FileNotFoundError, ValueError: an unknown network or attribute, with the nearest match.
         """
-        networks, attributes = {}, {}
+        networks: dict[str, Any] = {}
+        attributes: dict[str, list[str]] = {}
         for aim in (aim for control in (*earlier, *ebm.controls) for aim in aims_of(control)):
             if aim.unit == "share":
                 networks[aim.network.name] = aim.network

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -244,7 +244,7 @@ def certificate(flow: Side, prior: Side, *, seed: int = 0) -> Certificate:
         "forward_kl": forward,
         "missed_mass": missed,
     }
-    values = {name: float(each[0]) for name, each in found.items()}
+    values: dict[str, Any] = {name: float(each[0]) for name, each in found.items()}
     values |= {f"{name}_interval": _interval(each) for name, each in found.items()}
     verdict, notes = _verdict(values, ess_prior, m)
     k = pareto_shape(log_weight)

@@ -17,7 +17,7 @@ def measure(seen: Mapping[str, Observed], about: About) -> tuple[Figure, ...]:
     """Of pixels, and of the first network that gives an `embedding`; nothing of points, which are no pictures."""
     if makes(about.ebm.generator) != "images":
         return ()
-    rows = {}
+    rows: dict = {}
     for draws, found in seen.items():
         embeddings = next((out["embedding"] for out in found.outputs.values() if "embedding" in out), None)
         for name, value in diversity(found.images, embeddings, weights=found.weights()).items():

@@ -32,7 +32,13 @@ def measure(seen: Mapping[str, Observed], about: About) -> tuple[JudgedShares, .
 
 
 def judged(
-    judge: str, role: str, attribute: str, labels: Sequence[str], seen: Mapping[str, tuple], *, target: Mapping = ()
+    judge: str,
+    role: str,
+    attribute: str,
+    labels: Sequence[str],
+    seen: Mapping[str, tuple],
+    *,
+    target: Mapping | tuple[()] = (),
 ) -> JudgedShares:
     """Shares of one judge's classes, with their distance to the target if there is one.
 
@@ -161,7 +167,7 @@ def distance_to_target(log_probs, mu, *, weights=None, seed: int = 0) -> dict[st
     resampled = counts * weights
     total = resampled.sum(axis=1, keepdims=True)
     resampled = (resampled / np.where(total > 0, total, 1))[total[:, 0] > 0]  # a draw may miss the one large weight
-    result = {}
+    result: dict = {}
     for kind, values in (("soft", probs), ("hard", choices)):
         scattered = [kl_to_target(share, mu) for share in resampled @ values]
         result |= _named(kind, kl_to_target(weights @ values, mu), *np.quantile(scattered, (0.025, 0.975)).tolist())

@@ -22,8 +22,7 @@ from promptgen_jax import checks
 from promptgen_jax.store import documents, weights
 
 
-@struct.dataclass
-class Network:
+class Network(struct.PyTreeNode):
     """A frozen network from images (B, H, W, 3) in [0, 1] to a dict of outputs.
 
     For every name in `attributes` the output of that name holds logits (B, K) in the order of its labels; their
@@ -84,7 +83,7 @@ def load_module(config: dict) -> nn.Module:
     return found(**options)
 
 
-def expected_tree(module: nn.Module, example: jax.Array) -> dict:
+def expected_tree(module: nn.Module, example: Any) -> dict:
     """Shapes of what a weight folder of this module holds: its parameters, or, if it has buffers, both by name."""
     variables = jax.eval_shape(module.init, jax.random.key(0), example)
     return variables if "buffers" in variables else variables["params"]

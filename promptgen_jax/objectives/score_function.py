@@ -30,7 +30,7 @@ class ScoreFunction(Stateless):
     batch_size: int
     sharding: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises ValueError for a batch without a baseline."""
         if self.batch_size < 2:
             raise ValueError("training.batch_size: the score function needs at least 2 for its leave-one-out baseline.")

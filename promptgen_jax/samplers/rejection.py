@@ -9,6 +9,7 @@ from flax import struct
 
 from promptgen_jax import checks
 from promptgen_jax.draws import Draws
+from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.samplers import _chains
 from promptgen_jax.types import Array, Spec, spec_field
 
@@ -28,7 +29,7 @@ class Rejection:
     name: str = struct.field(pytree_node=False, default="rejection")
     spec: Spec | None = spec_field()
 
-    def __call__(self, key: Array, ebm, num_samples: int) -> Draws:
+    def __call__(self, key: Array, ebm: LatentEBM, num_samples: int) -> Draws:
         """Accepted draws of the prior.
 
         Raises:

@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 
 from promptgen_jax import checks
 from promptgen_jax.draws import Draws
+from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.samplers import _chains
 from promptgen_jax.types import Array, Spec, spec_field
 
@@ -39,11 +40,11 @@ class Smc:
     name: str = struct.field(pytree_node=False, default="smc")
     spec: Spec | None = spec_field()
 
-    def __call__(self, key: Array, ebm, num_samples: int) -> Draws:
+    def __call__(self, key: Array, ebm: LatentEBM, num_samples: int) -> Draws:
         """Equally weighted particles of the target."""
         return self.sample_and_log_z(key, ebm, num_samples)[0]
 
-    def sample_and_log_z(self, key: Array, ebm, num_samples: int) -> tuple[Draws, float]:
+    def sample_and_log_z(self, key: Array, ebm: LatentEBM, num_samples: int) -> tuple[Draws, float]:
         """Particles of the target, and the estimate of log Z, nats, whose exponential is unbiased for fixed tempering.
 
         Raises:
@@ -70,7 +71,7 @@ class Smc:
             "control's weight, take more samples, or a smaller ess."
         )
 
-    def _move(self, draws: Draws, ebm, temper: float, step_size: float, key: Array):
+    def _move(self, draws: Draws, ebm: LatentEBM, temper: float, step_size: float, key: Array):
         """Energies (N,) and draws after some steps of MALA at t, and the mean acceptance."""
         options = _Moves(self.num_moves, jnp.float32(temper), jnp.float32(step_size))
         (z, energy, accepted), seconds = _chains.run(_walk, options, ebm, draws, key)
@@ -88,7 +89,7 @@ class _Moves:
     step_size: Array
 
 
-def _walk(moves: _Moves, ebm, chain_key: Array, key: Array, z: Array, cond: Array | None = None):
+def _walk(moves: _Moves, ebm: LatentEBM, chain_key: Array, key: Array, z: Array, cond: Array | None = None):
     def log_prob(z):
         return ebm.generator.prior.log_prob(z[None])[0] - moves.temper * _chains.energy(z, ebm, key, cond)
 

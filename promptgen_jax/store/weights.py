@@ -76,7 +76,7 @@ def find_weights(name_or_path: str | Path) -> Path:
             )
         raise FileNotFoundError(
             f"weights {str(name_or_path)!r}: no folder of that name holds a {CONFIG}. "
-            f"{checks.nearest(name_or_path, {*known, *catalogue.CHECKPOINTS})} "
+            f"{checks.nearest(str(name_or_path), {*known, *catalogue.CHECKPOINTS})} "
             f"Convert your own checkpoint with `{home.converter('MODEL_to_flax.py')}`, or pass the path of a folder."
         )
     return known[str(name_or_path)].resolve()

@@ -75,7 +75,7 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
     if objective.tells_moments:
         # d loss / d beta = -weight · E_q[gamma], so the gradient also tells the moment that the flow has now
         moment = {c.name: -grad_beta[c.name] / c.weight for c in ebm.controls if c.name in grad_beta}
-        mu = {c.name: c.mu for c in ebm.controls if c.name in moment}
+        mu = {c.name: c.mu for c in types.constraints_of(ebm.controls) if c.name in moment}
         metrics |= {f"moment_gap/{name}": jnp.max(jnp.abs(moment[name] - mu[name])) for name in moment}
         # shares sum to one, as their mu does, so that their beta keeps summing to zero
         beta = moments.closed_loop_update(beta, moment, mu, rate=config.closed_loop, simplex=())
@@ -87,8 +87,12 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
 
 def with_beta(ebm: LatentEBM, beta: dict) -> LatentEBM:
     """The same target with other betas in its moment controls."""
-    controls = tuple(c.replace(beta=beta[c.name]) if c.name in beta else c for c in ebm.controls)
-    return ebm.replace(controls=controls)
+    return _with_fields(ebm, {name: {"beta": value} for name, value in beta.items()})
+
+
+def _with_fields(ebm: LatentEBM, fields: dict) -> LatentEBM:
+    controls: tuple = ebm.controls
+    return ebm.replace(controls=tuple(c.replace(**fields[c.name]) if c.name in fields else c for c in controls))
 
 
 def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_size: int = 64) -> tuple[LatentEBM, Any]:
@@ -116,8 +120,8 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
 
     gamma = map_batches(gammas, batch_size, sample_keys(key_x, np.arange(num_samples)), z, shared=(ebm,))
     mu = {c.name: fill_shares(np.asarray(c.mu), np.mean(gamma[c.name], axis=0)) for c in controls}
-    targets = {c.name: jnp.asarray(mu[c.name], jnp.float32) for c in controls if np.isnan(c.mu).any()}
-    ebm = ebm.replace(controls=tuple(c.replace(mu=targets[c.name]) if c.name in targets else c for c in ebm.controls))
+    filled = {c.name: {"mu": jnp.asarray(mu[c.name], jnp.float32)} for c in controls if np.isnan(c.mu).any()}
+    ebm = _with_fields(ebm, filled)
     fit = moments.fit_beta(gamma, mu)
     return with_beta(ebm, {name: jnp.asarray(beta, jnp.float32) for name, beta in fit.beta.items()}), fit
 
@@ -321,7 +325,9 @@ def _run(state, step, ebm, flow, objective, config: TrainConfig, watch: Watch) -
             stack.enter_context(disk.locked("fit: workdir", watch.workdir))
             checkpoints = stack.enter_context(Checkpoints(watch.workdir / CHECKPOINTS))
             state = checkpoints.load_latest(state) or state
-        stopped = stack.enter_context(stop_signals() if checkpoints else contextlib.nullcontext([]))
+        stopped: list = []
+        if checkpoints:
+            stopped = stack.enter_context(stop_signals())
         watch.start(int(state["step"]))
         stack.callback(watch.close)
         return _loop(state, step, ebm, flow, objective, config, watch, checkpoints, stopped)
