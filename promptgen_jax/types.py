@@ -1,4 +1,4 @@
-"""The nouns of the paper that everything shares: `Prior`, `Sample`, and the contracts of generators and controls.
+"""Types that the whole library shares: `Prior`, `Conditions`, `Sample`, and what generators, controls, flows must be.
 
 Arrays are batched along the first axis. Latents are flat `(B, D)`; images are `(B, H, W, 3)` in [0, 1].
 """

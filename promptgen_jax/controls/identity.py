@@ -1,4 +1,4 @@
-"""Who it is: distance of face embeddings to the reference image (Eq. 12), or to photographs of one person."""
+"""Identity of a face: distance of face embeddings to the reference image (Eq. 12), or to photographs of one person."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who appears how often: shares of a judge's classes with intervals, and their distance to a target.
+"""Shares of a judge's classes with intervals, and their distance to a target.
 
 A judge is a classifier: a share is what it sees,
 not what is true; name it, and where possible show a second judge that was not the control.

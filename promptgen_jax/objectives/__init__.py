@@ -16,8 +16,9 @@ so its smallest possible value is -log Z. Metrics: `loss`, `energy/<name>` (unwe
 `log_det`, `kl_prior` = KL(q || p_z); with several blocks also the `log_det/<block>` of each flow (Eq. 11).
 """
 
+from promptgen_jax.objectives._shared import Objective
 from promptgen_jax.objectives.forward_kl import ForwardKL
 from promptgen_jax.objectives.reverse_kl import ReverseKL
 from promptgen_jax.objectives.score_function import ScoreFunction
 
-__all__ = ["ForwardKL", "ReverseKL", "ScoreFunction"]
+__all__ = ["ForwardKL", "Objective", "ReverseKL", "ScoreFunction"]

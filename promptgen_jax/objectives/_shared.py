@@ -1,4 +1,4 @@
-"""What objectives have in common: draws, the terms of Eq. 10, and a contract without a state of their own."""
+"""What objectives have in common: their contract, draws, the terms of Eq. 10, and a base for those without a state."""
 
 from __future__ import annotations
 

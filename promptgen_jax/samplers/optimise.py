@@ -1,4 +1,4 @@
-"""Optimisation of every latent by itself, as StyleCLIP's (arXiv 2103.17249, section 4). It samples nothing."""
+"""Gradient descent on every latent alone, as StyleCLIP (arXiv 2103.17249, section 4); not samples of the target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rejection: draws of the prior, kept with probability exp(bound - E). Exact, and as slow as the wish is rare."""
+"""Rejection sampling: draws of the prior, kept with probability exp(bound - E). Exact, and slow for rare targets."""
 
 from __future__ import annotations
 

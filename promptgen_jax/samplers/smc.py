@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo from the prior to the target, in tempered steps: the referee, with log Z."""
+"""Sequential Monte Carlo from the prior to the target, in tempered steps, with log Z: the reference for others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is seen of a training while it runs, and how it is stopped."""
+"""Progress of a training in lines, files or a bar, and its orderly stop on a signal."""
 
 from __future__ import annotations
 
