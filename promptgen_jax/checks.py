@@ -34,7 +34,7 @@ def plain_numbers(options: dict) -> dict:
     return {name: plain_number(value) for name, value in options.items()}
 
 
-def plain_number(value):
+def plain_number(value: Any) -> Any:
     """A number of NumPy or JAX, or an array that is one, as that of Python; anything else as it is."""
     is_number = isinstance(value, np.generic) or (isinstance(value, (np.ndarray, jax.Array)) and not value.shape)
     return value.item() if is_number else value

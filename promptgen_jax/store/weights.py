@@ -11,6 +11,7 @@ import os
 import reprlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import flax.traverse_util
 import numpy as np
@@ -96,7 +97,7 @@ def read_config(name_or_path: str | Path) -> dict:
             f"{path}: format_version is {version!r}; this release reads {FORMAT_VERSION}. Convert the checkpoint again."
         )
     kind = config.get("kind")
-    schema = documents.FOLDERS.get(kind if isinstance(kind, str) else "", documents.WeightFolder)
+    schema: Any = documents.FOLDERS.get(kind if isinstance(kind, str) else "", documents.WeightFolder)
     documents.check(path, config, schema, advice="Restore the file or convert the checkpoint again.")
     _check_sizes(path, config)
     return config
