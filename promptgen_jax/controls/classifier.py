@@ -108,3 +108,8 @@ def build(
         mirror=mirror,
         floor=float(floor),
     )
+
+
+def tiny() -> ClassifierControl:
+    """One for tests: happy faces."""
+    return build(network="emotion", attribute="emotion", target="happy")

@@ -93,3 +93,8 @@ def build(
     embed = jax.jit(lambda control, image: control.embed(image))
     found = [embed(control, load_image(path)[None]) for path in photographs]
     return control.replace(photographs=jnp.concatenate(found))
+
+
+def tiny() -> IdentityControl:
+    """One for tests: faces read at 112 pixels."""
+    return build(options={"input_size": 112})

@@ -88,3 +88,8 @@ def build(
         name=name,
         pairs=checked,
     )
+
+
+def tiny() -> LengthsControl:
+    """One for tests: two lengths."""
+    return build(pairs=((0, 1), (2, 3)), lengths=(0.1, 0.2))

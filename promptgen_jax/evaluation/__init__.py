@@ -45,11 +45,16 @@ __all__ = [
     "shares",
 ]
 
-_MOVED = {"bias": "shares", "conditions": "conditions", "mixture": "mixture"}  # modules of version 0.1.0
+_MOVED = {  # modules of version 0.1.0
+    "bias": "metrics.shares",
+    "conditions": "metrics.conditions",
+    "exact": "evaluation.closed_forms",
+    "mixture": "metrics.mixture",
+}
 
 
 def __getattr__(name: str):
     """A module by its earlier name."""
     if name in _MOVED:
-        return importlib.import_module(f"promptgen_jax.metrics.{_MOVED[name]}")
+        return importlib.import_module(f"promptgen_jax.{_MOVED[name]}")
     raise AttributeError(f"module 'promptgen_jax.evaluation' has no attribute {name!r}")

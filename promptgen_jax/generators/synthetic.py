@@ -165,3 +165,8 @@ def _mixture_quantile_jvp(primals, tangents):
 
 def _log_shares(stacked: Array) -> Array:
     return jnp.log(jnp.asarray(SHARES, stacked.dtype)).reshape(-1, *[1] * (stacked.ndim - 1))
+
+
+def tiny() -> MixtureGenerator | LinearGenerator | IdentityGenerator:
+    """A small one for tests: 8 latents to a point."""
+    return build(problem="linear")

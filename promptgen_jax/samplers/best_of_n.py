@@ -43,3 +43,8 @@ def build(*, num_candidates: int = 16) -> BestOfN:
     """
     checks.check_count("best_of_n: num_candidates", num_candidates)
     return BestOfN(num_candidates)
+
+
+def tiny() -> BestOfN:
+    """A short one for tests."""
+    return build(num_candidates=2)

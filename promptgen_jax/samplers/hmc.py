@@ -82,3 +82,8 @@ def build(
     checks.check_count("hmc: num_leaps", num_leaps, minimum=0)
     _adapted.check("hmc", step_size, acceptance)
     return Hmc(num_warmup, num_steps, num_leaps, step_size, acceptance)
+
+
+def tiny() -> Hmc:
+    """A short one for tests."""
+    return build(num_warmup=3, num_steps=2, num_leaps=2)

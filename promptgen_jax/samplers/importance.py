@@ -48,3 +48,8 @@ def build(*, num_candidates: int = 1) -> Importance:
     """
     checks.check_count("importance: num_candidates", num_candidates)
     return Importance(num_candidates)
+
+
+def tiny() -> Importance:
+    """A short one for tests."""
+    return build()

@@ -73,3 +73,8 @@ def build(*, tolerance: float = 1e-3, max_steps: int = 4096) -> LaceOde:
     if not tolerance > 0:
         raise ValueError(f"lace_ode: tolerance is {tolerance}; expected a positive number, such as 1e-3.")
     return LaceOde(tolerance, max_steps)
+
+
+def tiny() -> LaceOde:
+    """A short one for tests."""
+    return build(tolerance=0.1)

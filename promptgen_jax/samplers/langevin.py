@@ -74,3 +74,8 @@ def build(
     if not step_size > 0:
         raise ValueError(f"langevin: step_size is {step_size}; expected a positive number, such as 0.05.")
     return Langevin(num_steps, step_size, prior_weight, energy_weight, noise_weight)
+
+
+def tiny() -> Langevin:
+    """A short one for tests."""
+    return build(num_steps=3)

@@ -71,3 +71,8 @@ def build(
     checks.check_count("mala: num_steps", num_steps)
     _adapted.check("mala", step_size, acceptance)
     return Mala(num_warmup, num_steps, step_size, acceptance)
+
+
+def tiny() -> Mala:
+    """A short one for tests."""
+    return build(num_warmup=3, num_steps=3)

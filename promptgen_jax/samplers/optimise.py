@@ -76,3 +76,8 @@ def build(*, num_steps: int = 300, learning_rate: float = 0.1, distance_weight: 
     """
     checks.check_count("optimise: num_steps", num_steps)
     return Optimise(num_steps, learning_rate, distance_weight)
+
+
+def tiny() -> Optimise:
+    """A short one for tests."""
+    return build(num_steps=3)

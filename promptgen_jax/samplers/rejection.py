@@ -69,3 +69,8 @@ def build(*, bound: float = 0.0, max_candidates: int = 1000) -> Rejection:
     if not np.isfinite(bound):
         raise ValueError(f"rejection: bound is {bound}; expected nats that the energy is never below, such as 0.")
     return Rejection(float(bound), max_candidates)
+
+
+def tiny() -> Rejection:
+    """A short one for tests."""
+    return build()

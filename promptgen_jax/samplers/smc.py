@@ -122,3 +122,8 @@ def build(*, num_moves: int = 5, ess: float = 0.5, step_size: float = 0.1) -> Sm
     if not step_size > 0:
         raise ValueError(f"smc: step_size is {step_size}; expected a positive number, such as 0.1.")
     return Smc(num_moves, ess, step_size)
+
+
+def tiny() -> Smc:
+    """A short one for tests."""
+    return build(num_moves=1)
