@@ -60,8 +60,8 @@ class Smc:
             log_z += float(logsumexp(log_weight) - np.log(num_samples))
             temper = 1.0 if temper + step > 1 - 1e-6 else temper + step
             key_chosen, key_moves = jax.random.split(jax.random.fold_in(key, number))
-            weights = jax.nn.softmax(jnp.asarray(log_weight, jnp.float32))
-            draws = draws.take(resampling.systematic(key_chosen, weights, num_samples))
+            importance = jax.nn.softmax(jnp.asarray(log_weight, jnp.float32))
+            draws = draws.take(resampling.systematic(key_chosen, importance, num_samples))
             energy, draws, accepted = self._move(draws, ebm, temper, step_size, key_moves)
             step_size *= float(np.exp(accepted - ACCEPTANCE))
             if temper == 1:
