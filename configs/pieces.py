@@ -2,12 +2,16 @@
 
 import dataclasses
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from promptgen_jax import checks
 from promptgen_jax.training import TrainConfig
 
-DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig) if field.name != "seed"}
+DEFAULTS = {
+    field.name: field.default
+    for field in dataclasses.fields(TrainConfig)
+    if field.name != "seed" and field.default is not None
+}
 
 
 def base(title: str, description: str) -> ConfigDict:
@@ -55,7 +59,7 @@ def stage(
         "condition": condition or {},
         "controls": controls,
         "flow": {"architecture": "coupling", "num_layers": 8, "hidden_dim": 64},
-        "training": DEFAULTS | options | training,
+        "training": DEFAULTS | {"start": config_dict.placeholder(str)} | options | training,
     }
 
 

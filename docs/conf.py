@@ -37,6 +37,7 @@ CONTENTS = """
 method
 equal_shares
 own_loop
+objectives
 generators
 extending
 checkpoints

@@ -11,7 +11,7 @@ from promptgen_jax.flows.mixture import MixtureFlow
 from promptgen_jax.generators.function import FunctionGenerator
 from promptgen_jax.metrics.certificate import Certificate, certify
 from promptgen_jax.models.network import Network, load_network
-from promptgen_jax.objectives import ForwardKL, Objective, ReverseKL, ScoreFunction
+from promptgen_jax.objectives import FAB, CGMRelax, ForwardKL, Mixed, Objective, PathGradient, ReverseKL, ScoreFunction
 from promptgen_jax.parts import load_control, load_generator, load_sampler
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs.sampling import write_samples
@@ -34,12 +34,14 @@ __version__ = "0.1.0"  # pyproject.toml reads it
 
 __all__ = [
     "Aim",
+    "CGMRelax",
     "Certificate",
     "Conditions",
     "Constraint",
     "Control",
     "Density",
     "Draws",
+    "FAB",
     "Flow",
     "ForwardKL",
     "FunctionControl",
@@ -48,9 +50,11 @@ __all__ = [
     "Invertible",
     "LatentEBM",
     "MixtureFlow",
+    "Mixed",
     "MomentFit",
     "Network",
     "Objective",
+    "PathGradient",
     "Prior",
     "Prompt",
     "ReverseKL",

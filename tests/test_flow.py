@@ -306,7 +306,7 @@ def test_loading_errors(made, tmp_path):
     flow, params = made("allinone")
     with pytest.raises(FileNotFoundError, match="no folder of that name"):
         load_flow(tmp_path / "nothing")
-    weights.save_weights(tmp_path / "other", {"a": np.ones(1)}, {"kind": "network"})
+    weights.save_weights(tmp_path / "other", {"a": np.ones(1)}, {"kind": "network", "name": "x", "module": "x.X"})
     with pytest.raises(ValueError, match="holds a network, expected a flow"):
         load_flow(tmp_path / "other")
     save_flow(tmp_path / "wrong", dataclasses.replace(flow, buffers={}), params)

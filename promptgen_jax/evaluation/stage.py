@@ -32,8 +32,6 @@ from promptgen_jax.metrics import (
 )
 from promptgen_jax.prompt import Prompt
 
-MISSED_SHARE = 0.02
-COUNTED = {"soft": "mean probability", "hard": "first choices"}
 NO_CERTIFICATE = (
     "There is no certificate: {} compares with an image that the flow itself makes, so there is no target density "
     "apart from the flow."
@@ -172,22 +170,19 @@ def measure(
             "samplers": list(samplers or {}),
         },
     )
-    notes = (*result.notes, *_missed_shares(result, about))
+    notes = result.notes if found else (*result.notes, *_missed_shares(result, about))  # the certificate has them too
     return replace(result, notes=notes, headline=headline(result, about, when))
 
 
 def _missed_shares(result: Measured, about: About) -> Iterator[str]:
-    """A note for every share of a constraint that the prompt misses by more than a fiftieth."""
+    """The notes of shares that a control asks for."""
     for row in (row for row in result.shares if row.target and row.role == "control"):
         aim = about.aim(row.judge, row.attribute)
         count = aim.count if aim else "soft"
         for label, wanted in zip(row.labels, row.target or (), strict=True):
-            reached = getattr(row.shares["after"][label], count).mean
-            if abs(reached - wanted) > MISSED_SHARE:
-                yield (
-                    f"{row.attribute}: {label} was asked to be {wanted:.1%} of the samples and is {reached:.1%} by the "
-                    f"control's {COUNTED[count]}. Train longer, with closed_loop, or with objective='score_function'."
-                )
+            share = getattr(row.shares["after"][label], count)
+            ends = (share.mean, share.low, share.high)
+            yield from certificate.share_notes(row.attribute, label, wanted, *ends, row.num_samples or 0, count)
 
 
 def _name(metric: str | Callable) -> str:

@@ -11,7 +11,7 @@ cannot hide where the prior meets it; where the prior does not meet it either, t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -21,15 +21,17 @@ from scipy.special import logsumexp
 from promptgen_jax import checks, devices
 from promptgen_jax.draws import Draws, importance
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.metrics._intervals import RESAMPLES
+from promptgen_jax.metrics._intervals import RESAMPLES, mean_interval
 from promptgen_jax.metrics._observed import About, Observed
 from promptgen_jax.prompt import Prompt
-from promptgen_jax.types import Array
+from promptgen_jax.types import Array, Constraint, Sample, aims_of, constraints_of
 
 THIN = np.log(10)  # where the flow is this much thinner than the target, the target is missed
 ENOUGH = 20  # effective samples of the prior, below which nothing vouches for what the flow does not visit
 GOOD, FAIR = 0.1, 1.0  # nats, from either side
 MISSED_GOOD, MISSED_FAIR = 0.02, 0.15
+COUNTED = {"soft": "mean probability", "hard": "first choices"}
+MISSED_SHARE, EXPECTED = 0.02, 5  # of a moment that is missed; samples of a label, below which they do not show it
 
 
 class Side(NamedTuple):
@@ -134,7 +136,18 @@ def measure(seen: Mapping[str, Observed], about: About) -> Certificate | None:
     if about.prompt is None or about.ebm.needs_reference or not {"before", "after"} <= set(seen):
         return None
     before, after = (seen[when].draws.weighted(seen[when].log_importance) for when in ("before", "after"))
-    return of_draws(about.prompt, after, before, batch_size=about.batch_size)
+    found = of_draws(about.prompt, after, before, batch_size=about.batch_size)
+    controls = constraints_of(about.ebm.controls)
+    return _with_moments(found, controls, {control.name: _counted(seen["after"], control) for control in controls})
+
+
+def _counted(seen: Observed, control: Constraint) -> np.ndarray:
+    """What a constraint on shares constrains, (N, K), of what was seen; (N, 0) of one on something else."""
+    columns = [np.zeros((len(seen.draws.z), 0))]
+    for aim in (aim for aim in aims_of(control) if aim.unit == "share"):
+        probs = np.exp(seen.log_probs(aim.network.name, aim.output))
+        columns.append(np.eye(probs.shape[1])[probs.argmax(axis=1)] if aim.count == "hard" else probs)
+    return np.concatenate(columns, axis=1)
 
 
 def certify(
@@ -168,8 +181,73 @@ def certify(
     key_eps, key_images = jax.random.split(key_flow)
     flow = _noise(ebm, key_eps, key_images, num_samples).through(prompt, batch_size=batch_size)
     prior = _noise(ebm, key_prior, jax.random.fold_in(key_prior, 2), reference_samples)
-    flow, prior = (importance(draws, ebm, batch_size=batch_size) for draws in (flow, prior))
-    return of_draws(prompt, flow, prior, batch_size=batch_size)
+    arrays = (flow.key, flow.z, *devices.filter_none(flow.cond))
+    seen = devices.map_batches(_look, batch_size, *arrays, shared=(ebm,))
+    flow = flow.weighted(seen["log_target"] - np.asarray(flow.log_prob))
+    found = of_draws(prompt, flow, importance(prior, ebm, batch_size=batch_size), batch_size=batch_size)
+    return _with_moments(found, constraints_of(ebm.controls), seen["gamma"])
+
+
+@jax.jit
+def _look(ebm, key, z, cond=None):
+    """Of the flow's samples: the log density of the target, up to log Z, and what moment constraints are about."""
+    images = ebm.images(key, z)
+    energy = ebm.total(ebm.energies_of(key, Sample(images=images, z=z, cond=cond)))
+    gamma = {control.name: control.gamma(images) for control in constraints_of(ebm.controls)}
+    return {"log_target": ebm.generator.prior.log_prob(z) - energy, "gamma": gamma}
+
+
+def _with_moments(found: Certificate, controls: tuple[Constraint, ...], gamma: Mapping[str, np.ndarray]) -> Certificate:
+    """With a note for every share that the flow's samples miss, or cannot show; where one is missed all is not good.
+
+    Args:
+      found: the certificate without.
+      controls: the constraints.
+      gamma: (N, K) probabilities of the flow's samples by name of the constraint.
+    """
+    notes: list[str] = []
+    missed = False
+    for control in controls:
+        values = np.asarray(gamma[control.name], np.float64)
+        for aim in (aim for aim in aims_of(control) if aim.unit == "share"):
+            for (label, wanted), column in zip(aim.target, values.T, strict=True):
+                ends = mean_interval(column, np.full(len(column), 1 / len(column)), len(column))
+                notes += share_notes(aim.output, label, wanted, *ends, len(column), aim.count)
+                missed |= is_missed(wanted, *ends)
+    verdict = "fair" if missed and found.verdict == "good" else found.verdict
+    return dataclasses.replace(found, verdict=verdict, notes=(*found.notes, *notes))
+
+
+def is_missed(wanted: float, reached: float, low: float, high: float) -> bool:
+    """Whether a share is off by more than a fiftieth, and what was wanted lies outside its interval."""
+    return abs(reached - wanted) > MISSED_SHARE and not low <= wanted <= high
+
+
+def share_notes(
+    attribute: str,
+    label: str,
+    wanted: float,
+    reached: float,
+    low: float,
+    high: float,
+    num_samples: int,
+    count: str = "soft",
+) -> Iterator[str]:
+    """A note if a share (with its interval) misses the wanted one, or is too rare to be seen.
+
+    Too rare is a label with, or without which fewer than 5 samples are expected.
+    """
+    if is_missed(wanted, reached, low, high):
+        yield (
+            f"{attribute}: {label} was asked to be {wanted:.1%} of the samples and is {reached:.1%} by the "
+            f"control's {COUNTED[count]}. Train longer, with closed_loop, or with objective='score_function'."
+        )
+    expected = num_samples * min(wanted, 1 - wanted)
+    if expected < EXPECTED:
+        yield (
+            f"{attribute}: {label} was asked to be {wanted:.4%} of the samples, which {num_samples} samples cannot "
+            f"show: in {expected:.1f} of them it would be otherwise, below {EXPECTED}. More num_samples would tell."
+        )
 
 
 def _noise(ebm: LatentEBM, key: Array, key_images: Array, count: int) -> Draws:

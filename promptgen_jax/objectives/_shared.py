@@ -62,6 +62,11 @@ def can_choose(objective: object) -> bool:
     return hasattr(objective, "held_out")
 
 
+def receive(objective: Any, memory: PyTree, draws: Any) -> PyTree:
+    """What an objective remembers, with weighted samples of the prior, if it has a place for them."""
+    return objective.receive(memory, draws) if draws is not None and hasattr(objective, "receive") else memory
+
+
 def sharded(objective: Any, sharding: jax.sharding.Sharding) -> Any:
     """The same objective with its batch split over devices, if it has a place to say so."""
     has_place = dataclasses.is_dataclass(objective) and hasattr(objective, "sharding")

@@ -179,8 +179,9 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
         return ebm, _saved(Prompt(generator=generator, flow=flow, params=params, name=name), folder, {})
     print(f"{name}: training ({', '.join(stage['controls'])})", flush=True)
     resumed, started = (folder / training.CHECKPOINTS).exists(), time.monotonic()
+    weighted = None if fit is None else fit.draws
     prompt, _ = training.fit(
-        ebm, workdir=folder, flow=stage["flow"], name=name, seed=config["seed"], **stage["training"]
+        ebm, workdir=folder, flow=stage["flow"], name=name, seed=config["seed"], draws=weighted, **stage["training"]
     )
     timing = {} if resumed else {"train_seconds": time.monotonic() - started}  # what went before is not known
     return ebm, _saved(prompt, folder, timing)

@@ -1,6 +1,7 @@
 """Training: Algorithm 2, its optimiser, and the fit of moment constraints."""
 
 from promptgen_jax.training.config import TrainConfig
+from promptgen_jax.training.start import weighted_draws
 from promptgen_jax.training.train import CHECKPOINTS, fit, fit_moments, train_step, with_beta
 
-__all__ = ["CHECKPOINTS", "TrainConfig", "fit", "fit_moments", "train_step", "with_beta"]
+__all__ = ["CHECKPOINTS", "TrainConfig", "fit", "fit_moments", "train_step", "weighted_draws", "with_beta"]

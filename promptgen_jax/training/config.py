@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from jax.sharding import Mesh
 
 from promptgen_jax import checks, devices, parts
 from promptgen_jax.objectives import _shared as contract
+
+AUTO, STARTS = "auto", ("normal",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +25,8 @@ class TrainConfig:
       kl_batch_size: noise vectors for the cheap terms (reverse_kl only); 0 means batch_size.
       accumulation: micro-batches per update.
       objective: name of a file in `objectives`, or dotted name of a module outside the library, or an object of their
-        contract.
+        contract, or "auto": `start.choose` picks one from a first batch of samples, and says why.
+      objective_options: further options of its `build`, such as {"forward_share": 0.3}.
       learning_rate: of AdamW, decays linearly to 0.
       warmup_steps: linear warm-up before the decay.
       clip_norm: global gradient norm.
@@ -33,6 +37,8 @@ class TrainConfig:
       eval_size: noise vectors of that evaluation.
       save_every: updates between checkpoints.
       log_every: updates between lines of metrics.
+      start: "normal" starts at the diagonal normal of `start.closest_normal`, if that is closer to the target than the
+        prior; None leaves the flow as it is made.
       tensorboard: also write TensorBoard files.
     """
 
@@ -51,6 +57,8 @@ class TrainConfig:
     save_every: int = 100
     log_every: int = 10
     tensorboard: bool = False
+    objective_options: Mapping | None = None
+    start: str | None = None
 
     def __post_init__(self):
         """Raises ValueError for counts and names out of range."""
@@ -69,6 +77,13 @@ class TrainConfig:
             raise ValueError(f"training.tensorboard: got {self.tensorboard!r}; expected True or False.")
         if not self.learning_rate > 0 or not self.clip_norm > 0:
             raise ValueError("training: learning_rate and clip_norm must be positive.")
+        if self.start is not None:
+            checks.check_known("training.start", self.start, STARTS)
+        if self.objective_options is not None:
+            object.__setattr__(self, "objective_options", checks.plain_numbers(dict(self.objective_options)))
+        if self.objective == AUTO:
+            self._check_auto()
+            return
         objective = make_objective(self)
         if self.closed_loop and not objective.tells_moments:
             raise ValueError(
@@ -77,6 +92,13 @@ class TrainConfig:
         if self.eval_every and not contract.can_choose(objective):
             raise ValueError(
                 f"training.eval_every: {name_of(objective)} has no held_out to choose parameters by. Set it to 0."
+            )
+
+    def _check_auto(self) -> None:
+        if self.closed_loop or self.objective_options:
+            raise ValueError(
+                "training.objective: auto may choose an objective that closed_loop or objective_options do not fit. "
+                "Name the objective, or leave them out."
             )
 
     def about(self) -> dict:
@@ -97,7 +119,9 @@ def make_objective(config: TrainConfig, mesh: Mesh | None = None) -> contract.Ob
     if isinstance(objective, str):
         known = inspect.signature(parts.find("objectives", objective).build).parameters
         options = {name: getattr(config, name) for name in ("batch_size", "kl_batch_size") if name in known}
-        objective = parts.load("objectives", objective, **options)
+        objective = parts.load("objectives", objective, **options | dict(config.objective_options or {}))
+    elif config.objective_options:
+        raise ValueError("training.objective_options: they are of an objective by name. Make the object with them.")
     if missing := contract.missing(objective):
         raise ValueError(
             f"training.objective: {name_of(objective)} has no {', '.join(missing)}. Give a name of "

@@ -14,6 +14,7 @@ from scipy.special import logsumexp
 
 from promptgen_jax import checks
 from promptgen_jax.controls._shares import SUM_TOLERANCE, check_mu
+from promptgen_jax.draws import Draws
 from promptgen_jax.training.optimizer import make_optimizer
 
 MOMENT_TOLERANCE = 1e-4
@@ -37,6 +38,17 @@ class MomentFit(NamedTuple):
     ess: float
     kl: float
     log_z: float
+
+
+class DrawnFit(MomentFit):
+    """A `MomentFit`, still of five entries, that keeps what it was fitted on.
+
+    Attributes:
+      draws: the generator's samples weighted for the target, to train with: `fit(draws=...)`; None where other controls
+        have a say in the weights, or there are conditions.
+    """
+
+    draws: Draws | None = None
 
 
 def fit_beta(

@@ -18,15 +18,17 @@ from flax.core import FrozenDict
 from promptgen_jax import checks, devices, parts, types
 from promptgen_jax.controls._shares import fill_shares
 from promptgen_jax.devices import map_batches
-from promptgen_jax.draws import sample_keys, seeded, settings
+from promptgen_jax.draws import Draws, sample_keys, seeded, settings
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.base import build_module, check_options, init_flow, named_in
+from promptgen_jax.objectives import _shared as contract
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.store import disk, weights
 from promptgen_jax.store.checkpoints import Checkpoints
 from promptgen_jax.training import moments
-from promptgen_jax.training.config import TrainConfig, make_objective, name_of
+from promptgen_jax.training.config import AUTO, TrainConfig, make_objective, name_of
 from promptgen_jax.training.optimizer import make_optimizer
+from promptgen_jax.training.start import choose, closest_normal, start_at, weighted_draws
 from promptgen_jax.training.watch import Watch, stop_signals
 from promptgen_jax.types import Array, PyTree
 
@@ -99,7 +101,7 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
     """Fits beta of all moment controls together by the convex dual on samples of the generator (Eq. 5-7).
 
     Returns:
-      (ebm, fit): the ebm with its betas, and a `moments.MomentFit`; fit is None without moment controls.
+      (ebm, fit): the ebm with its betas, and a `moments.DrawnFit`; fit is None without moment controls.
 
     Raises:
       ValueError, TypeError: mu cannot be reached by reweighting the samples, a count below 1, a raw key.
@@ -122,8 +124,12 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
     mu = {c.name: fill_shares(np.asarray(c.mu), np.mean(gamma[c.name], axis=0)) for c in controls}
     filled = {c.name: {"mu": jnp.asarray(mu[c.name], jnp.float32)} for c in controls if np.isnan(c.mu).any()}
     ebm = _with_fields(ebm, filled)
-    fit = moments.fit_beta(gamma, mu)
-    return with_beta(ebm, {name: jnp.asarray(beta, jnp.float32) for name, beta in fit.beta.items()}), fit
+    fit = moments.DrawnFit(*moments.fit_beta(gamma, mu))
+    ebm = with_beta(ebm, {name: jnp.asarray(beta, jnp.float32) for name, beta in fit.beta.items()})
+    if len(controls) == len(ebm.controls) and ebm.cond_prior is None:  # all energies are known
+        draws = Draws.of_noise(ebm.generator.prior, z, key_x)
+        fit.draws = draws.weighted(sum(c.weight * gamma[c.name] @ fit.beta[c.name] for c in controls))
+    return ebm, fit
 
 
 def fit(
@@ -135,6 +141,7 @@ def fit(
     quiet: bool = False,
     optimizer: optax.GradientTransformation | None = None,
     callback: Callable[[int, dict, Prompt], None] | None = None,
+    draws: Draws | None = None,
     **options,
 ) -> tuple[Prompt, list[dict]]:
     """Trains a flow to sample p(z|C) and returns it as a prompt.
@@ -151,6 +158,8 @@ def fit(
       quiet: print nothing; otherwise lines of progress with a workdir, and a bar without one.
       optimizer: an optax transformation in place of the paper's, which learning_rate, warmup_steps and clip_norm set.
       callback: called with the step, its metrics and the prompt so far, whenever metrics are logged.
+      draws: samples of the prior weighted for this target, of `weighted_draws` or `fit_moments`, for start="normal",
+        objective="auto" and the first samples of "mixed". None draws 4,096 where the first two need them.
       **options: fields of `TrainConfig`.
 
     Returns:
@@ -168,6 +177,13 @@ def fit(
     config, flow = TrainConfig(**options), checks.plain_numbers(check_options({} if flow is None else flow))
     if not isinstance(name, str):
         raise ValueError(f"fit: name is {name!r}; expected text.")
+    if (config.start or config.objective == AUTO) and draws is None and not ebm.needs_reference:
+        draws = weighted_draws(ebm, jax.random.fold_in(seeded(config.seed), 2**31 - 3))
+    if config.objective == AUTO:
+        chosen, reason = choose(ebm, draws)
+        config = dataclasses.replace(config, objective=chosen)
+        if not quiet and devices.is_first_host():
+            print(f"objective {chosen}: {reason}", flush=True)
     _check_target(ebm, config, flow)
     cond_dim = ebm.cond_prior.dim if ebm.cond_prior else 0
     build_module(ebm.generator.prior, cond_dim=cond_dim, **flow)  # wrong options raise, before anything is written
@@ -182,6 +198,9 @@ def fit(
         _claim_workdir(workdir, ebm, config, flow, optimizer)
     key_flow = jax.random.fold_in(seeded(config.seed), 2**31 - 1)
     trained_flow, params = init_flow(key_flow, ebm.generator.prior, cond_dim=cond_dim, **flow)
+    normal = closest_normal(draws, ebm.generator.prior) if config.start and draws is not None else None
+    if normal is not None:
+        params = start_at(normal, trained_flow, params, jax.random.fold_in(key_flow, 1), ebm)
     optimizer = optimizer or make_optimizer(
         learning_rate=config.learning_rate,
         num_steps=config.num_steps,
@@ -197,7 +216,7 @@ def fit(
         "best": params,
         "best_loss": jnp.asarray(jnp.inf, jnp.float32),
     }
-    memory = objective.init(ebm, trained_flow, params)
+    memory = contract.receive(objective, objective.init(ebm, trained_flow, params), draws)
     state |= {MEMORY: memory} if jax.tree.leaves(memory) else {}
     state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)  # nothing shared: the step donates its state
     state, ebm, trained_flow = (devices.replicate(tree, mesh) for tree in (state, ebm, trained_flow))
@@ -252,6 +271,8 @@ def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
         raise ValueError(
             "fit: flow option cond_dim follows from the conditions. Give the LatentEBM a cond_prior instead."
         )
+    if ebm.needs_reference and config.start:
+        raise ValueError("fit: start='normal' needs a fixed target, which a control of this one moves. Leave it out.")
     if ebm.needs_reference and make_objective(config).needs_fixed_target:
         names = ", ".join(control.name for control in ebm.controls if control.needs_reference)
         raise ValueError(

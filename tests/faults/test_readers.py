@@ -411,7 +411,7 @@ def test_a_damaged_folder_does_not_end_the_list(tmp_path, monkeypatch):
     (deep / "config.json").write_text("[" * 10**5 + "]" * 10**5)
     monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path))
     assert "dcgan_digiface" in weights.available_weights()
-    listed = inventory.describe()
+    listed = inventory.describe(inventory.take())
     assert "damaged: " in listed
     assert "dcgan_digiface" in listed
 
