@@ -23,6 +23,7 @@ MAX_MODULES = 10  # of the root
 OBJECTIVES = {path.stem for path in (PACKAGE / "objectives").glob("[!_]*.py")}
 # who may ask: the folders of parts, the module of their contracts, and their finder
 PARTS = ("generators", "controls", "flows", "objectives", "samplers", "metrics", "types", "parts")
+NO_PARTS = ("module", "arguments", "os", "libc", "found")
 OTHERS = ("shape", "dtype", "ndim")  # of arrays, which are no parts; nor is what Python itself calls __so__
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -53,7 +54,7 @@ def asks(tree: ast.Module) -> list[str]:
 def _asks(function: str, count: int, part: str = "", what: str = "", *_) -> bool:
     if function == "isinstance":
         return re.search(r"\w(Control|Objective)\b", what) is not None
-    of_others = part == "module" or what.strip("'") in OTHERS or what.startswith("'__")
+    of_others = part in NO_PARTS or what.strip("'") in OTHERS or what.startswith("'__")
     return not of_others and (function == "hasattr" or (function == "getattr" and count == 3))
 
 
