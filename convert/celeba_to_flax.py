@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import layers, reading
 from promptgen_jax import checks
+from promptgen_jax.models import resnet
 from promptgen_jax.store.catalogue import BINARY
 
 ATTRIBUTES = """
@@ -26,7 +27,7 @@ Wearing_Necktie Young
 
 def recipe() -> dict[str, reading.Part]:
     """Targets of `resnet.CelebA`: a ResNet-50 of torchvision under `resnet`, and one more dense layer."""
-    trunk = layers.resnet_trunk("trunk", "resnet.", bottleneck=True)
+    trunk = resnet.trunk_recipe(resnet.TORCHVISION, {"bottleneck": True}, prefix="resnet.")
     return {**trunk, "hidden": layers.dense("resnet.fc"), "head": layers.dense("fc")}
 
 

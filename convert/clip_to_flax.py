@@ -14,42 +14,17 @@ import math
 import re
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import reading
 from promptgen_jax.models import network
-from promptgen_jax.models.clip import ACTIVATIONS, CLIP
-from promptgen_jax.store import disk, weights
+from promptgen_jax.models.clip import CLIP, TRANSFORMERS, Layout, clip_recipe
+from promptgen_jax.models.vit import ACTIVATIONS, BlockNames
+from promptgen_jax.store import disk, documents, weights
 
 HEAD_DIM = 64
-
-
-class Layout(NamedTuple):
-    """How one publisher names the tensors.
-
-    Attributes:
-      arrays: name by target, for what needs no change.
-      norms: prefix by target.
-      projections: name by target; `transposed` if they are applied from the left.
-      patch: the kernel of the first convolution, OIHW.
-      blocks: prefix of the transformer blocks by tower.
-      block_norms: prefix by target, within a block.
-      block_dense: names by target, within a block; several are stacked. `{}` stands for weight or bias.
-      ignored: pattern of names that are not needed.
-    """
-
-    arrays: dict[str, str]
-    norms: dict[str, str]
-    projections: dict[str, str]
-    transposed: bool
-    patch: str
-    blocks: dict[str, str]
-    block_norms: dict[str, str]
-    block_dense: dict[str, tuple[str, ...]]
-    ignored: str
 
 
 OPENAI = Layout(
@@ -63,88 +38,11 @@ OPENAI = Layout(
     norms={"vision/ln_pre": "visual.ln_pre", "vision/ln_post": "visual.ln_post", "text/ln_final": "ln_final"},
     projections={"vision/projection/kernel": "visual.proj", "text/projection/kernel": "text_projection"},
     transposed=False,
-    patch="visual.conv1.weight",
+    patch="visual.conv1",
     blocks={"vision": "visual.transformer.resblocks", "text": "transformer.resblocks"},
-    block_norms={"ln_1": "ln_1", "ln_2": "ln_2"},
-    block_dense={
-        "attention/qkv": ("attn.in_proj_{}",),
-        "attention/out": ("attn.out_proj.{}",),
-        "mlp_in": ("mlp.c_fc.{}",),
-        "mlp_out": ("mlp.c_proj.{}",),
-    },
+    names=BlockNames("ln_1", ("attn.in_proj_{}",), "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"),
     ignored=r"input_resolution|context_length|vocab_size",
 )
-
-HUGGING_FACE = Layout(
-    arrays={
-        "logit_scale": "logit_scale",
-        "vision/class_embedding": "vision_model.embeddings.class_embedding",
-        "vision/positional_embedding": "vision_model.embeddings.position_embedding.weight",
-        "text/token_embedding/embedding": "text_model.embeddings.token_embedding.weight",
-        "text/positional_embedding": "text_model.embeddings.position_embedding.weight",
-    },
-    norms={
-        "vision/ln_pre": "vision_model.pre_layrnorm",  # spelt so
-        "vision/ln_post": "vision_model.post_layernorm",
-        "text/ln_final": "text_model.final_layer_norm",
-    },
-    projections={
-        "vision/projection/kernel": "visual_projection.weight",
-        "text/projection/kernel": "text_projection.weight",
-    },
-    transposed=True,
-    patch="vision_model.embeddings.patch_embedding.weight",
-    blocks={"vision": "vision_model.encoder.layers", "text": "text_model.encoder.layers"},
-    block_norms={"ln_1": "layer_norm1", "ln_2": "layer_norm2"},
-    block_dense={
-        "attention/qkv": ("self_attn.q_proj.{}", "self_attn.k_proj.{}", "self_attn.v_proj.{}"),
-        "attention/out": ("self_attn.out_proj.{}",),
-        "mlp_in": ("mlp.fc1.{}",),
-        "mlp_out": ("mlp.fc2.{}",),
-    },
-    ignored=r"(text|vision)_model\.embeddings\.position_ids",
-)
-
-
-def recipe(layout: Layout, layers: dict[str, int]) -> dict[str, reading.Part]:
-    """Targets and their sources.
-
-    Args:
-      layout: the names.
-      layers: number of blocks by tower.
-    """
-    parts = {target: reading.keep(name) for target, name in layout.arrays.items()}
-    parts["vision/patch/kernel"] = reading.Part((layout.patch,), _patch_kernel)
-    for target, name in layout.projections.items():
-        parts[target] = reading.Part((name,), np.transpose) if layout.transposed else reading.keep(name)
-    norms = dict(layout.norms)
-    for tower, prefix in layout.blocks.items():
-        for index in range(layers[tower]):
-            block, source = f"{tower}/block{index}", f"{prefix}.{index}"
-            norms |= {f"{block}/{target}": f"{source}.{name}" for target, name in layout.block_norms.items()}
-            for target, names in layout.block_dense.items():
-                kernels, biases = (
-                    tuple(f"{source}.{name.format(kind)}" for name in names) for kind in ("weight", "bias")
-                )
-                parts[f"{block}/{target}/kernel"] = reading.Part(kernels, _stacked_kernel)
-                parts[f"{block}/{target}/bias"] = reading.Part(biases, _stacked)
-    for target, name in norms.items():
-        parts[f"{target}/scale"] = reading.keep(f"{name}.weight")
-        parts[f"{target}/bias"] = reading.keep(f"{name}.bias")
-    return parts
-
-
-def _stacked(*vectors):
-    return np.concatenate(vectors)
-
-
-def _stacked_kernel(*matrices):
-    return np.concatenate(matrices).T
-
-
-def _patch_kernel(kernel):
-    """(width, 3, size, size) to (size · size · 3, width)."""
-    return kernel.transpose(2, 3, 1, 0).reshape(-1, len(kernel))
 
 
 def read_sizes(source: Path, layout: Layout, tensors: dict[str, np.ndarray]) -> dict:
@@ -154,7 +52,7 @@ def read_sizes(source: Path, layout: Layout, tensors: dict[str, np.ndarray]) -> 
       ValueError: one that is needed is missing or has the wrong number of axes, or there are no blocks.
     """
     names = {
-        layout.patch: 4,
+        f"{layout.patch}.weight": 4,
         layout.arrays["vision/positional_embedding"]: 2,
         layout.arrays["text/token_embedding/embedding"]: 2,
         layout.arrays["text/positional_embedding"]: 2,
@@ -208,24 +106,20 @@ def read_hugging_face(source: Path) -> tuple[dict[str, np.ndarray], dict, Path]:
         tensors = reading.torch_arrays(file, reading.read_torch(file))
     else:
         tensors = reading.read_safetensors(file)
-    try:
-        config = disk.read_json(folder / "config.json", advice="Download it again.")
+    path = folder / "config.json"
+    with documents.one_sentence(path, "not the configuration of a CLIP model", advice="Download it again."):
+        config = disk.read_json(path, advice="Download it again.")
         vision, text = config["vision_config"], config["text_config"]
         # what a config.json leaves out has the defaults of transformers' CLIPVisionConfig and CLIPTextConfig
         heads = {
-            "vision_heads": vision.get("num_attention_heads", 12),
-            "text_heads": text.get("num_attention_heads", 8),
+            "vision_heads": int(vision.get("num_attention_heads", 12)),
+            "text_heads": int(text.get("num_attention_heads", 8)),
         }
-        activations = {tower.get("hidden_act", "quick_gelu") for tower in (vision, text)}
-        epsilons = {tower.get("layer_norm_eps", 1e-5) for tower in (vision, text)}
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"{folder / 'config.json'}: not the configuration of a CLIP model ({type(error).__name__}: {error}). "
-            "Download it again."
-        ) from None
+        activations = {str(tower.get("hidden_act", "quick_gelu")) for tower in (vision, text)}
+        epsilons = {float(tower.get("layer_norm_eps", 1e-5)) for tower in (vision, text)}
     if len(activations) > 1 or not activations <= ACTIVATIONS.keys() or epsilons != {1e-5}:
         raise ValueError(
-            f"{folder / 'config.json'}: hidden_act {sorted(activations)} and layer_norm_eps {sorted(epsilons)}; "
+            f"{path}: hidden_act {sorted(activations)} and layer_norm_eps {sorted(epsilons)}; "
             f"expected one of {', '.join(ACTIVATIONS)} for both towers, and 1e-05. Use another model."
         )
     return tensors, {**heads, "activation": activations.pop()}, file
@@ -243,7 +137,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     """
     source = Path(source)
     if source.is_dir() or source.suffix in (".safetensors", ".bin"):
-        layout = HUGGING_FACE
+        layout = TRANSFORMERS
         tensors, attention, file = read_hugging_face(source)
     else:
         layout, tensors, attention, file = OPENAI, _read_openai(source), {}, source
@@ -254,7 +148,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     heads = {f"{tower}_heads": sizes[f"{tower}_width"] // HEAD_DIM for tower in ("vision", "text")}
     ignored = [name for name in tensors if re.fullmatch(layout.ignored, name)]
     layers = {tower: sizes[f"{tower}_layers"] for tower in ("vision", "text")}
-    tree = reading.build_tree(source, tensors, recipe(layout, layers), ignored)
+    tree = reading.build_tree(source, tensors, clip_recipe(layout, layers), ignored)
     module = CLIP(**{**sizes, **heads, **attention})
     _check(source, tree, module)
     config = {

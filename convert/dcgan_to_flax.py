@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from convert import reading
+from convert import layers, reading
 from promptgen_jax.store import weights
 
 BATCH_NORM_EPSILON = 1e-5
-NUM_LAYERS = 5
+CONVOLUTIONS = (0, 3, 6, 9, 12)
 
 
 def fold(kernel, gamma, beta, mean, variance) -> dict:
@@ -40,20 +40,19 @@ def upsample_kernel(kernel):
     return kernel[:, :, ::-1, ::-1].transpose(2, 3, 0, 1)
 
 
-def recipe() -> dict[str, reading.Part]:
-    """Targets and their sources: convolutions are main.0, 3, 6, 9, 12, each but the last with main.(i+1) behind it."""
+def recipe(convolutions: tuple[int, ...] = CONVOLUTIONS) -> dict[str, reading.Part]:
+    """Targets of `dcgan.DCGAN` and their sources.
+
+    Args:
+      convolutions: their numbers in the sequence `main`; behind each but the last stands a batch normalisation.
+    """
     parts = {}
-    for index in range(NUM_LAYERS - 1):
-        norm = f"main.{3 * index + 1}"
-        sources = (f"main.{3 * index}.weight", f"{norm}.weight", f"{norm}.bias")
-        sources += (f"{norm}.running_mean", f"{norm}.running_var")
-        layout = project_kernel if index == 0 else upsample_kernel
-        parts[f"layer{index + 1}"] = reading.Part(
-            sources, lambda kernel, *norm, layout=layout: fold(layout(kernel), *norm)
-        )
-    last = f"main.{3 * (NUM_LAYERS - 1)}.weight"
-    parts[f"layer{NUM_LAYERS}"] = reading.Part(
-        (last,),
+    for layer, index in enumerate(convolutions[:-1], start=1):
+        sources = (f"main.{index}.weight", *layers.norm_parts(f"main.{index + 1}"))
+        layout = project_kernel if layer == 1 else upsample_kernel
+        parts[f"layer{layer}"] = reading.Part(sources, lambda kernel, *norm, layout=layout: fold(layout(kernel), *norm))
+    parts[f"layer{len(convolutions)}"] = reading.Part(
+        (f"main.{convolutions[-1]}.weight",),
         lambda kernel: {
             "kernel": upsample_kernel(kernel),
             "bias": np.zeros(kernel.shape[1], np.float32),
@@ -77,8 +76,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     if not isinstance(state, dict):
         raise ValueError(f"{source}: has no netG_state_dict. Pass weights.tar of the package gan_face_generate 1.1.1.")
     tensors = reading.torch_arrays(source, state)
-    ignored = [f"main.{3 * index + 1}.num_batches_tracked" for index in range(NUM_LAYERS - 1)]
-    tree = reading.build_tree(source, tensors, recipe(), ignored)
+    tree = reading.build_tree(source, tensors, recipe(), layers.unused(tensors))
     config = {
         "kind": "generator",
         "adapter": "dcgan",

@@ -12,11 +12,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import layers, reading
+from promptgen_jax.models import resnet
 
 
 def recipe() -> dict[str, reading.Part]:
     """Targets of `deca.DECA`."""
-    trunk = layers.resnet_trunk("trunk", "encoder.", bottleneck=True)
+    trunk = resnet.trunk_recipe(resnet.TORCHVISION, {"bottleneck": True}, prefix="encoder.")
     return {**trunk, "hidden": layers.dense("layers.0"), "head": layers.dense("layers.2")}
 
 

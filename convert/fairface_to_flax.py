@@ -12,12 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import layers, reading
+from promptgen_jax.models import resnet
 from promptgen_jax.store.catalogue import FAIRFACE_ATTRIBUTES
 
 
 def recipe() -> dict[str, reading.Part]:
     """Targets of `resnet.FairFace`: a ResNet-34 of torchvision."""
-    return {**layers.resnet_trunk("trunk", "", bottleneck=False), "head": layers.dense("fc")}
+    return {**resnet.trunk_recipe(resnet.TORCHVISION, {"bottleneck": False}), "head": layers.dense("fc")}
 
 
 @reading.one_door

@@ -1,7 +1,6 @@
-"""What all converters share: reading checkpoints without executing anything in them, and strict renaming.
+"""What all converters share: reading checkpoints without executing anything in them, and their command line.
 
-A recipe maps each target in the new tree to the tensors it is made of and the function that makes it. Every tensor of
-the file is used exactly once or named as ignored; all that is missing or left over is reported in one sentence.
+What is read is renamed by a recipe, see `promptgen_jax.models.recipe`.
 """
 
 from __future__ import annotations
@@ -16,15 +15,16 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
-import flax.traverse_util
 import jax
 import numpy as np
 from safetensors.numpy import load_file
 
 from convert import nvidia_pickle, safe_pickle, torchscript
 from promptgen_jax.models import network
+from promptgen_jax.models.recipe import Part
+from promptgen_jax.models.recipe import build_tree as build_tree
+from promptgen_jax.models.recipe import keep as keep
 from promptgen_jax.store import catalogue, disk, documents, home, weights
 
 LEGACY_TORCH = pickle.dumps(nvidia_pickle.LEGACY_MAGIC, protocol=2)
@@ -45,61 +45,9 @@ TFJS_DTYPES = {"float32": "<f4", "int32": "<i4", "bool": "|b1", "uint8": "|u1"}
 TFJS_QUANTISED = {"uint8": "|u1", "uint16": "<u2", "float16": "<f2"}
 
 
-class Part(NamedTuple):
-    """How to make one entry of the new tree: `make(*sources)` gives an array, or a dict of them."""
-
-    sources: tuple[str, ...]
-    make: Callable[..., np.ndarray | dict]
-
-
-def keep(name: str) -> Part:
-    """The tensor of that name, unchanged."""
-    return Part((name,), lambda tensor: tensor)
-
-
 def depthwise(name: str) -> Part:
     """A depthwise kernel (3, 3, C, 1) of TensorFlow as HWIO, (3, 3, 1, C)."""
     return Part((name,), lambda kernel: kernel.transpose(0, 1, 3, 2))
-
-
-def build_tree(
-    where: str | Path, tensors: dict[str, np.ndarray], recipe: dict[str, Part], ignored: Iterable[str] = ()
-) -> dict:
-    """Applies a recipe to the tensors of a file.
-
-    Args:
-      where: the file, for messages.
-      tensors: all tensors of the file by name.
-      recipe: part by target, `/`-joined.
-      ignored: names that may be there and are not needed.
-
-    Raises:
-      ValueError: missing, unexpected, misshapen or non-finite tensors, all of them in one message.
-    """
-    needed = {source for part in recipe.values() for source in part.sources}
-    problems = [f"missing {name}" for name in sorted(needed - tensors.keys())]
-    problems += [f"unexpected {name}" for name in sorted(tensors.keys() - needed - set(ignored))]
-    problems += [
-        f"{name} holds NaN or infinite values"
-        for name in sorted(needed & tensors.keys())
-        if not np.all(np.isfinite(tensors[name]))
-    ]
-    if not problems:
-        tree = {}
-        for target, part in recipe.items():
-            sources = [tensors[name] for name in part.sources]
-            try:
-                tree[target] = part.make(*sources)
-            except (ValueError, IndexError, TypeError):
-                shapes = ", ".join(f"{name} {np.shape(tensors[name])}" for name in part.sources)
-                problems.append(f"{target} cannot be made from {shapes}")
-    if problems:
-        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ValueError(
-            f"{where}: {len(problems)} problems: {'; '.join(problems[:10])}{more}. Check that the file is complete "
-            "and is the model this converter reads."
-        )
-    return flax.traverse_util.unflatten_dict(flax.traverse_util.flatten_dict(tree, sep="/"), sep="/")
 
 
 def read_checkpoint(path: str | Path) -> dict:

@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-MAX_STEPS = 2_000_000  # of a file; those of networks have some ten thousand
+MAX_STEPS = 1_000_000  # of a file; those of networks have some ten thousand
 FORBIDDEN = (
     *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.NEWOBJ_EX),
     *(pickle.EXT1, pickle.EXT2, pickle.EXT4),

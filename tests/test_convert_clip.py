@@ -196,7 +196,7 @@ BAD_FOLDERS = {
     "no tensors": (lambda folder: (folder / "model.safetensors").unlink(), "expected config.json beside"),
     "cut config": (config_file('{"vision_config":'), "not the configuration of a CLIP model"),
     "other config": (config_file('{"model_type": "bert"}'), "not the configuration of a CLIP model"),
-    "activation": (towers({"hidden_act": "relu"}, {"hidden_act": "relu"}), "hidden_act .*relu"),
+    "activation": (towers({"hidden_act": "mish"}, {"hidden_act": "mish"}), "hidden_act .*mish"),
     "two activations": (towers({"hidden_act": "gelu"}, {}), "hidden_act .*gelu.*quick_gelu"),
     "epsilon": (towers({"layer_norm_eps": 1e-6}, {}), "layer_norm_eps"),
     "heads": (towers({"num_attention_heads": 7}, {}), "vision width 768 is no multiple of 7 heads"),

@@ -128,15 +128,30 @@ def test_generators():
 
 def test_extending(tmp_path, monkeypatch):
     """Own functions, own network with weights and own file, as a reader would paste them one after the other."""
+    torch = pytest.importorskip("torch")
+    import official_transformers as official
+    import test_own_networks
+    from safetensors.torch import save_file
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     pages.write_modules(DOCS / "extending.md", tmp_path)
     monkeypatch.setattr(controls, "__path__", [*controls.__path__, str(tmp_path)])
     names = {}
-    ten_lines, network, own_file, *rest = pages.blocks(DOCS / "extending.md")
+    ten_lines, hub, _, _, own_torch, network, own_file, *rest = pages.blocks(DOCS / "extending.md")
 
     exec(ten_lines.content, names)
     np.testing.assert_allclose(np.mean(names["pictures"], axis=(0, 1, 2)), [0.9, 0.1, 0.1], atol=0.12)
+
+    official.write(tmp_path / "my-mood", official.vit())
+    official.write(tmp_path / "my-clip", official.clip())
+    official.write_tokenizer(tmp_path / "my-clip", end=1)
+    exec(hub.content, names)
+    assert names["about"].attributes == {"my-mood": ("label",), "my-clip": ()}
+    _, file = test_own_networks.saved(tmp_path, test_own_networks.ResNet, (2, 2, 2, 2), False)
+    save_file(torch.load(file), tmp_path / "my_resnet18.safetensors")
+    exec(own_torch.content, names)
+    assert names["owl"].network.preprocess.resized(300, 400) == (256, 341)
 
     exec(network.content, names)
     key, generator = jax.random.key(2), names["generator"]

@@ -80,7 +80,8 @@ class Parser(argparse.ArgumentParser):
         known = "--config" if flag.startswith(CONFIG) else flag
         owners = [mode for mode in modes if mode != self.mode and Parser(mode, self.program)._has(known)]
         here = f"--mode={self.mode}" if self.program == "main.py" else f"{self.program} {self.mode}"
-        said = f"not used by {here}, but by {' and '.join(owners)}" if owners else "unknown flag"
+        others = " and ".join(filter(None, (", ".join(owners[:-1]), *owners[-1:])))
+        said = f"not used by {here}, but by {others}" if owners else "unknown flag"
         raise ValueError(f"{flag}: {said}. {checks.nearest(flag, self._flags())}")
 
     def _flags(self) -> list[str]:

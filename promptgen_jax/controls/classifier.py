@@ -73,7 +73,7 @@ class ClassifierControl:
 def build(
     *,
     network: str | Network,
-    attribute: str,
+    attribute: str = "",
     target: str,
     weight: float = 1.0,
     mirror: bool = False,
@@ -83,8 +83,9 @@ def build(
     """Loads the classifier and aims at one of its labels, or at all but one.
 
     Args:
-      network: name under ported_weights, a folder, or a `Network` that is loaded.
-      attribute: one of its attributes.
+      network: name under ported_weights, a folder, ours or of transformers, "owner/name" on the Hugging Face Hub, or a
+        network, see `load_network`.
+      attribute: one of its attributes; that of the label if left out.
       target: label to aim at, or "not " and the label to avoid.
       weight: the paper's lambda.
       mirror: judge the mirror image too; for attributes that do not depend on left and right.
@@ -98,6 +99,7 @@ def build(
     if isinstance(floor, bool) or not 0 <= floor < 1:
         raise ValueError(f"control {name or target}: floor is {floor!r}; expected a number from 0, below 1, e.g. 1e-8.")
     loaded = load_network(network)
+    attribute = attribute or loaded.attribute_of(target.removeprefix(NOT))
     loaded.label_index(attribute, target.removeprefix(NOT))
     return ClassifierControl(
         network=loaded,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +15,9 @@ from flax import struct
 
 from promptgen_jax import checks
 from promptgen_jax.models import clip, tokenizer
-from promptgen_jax.models.network import Network, load_params
+from promptgen_jax.models.network import Network, image_tower, load_params
 from promptgen_jax.ops import augment
+from promptgen_jax.store import hub, weights
 from promptgen_jax.types import Array, Sample, Spec, spec_field
 
 
@@ -44,6 +47,11 @@ class ClipControl:
     chunk: int = struct.field(pytree_node=False)
     needs_reference: bool = struct.field(pytree_node=False, default=False)
     spec: Spec | None = spec_field()
+
+    @property
+    def exact(self) -> bool:
+        """Whether it sees the image as its network does on its own: not augmented, and smoothed when it shrinks."""
+        return self.antialias and not self.policy.strip(", ")
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -82,13 +90,15 @@ class ClipControl:
             cosines = jnp.einsum("ne,te->nt", features, self.text_features, precision="highest")
             return jnp.sum((1 - cosines) * self.text_weights, axis=1)
 
+        if self.exact:
+            return jnp.broadcast_to(energies(images)[:, None], draws.side.shape)
         size = self.network.module.image_size
         return augment.map_views(energies, draws, images, size=size, antialias=self.antialias, chunk=self.chunk)
 
 
 def build(
     *,
-    network: str | Network,
+    network: str | Path | Towers,
     text: str | Sequence[str],
     text_weights: Sequence[float] = (),
     weight: float = 1.0,
@@ -101,13 +111,15 @@ def build(
     """Loads a converted CLIP, embeds the text once, and keeps the image tower only.
 
     Args:
-      network: name under ported_weights (`clip_vit_b32`), a folder, or what `load_towers` returns of either.
+      network: name under ported_weights (`clip_vit_b32`), a folder, ours or of transformers, or "owner/name" on the
+        Hugging Face Hub, of a CLIP, SigLIP or SigLIP 2; or what `load_towers` returns of one.
       text: what to see, in words, or several such texts.
       text_weights: of several texts; equal and adding up to 1 if left out.
       weight: lambda; the paper's experiments on StyleGAN2 take 500 to 1,000.
       num_augmentations: views per image, 50 in the paper.
       policy: comma-separated augmentations, "" for none; all of the official ones by default.
-      antialias: whether to smooth before shrinking to the size of CLIP; the official code did not.
+      antialias: whether to smooth before shrinking to the size of CLIP; the official code did not. With policy "" the
+        images then go in exactly as the preprocessor_config.json of a model of transformers says.
       chunk: most views of one image in memory at a time; changes nothing but memory and speed.
       name: of the control; the first text if left out.
 
@@ -139,33 +151,62 @@ def build(
     )
 
 
-def load_towers(name_or_path: str | Path) -> Network:
-    """Both towers of a converted CLIP, loaded once for several controls; as a network it cannot be called.
+@dataclasses.dataclass(frozen=True)
+class Towers:
+    """Both towers of a CLIP or SigLIP, with its config, to be loaded once for several controls."""
+
+    module: nn.Module
+    tree: dict = dataclasses.field(repr=False)
+    config: dict = dataclasses.field(repr=False)
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Of the weights."""
+        return self.config["name"]
+
+    @property
+    def checksum(self) -> str:
+        """Of the weights."""
+        return self.config["sha256"]
+
+
+def load_towers(name_or_path: str | Path) -> Towers:
+    """Both towers of a CLIP or SigLIP.
 
     Raises:
       FileNotFoundError, ValueError: as `network.load_params`.
     """
-    module, tree, config = load_params(name_or_path, kind="clip", example=clip.CLIP.example)
-    about = {"name": config["name"], "checksum": config["sha256"], "license": config["license"]}
-    return Network(weights=tree, module=module, attributes=(), **about)
+    module, tree, config = load_params(name_or_path, kind="clip", example=lambda module: module.example())
+    folder = hub.find(name_or_path) if hub.is_pretrained(name_or_path) else weights.find_weights(name_or_path)
+    return Towers(module, tree, config, folder)
 
 
-def load_clip(network: str | Path | Network, texts: Sequence[str]) -> tuple[Network, Array]:
-    """The image tower of a converted CLIP, and the features (T, E) of texts, of unit length.
+def load_clip(network: str | Path | Towers, texts: Sequence[str]) -> tuple[Network, Array]:
+    """The image tower of a CLIP or SigLIP, and the features (T, E) of texts, of unit length.
+
+    Args:
+      network: as in `build`.
+      texts: T of them.
 
     Raises:
       FileNotFoundError, ValueError, TypeError: as `load_towers` and `tokenizer.tokenize`; a network that is no CLIP.
     """
-    both = network if isinstance(network, Network) else load_towers(network)
-    module = both.module
-    if not isinstance(module, clip.CLIP):
-        raise TypeError(f"control clip: network {both.name} is no CLIP. Give a name, or what clip.load_towers returns.")
-    tokens = tokenizer.tokenize(texts, context_length=module.context_length, vocab_size=module.vocab_size)
-    features = _embed_texts(module.text_tower(), both.weights["text"], tokens)
-    return both.replace(weights=both.weights["vision"], module=module.vision_tower()), features
+    if isinstance(network, Network):
+        raise TypeError(
+            f"control clip: network {network.name} is no CLIP. Give a name, or what clip.load_towers returns."
+        )
+    both = network if isinstance(network, Towers) else load_towers(network)
+    module, mask = both.module, None
+    if hub.has_tokenizer(both.folder):
+        tokens, mask = tokenizer.tokenize_as(both.folder, texts, context_length=module.context_length)
+    else:
+        tokens = tokenizer.tokenize(texts, context_length=module.context_length, vocab_size=module.vocab_size)
+    features = _embed_texts(module.text_tower(), both.tree["text"], tokens, mask)
+    return image_tower(module, both.tree, both.config), features
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _embed_texts(tower, params, tokens):
+def _embed_texts(tower, params, tokens, mask):
     with jax.default_matmul_precision("highest"):  # once per run, so it may be exact everywhere
-        return clip.normalise(tower.apply({"params": params}, tokens))
+        return clip.normalise(tower.apply({"params": params}, tokens, mask))

@@ -16,6 +16,7 @@ from promptgen_jax.metrics._figures import RESERVED
 from promptgen_jax.models.network import load_network
 from promptgen_jax.types import Aim, Sample, aims_of
 
+EMBEDDING = "embedding"  # the output of networks whose features tell pictures apart
 SMALL = 64  # pixels a side of the images that are kept
 
 
@@ -62,6 +63,7 @@ class About:
       key: of such draws.
       num_samples: of such draws.
       batch_size: samples per device at a time.
+      reference: the name of the draws that others are compared with.
     """
 
     ebm: LatentEBM
@@ -72,6 +74,7 @@ class About:
     key: Any = None
     num_samples: int = 0
     batch_size: int = 64
+    reference: str = "before"
 
     @classmethod
     def of(cls, ebm: LatentEBM, judges: Mapping, *, earlier: tuple = (), **options) -> About:
@@ -133,6 +136,13 @@ def observe(draws: Mapping[str, Draws], about: About) -> dict[str, Observed]:
             f"{', '.join(RESERVED)}. Rename them."
         )
     return {name: _observed(found, about) for name, found in draws.items()}
+
+
+def embeddings(seen: Mapping[str, Observed]) -> dict[str, dict[str, np.ndarray]]:
+    """By every network that gives an `embedding`, of all draws by name, (N, F)."""
+    first = next(iter(seen.values()))
+    networks = [network for network, outputs in first.outputs.items() if EMBEDDING in outputs]
+    return {network: {name: found.outputs[network][EMBEDDING] for name, found in seen.items()} for network in networks}
 
 
 def _observed(draws: Draws, about: About) -> Observed:

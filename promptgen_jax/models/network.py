@@ -19,14 +19,17 @@ import numpy as np
 from flax import struct
 
 from promptgen_jax import checks
-from promptgen_jax.store import documents, weights
+from promptgen_jax.models import pretrained
+from promptgen_jax.models.preprocess import Preprocess
+from promptgen_jax.store import documents, hub, weights
 
 
 class Network(struct.PyTreeNode):
     """A frozen network from images (B, H, W, 3) in [0, 1] to a dict of outputs.
 
     For every name in `attributes` the output of that name holds logits (B, K) in the order of its labels; their
-    softmax is P(label | image). Other outputs (pose in degrees, embeddings) are described by the module.
+    softmax is P(label | image). Other outputs (pose in degrees, embeddings) are described by the module, which reads
+    what `preprocess` makes of the images; most modules do that themselves.
     """
 
     weights: Any = struct.field(repr=False)
@@ -35,10 +38,12 @@ class Network(struct.PyTreeNode):
     checksum: str = struct.field(pytree_node=False)
     attributes: tuple[tuple[str, tuple[str, ...]], ...] = struct.field(pytree_node=False)
     license: str = struct.field(pytree_node=False, default="")
+    preprocess: Preprocess | None = struct.field(pytree_node=False, default=None)
 
     def __call__(self, images) -> dict[str, jax.Array]:
         """All outputs by name. Raises ValueError or TypeError for images of a wrong shape, dtype or range."""
         checks.check_images(self.name, images)
+        images = self.preprocess(images) if self.preprocess else images
         return self.module.apply({"params": self.weights}, images)
 
     def labels(self, attribute: str) -> tuple[str, ...]:
@@ -46,6 +51,14 @@ class Network(struct.PyTreeNode):
         known = dict(self.attributes)
         checks.check_known(f"{self.name}: attribute", attribute, known)
         return known[attribute]
+
+    def attribute_of(self, label: str) -> str:
+        """The one attribute that has a label. Raises ValueError with the nearest match, or if several have it."""
+        checks.check_known(f"{self.name}: label", label, {each for _, labels in self.attributes for each in labels})
+        found = [attribute for attribute, labels in self.attributes if label in labels]
+        if len(found) > 1:
+            raise ValueError(f"{self.name}: {label!r} is a label of {', '.join(found)}. Say which: attribute=...")
+        return found[0]
 
     def label_index(self, attribute: str, label: str) -> int:
         """The column of a label in the logits of an attribute."""
@@ -76,11 +89,15 @@ def load_module(config: dict) -> nn.Module:
         raise ValueError(
             f"config.json: {config['module']!r} is no network of promptgen_jax.models. Convert the checkpoint again."
         ) from None
-    options = {name: tuple(v) if isinstance(v, list) else v for name, v in config.get("options", {}).items()}
+    options = {name: _hashable(value) for name, value in config.get("options", {}).items()}
     known = {field.name for field in dataclasses.fields(found)} - {"parent", "name"}
     for option in options:
         checks.check_known(f"config.json: option of {config['module']}", option, known)
     return found(**options)
+
+
+def _hashable(value):
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def expected_tree(module: nn.Module, example: Any) -> dict:
@@ -89,24 +106,34 @@ def expected_tree(module: nn.Module, example: Any) -> dict:
     return variables if "buffers" in variables else variables["params"]
 
 
-def load_params(name_or_path: str | Path, *, kind: str, example: Any) -> tuple[nn.Module, dict, dict]:
-    """Module, checked float32 weights and config of a weight folder.
+def load_params(
+    name_or_path: str | Path, *, kind: str | tuple[str, ...], example: Any, **settings
+) -> tuple[nn.Module, dict, dict]:
+    """Module, checked float32 weights and config of a weight folder, or of a model of transformers.
 
     Args:
-      name_or_path: name under ported_weights, or a folder.
-      kind: "network", "generator" or "clip"; anything else in the folder is refused.
+      name_or_path: name under ported_weights, a folder, or, of networks and CLIPs, "owner/name" on the Hub.
+      kind: "network", "generator" or "clip", or several of them; anything else in the folder is refused.
       example: array or ShapeDtypeStruct that the module can be initialised with, to verify every shape; or a function
         of the module that gives it.
+      **settings: as in `pretrained.read`, of models of transformers only.
 
     Raises:
       FileNotFoundError, ValueError: folder missing, altered, of another kind, or with wrong keys or shapes.
     """
-    config = weights.read_config(name_or_path)
-    if config["kind"] != kind:
+    foreign = hub.is_pretrained(name_or_path)
+    if foreign:
+        tree, config = pretrained.read(name_or_path, **settings)
+    else:
+        config = weights.read_config(name_or_path)
+    kinds = (kind,) if isinstance(kind, str) else kind
+    if config["kind"] not in kinds:
         raise ValueError(
-            f"{name_or_path}: holds a {config['kind']}, expected a {kind}. Choose another folder of weights."
+            f"{name_or_path}: holds a {config['kind']}, expected a {' or '.join(kinds)}. Choose another folder of "
+            "weights."
         )
-    tree, config = weights.load_weights(name_or_path)
+    if not foreign:
+        tree, config = weights.load_weights(name_or_path)
     converter = config.get("converter", "the converter")
     advice = f"Run {converter} again."
     with documents.one_sentence(name_or_path, "no network can be made of its config.json", advice=advice):
@@ -118,12 +145,18 @@ def load_params(name_or_path: str | Path, *, kind: str, example: Any) -> tuple[n
 
 
 def load_network(network: str | Path | Network, **options) -> Network:
-    """Loads a ported network by name (`faceapi_expression`) or folder; one that is loaded already is taken as it is.
+    """Loads a network: a ported one by name (`faceapi_expression`) or folder, or a model of transformers.
+
+    Of transformers are read `ViTForImageClassification`, `ResNetForImageClassification`,
+    `ConvNextForImageClassification`, `SiglipForImageClassification`, and the image towers of CLIP and SigLIP. The
+    labels of their one attribute, "label", are those of config.json, and images go in as preprocessor_config.json says.
 
     Args:
-      network: name under ported_weights, a folder, or a `Network`.
+      network: name under ported_weights; a folder; "owner/name" on the Hugging Face Hub, with "@revision" to pin it; or
+        a `Network`, which is taken as it is.
       **options: fields of its module that differ from config.json and leave the weights as they are, e.g. `input_size`
-        of `faceres` or `symmetric` of `irse50`.
+        of `faceres` or `symmetric` of `irse50`; of a model of transformers, entries of preprocessor_config.json, e.g.
+        `size={"height": 96, "width": 96}`.
 
     Raises:
       FileNotFoundError, ValueError: as `load_params`; unknown option, with the nearest match.
@@ -136,15 +169,32 @@ def load_network(network: str | Path | Network, **options) -> Network:
                 "returns."
             )
         return network.replace(module=_with_options(network.name, network.module, options))
-    example = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    module, tree, config = load_params(network, kind="network", example=example)
+    settings = options if hub.is_pretrained(network) else {}
+    module, tree, config = load_params(network, kind=("network", "clip"), example=_example, **settings)
+    if config["kind"] == "clip":
+        return image_tower(module, tree, config)
+    return _network(module if settings else _with_options(network, module, options), tree, config)
+
+
+def image_tower(module: nn.Module, tree: dict, config: dict) -> Network:
+    """The image tower of a CLIP or SigLIP, as `load_params` gives one: a network that returns an `embedding`.
+
+    Unless its config says how images go in, they are resized to its size bicubically, whatever their aspect.
+    """
+    tower = _network(module.vision_tower(), tree["vision"], config)
+    whole = Preprocess(rule="exact", size=2 * (module.image_size,), filter="bicubic")
+    return tower if tower.preprocess else tower.replace(preprocess=whole)
+
+
+def _network(module: nn.Module, tree: dict, config: dict) -> Network:
     return Network(
         weights=tree,
-        module=_with_options(network, module, options),
+        module=module,
         name=config["name"],
         checksum=config["sha256"],
         attributes=tuple((attribute, tuple(labels)) for attribute, labels in config.get("attributes", {}).items()),
         license=config.get("license", ""),
+        preprocess=Preprocess.from_json(config["preprocess"]) if "preprocess" in config else None,
     )
 
 
@@ -153,3 +203,8 @@ def _with_options(where: str | Path, module: nn.Module, options: dict) -> nn.Mod
         known = {field.name for field in dataclasses.fields(module)} - {"parent", "name"}
         checks.check_known(f"{where}: option", option, known)
     return module.clone(**options)
+
+
+def _example(module: nn.Module):
+    """What a network is initialised with: 64 pixels a side, or the batch of a module that says one."""
+    return module.example() if hasattr(module, "example") else jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)

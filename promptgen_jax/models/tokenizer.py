@@ -1,5 +1,6 @@
-"""The byte-pair tokenizer of CLIP, offline: the same ids as the official one.
+"""The byte-pair tokenizer of CLIP, offline: the same ids as the official one; and those of models of transformers.
 
+A model of transformers brings a tokenizer of its own, which transformers reads.
 Source: openai/CLIP (MIT), clip/simple_tokenizer.py and clip.tokenize; the merges are in data/clip.
 """
 
@@ -10,6 +11,7 @@ import gzip
 import html
 import importlib.resources
 from collections.abc import Sequence
+from pathlib import Path
 
 import ftfy
 import numpy as np
@@ -61,6 +63,38 @@ def tokenize(
         if len(ids) > context_length:
             row[-1] = ids[-1]
     return tokens
+
+
+def tokenize_as(folder: Path, texts: Sequence[str], *, context_length: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Token ids (N, context_length), int32, by the tokenizer in a folder of transformers, and its mask if it has one.
+
+    Args:
+      folder: with the files of a tokenizer.
+      texts: N of them.
+      context_length: ids per row, padding included.
+
+    Returns:
+      (ids, mask): the mask (N, context_length) is False at padding that is not attended to, or None.
+
+    Raises:
+      ValueError: a text that is too long, or a tokenizer that transformers cannot read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ValueError(f"{folder}: no tokenizer that transformers reads ({reason}). Download it again.") from None
+    for text, ids in zip(texts, tokenizer(list(texts))["input_ids"], strict=True):
+        if len(ids) > context_length:
+            raise ValueError(
+                f"tokenize: {text[:60]!r} has {len(ids)} tokens with start and end; expected at most {context_length}. "
+                "Shorten it."
+            )
+    found = tokenizer(list(texts), padding="max_length", max_length=context_length)
+    mask = found.get("attention_mask")
+    return np.asarray(found["input_ids"], np.int32), None if mask is None else np.asarray(mask, bool)
 
 
 def encode(text: str, *, vocab_size: int = VOCAB_SIZE) -> list[int]:

@@ -19,7 +19,7 @@ def depthwise_conv(images: jax.Array, kernel: jax.Array, *, stride: int = 1, shi
 
     Args:
       images: (B, H, W, C).
-      kernel: (3, 3, 1, C) or (5, 5, 1, C).
+      kernel: (3, 3, 1, C), (5, 5, 1, C) or (7, 7, 1, C).
       stride: 1, or 2 for 3x3 kernels.
       shifted: True for the shifted multiply-adds, which have no forward-mode derivative; False for XLA's convolution;
         None takes the former when the default backend is a CPU.
@@ -31,10 +31,12 @@ def depthwise_conv(images: jax.Array, kernel: jax.Array, *, stride: int = 1, shi
       ValueError: another kernel shape or stride.
     """
     channels = images.shape[-1]
-    if (kernel.shape, stride) not in (((3, 3, 1, channels), 1), ((3, 3, 1, channels), 2), ((5, 5, 1, channels), 1)):
+    if (kernel.shape, stride) not in [((side, side, 1, channels), 1) for side in (3, 5, 7)] + [
+        ((3, 3, 1, channels), 2)
+    ]:
         raise ValueError(
             f"depthwise_conv: kernel is {kernel.shape} with stride {stride}; expected (3, 3, 1, {channels}) with "
-            f"stride 1 or 2, or (5, 5, 1, {channels}) with stride 1. Store kernels as HWIO."
+            f"stride 1 or 2, or (5, 5, 1, {channels}) or (7, 7, 1, {channels}) with stride 1. Store kernels as HWIO."
         )
     if shifted is None:
         shifted = jax.default_backend() == "cpu"

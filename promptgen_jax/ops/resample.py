@@ -71,12 +71,39 @@ def bicubic_matrix(num_in: int, num_out: int, *, antialias: bool = False) -> np.
     Source: torch.nn.functional.interpolate; R. Keys, Cubic convolution interpolation (1981).
     """
     if antialias:
-        scale = num_in / num_out
-        centre = (np.arange(num_out) + 0.5) * scale - 0.5
-        weights = _keys_kernel((np.arange(num_in) - centre[:, None]) / max(scale, 1.0), -0.5)
-        return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+        return filter_matrix(num_in, num_out, "bicubic")
     lower, fraction = _torch_positions(num_in, num_out)
     return _place(num_in, lower - 1, [_keys_kernel(fraction - tap, -0.75) for tap in (-1, 0, 1, 2)])
+
+
+def filter_matrix(num_in: int, num_out: int, name: str) -> np.ndarray:
+    """(num_out, num_in) weights of Pillow's resize along one axis, in floating point.
+
+    Output i reads around source coordinate (i + 1/2) · num_in / num_out - 1/2 with a kernel that is stretched by
+    max(num_in / num_out, 1); taps outside are dropped and each row normalised to sum 1. "nearest" reads one pixel.
+    Bilinear and bicubic are also torch.nn.functional.interpolate with antialias=True.
+
+    Args:
+      num_in: pixels.
+      num_out: pixels.
+      name: a key of `FILTERS`.
+
+    Source: Pillow, src/libImaging/Resample.c, and for "nearest" Geometry.c.
+    """
+    scale = num_in / num_out
+    if name == "nearest":
+        return np.eye(num_in, dtype=np.float32)[np.int64((np.arange(num_out) + 0.5) * scale)]
+    centre = (np.arange(num_out) + 0.5) * scale - 0.5
+    weights = FILTERS[name]((np.arange(num_in) - centre[:, None]) / max(scale, 1.0))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def resize(images: jax.Array, size: tuple[int, ...], name: str) -> jax.Array:
+    """Resizes images (B, H, W, C) to (B, *size, C) as Pillow does, see `filter_matrix`, without its rounding to 8 bits.
+
+    Values may leave the range of the pixels with "bicubic" and "lanczos".
+    """
+    return _resize(images, size, lambda num_in, num_out: filter_matrix(num_in, num_out, name))
 
 
 def resize_bilinear_legacy(images: jax.Array, size: int) -> jax.Array:
@@ -131,6 +158,24 @@ def _keys_kernel(offset: np.ndarray, a: float) -> np.ndarray:
     return np.where(x <= 1, near, np.where(x < 2, far, 0))
 
 
+def _windowed_sinc(x: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
+
+
+def _hamming(x: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(x) < 1, np.sinc(x) * (0.54 + 0.46 * np.cos(np.pi * x)), 0)
+
+
+FILTERS: dict = {  # in the order of Pillow's numbers
+    "nearest": None,
+    "lanczos": _windowed_sinc,
+    "bilinear": lambda x: np.maximum(1 - np.abs(x), 0),
+    "bicubic": lambda x: _keys_kernel(x, -0.5),
+    "box": lambda x: np.where((x > -0.5) & (x <= 0.5), 1.0, 0.0),
+    "hamming": _hamming,
+}
+
+
 def _place(num_in: int, first: np.ndarray, taps) -> np.ndarray:
     """The matrix whose row i holds taps[k][i] at column first[i] + k, clamped to the border."""
     matrix = np.zeros((len(first), num_in), np.float32)
@@ -139,12 +184,12 @@ def _place(num_in: int, first: np.ndarray, taps) -> np.ndarray:
     return matrix
 
 
-def _resize(images: jax.Array, size: int, rule: Callable[[int, int], np.ndarray]) -> jax.Array:
-    height, width = images.shape[1:3]
-    if height != size:
-        images = _apply("oh,bhwc->bowc", rule(height, size), images)
-    if width != size:
-        images = _apply("ow,bhwc->bhoc", rule(width, size), images)
+def _resize(images: jax.Array, size: int | tuple[int, ...], rule: Callable[[int, int], np.ndarray]) -> jax.Array:
+    (height, width), (rows, columns) = images.shape[1:3], (size, size) if isinstance(size, int) else size
+    if height != rows:
+        images = _apply("oh,bhwc->bowc", rule(height, rows), images)
+    if width != columns:
+        images = _apply("ow,bhwc->bhoc", rule(width, columns), images)
     return images
 
 

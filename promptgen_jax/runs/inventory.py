@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from promptgen_jax import parts
-from promptgen_jax.store import catalogue, home, weights
+from promptgen_jax.models import pretrained
+from promptgen_jax.store import catalogue, home, hub, weights
 
 WIDTH, MARGIN = 120, 27  # of a line, and of what stands before the text in it
 
@@ -27,6 +28,9 @@ def take() -> dict[str, list[dict]]:
         "configs": [{"name": path.name, "text": _first_line(path)} for path in home.configs().values()],
         "labels": _labels(),
         "weights": _weights(),
+        "models in the cache of the Hugging Face Hub": [
+            {"name": name, "text": pretrained.describe(folder)} for name, folder in hub.cached()
+        ],
     }
 
 

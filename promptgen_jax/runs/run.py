@@ -14,6 +14,7 @@ import platform
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ from promptgen_jax.models.network import load_network
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs import report
 from promptgen_jax.runs.config import GENERATOR, LOOSE, RunConfig, load_sampler
-from promptgen_jax.store import disk, documents, home, images, weights
+from promptgen_jax.store import disk, documents, home, hub, images, weights
 from promptgen_jax.types import Conditions, makes, networks_of, said, view
 
 AGAIN = "Train again, in another --workdir."
@@ -55,50 +56,89 @@ def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") 
     Raises:
       ValueError, FileNotFoundError, PermissionError: bad configuration, weights, or workdir; nothing is half-written.
     """
+    trained = train_stages(config, workdir)
+    with disk.locked("workdir", trained.workdir), devices.compilations_kept():
+        if devices.is_first_host():
+            _evaluate_all(trained, command)
+        devices.wait_for_hosts("report")
+    return trained.workdir / "report.html"
+
+
+class Trained(NamedTuple):
+    """The trained stages of a run, by name.
+
+    Attributes:
+      config: with all defaults filled in.
+      workdir: of the run.
+      targets: what each was trained for, a `LatentEBM` with its moment constraints fitted.
+      prompts: the prompts, and by `GENERATOR` the bare generator.
+      earlier: controls of the prompts below each.
+    """
+
+    config: dict
+    workdir: Path
+    targets: dict[str, LatentEBM]
+    prompts: dict
+    earlier: dict[str, tuple]
+
+
+def train_stages(config: dict, workdir: str | Path, *, until: str = "") -> Trained:
+    """Trains the stages of a config, and loads those that are finished.
+
+    Args:
+      config: as in `train_and_evaluate`.
+      workdir: as there.
+      until: the last stage to train; all of them by default.
+
+    Raises:
+      ValueError, FileNotFoundError, PermissionError: as `train_and_evaluate`.
+    """
     workdir, run = disk.local_path("workdir", workdir), RunConfig.from_dict(config)
+    if until:
+        checks.check_known("--stage", until, run.order)
     generator, controls, conditions = run.load_parts()
     below = {name: run.below(name) for name in run.order}
     workdir = open_workdir(workdir, config)
     first = documents.read(workdir / "config.json", documents.StoredRun, advice=AGAIN).get("evaluation") or {}
     config = run.to_dict() | {"moment_samples": first.get("num_samples", run.evaluation.num_samples)}
-    made, targets = {GENERATOR: generator}, {}
+    targets, prompts, earlier = {}, {GENERATOR: generator}, {GENERATOR: ()}
     with disk.locked("workdir", workdir), devices.compilations_kept():
-        for name in config["order"]:
+        for name in run.order[: run.order.index(until) + 1] if until else run.order:
             disk.sweep(workdir / name)
             disk.recover(workdir / name / "prompt")
-            inner = _with_options(made[below[name]], config["stages"][name].get("below") or {})
+            inner = _with_options(prompts[below[name]], config["stages"][name].get("below") or {})
             ebm = LatentEBM(generator=inner, controls=controls[name], cond_prior=conditions[name])
-            targets[name], made[name] = train_stage(name, config, ebm, workdir)
-        if devices.is_first_host():
-            _evaluate_all(config, workdir, command, targets, made, below, controls)
-        devices.wait_for_hosts("report")
-    return workdir / "report.html"
+            targets[name], prompts[name] = train_stage(name, config, ebm, workdir)
+            earlier[name] = (*earlier[below[name]], *controls[name])
+    return Trained(config, workdir, targets, prompts, {name: earlier[below[name]] for name in targets})
 
 
-def _evaluate_all(
-    config: dict, workdir: Path, command: str, targets: dict, made: dict, below: dict, controls: dict
-) -> None:
+def _evaluate_all(trained: Trained, command: str) -> None:
     """Measures every stage and writes report.json and report.html."""
-    stages, notes, earlier = [], {}, {GENERATOR: ()}
+    config, workdir, prompts = trained.config, trained.workdir, trained.prompts
+    stages, notes = [], {}
     for name in config["order"]:
-        stages.append(evaluate_stage(name, config, targets[name], made[name], earlier[below[name]], workdir))
+        stages.append(
+            evaluate_stage(name, config, trained.targets[name], prompts[name], trained.earlier[name], workdir)
+        )
         notes[name] = report.effect_note(stages[-1])
-        _noted(made[name], notes).save(workdir / name / "prompt")
-        earlier[name] = (*earlier[below[name]], *controls[name])
+        _noted(prompts[name], notes).save(workdir / name / "prompt")
     if config.get("mixtures"):
-        stages.append(mixtures_stage(config, made))
-    about = {
-        "title": config["title"],
-        "description": config["description"],
+        stages.append(mixtures_stage(config, prompts))
+    about = {"title": config["title"], "description": config["description"], **how(command), "stages": stages}
+    weights.write_json(workdir / "report.json", about)
+    report.write_report(workdir)
+
+
+def how(command: str) -> dict:
+    """When, where, by which command and with which versions a page is made."""
+    return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "hardware": _hardware(),
         "command": command,
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in VERSIONS},
-        "stages": stages,
     }
-    weights.write_json(workdir / "report.json", about)
-    report.write_report(workdir)
 
 
 def _noted(prompt: Prompt, notes: dict) -> Prompt:
@@ -293,7 +333,7 @@ def _licenses(ebm: LatentEBM, judges: dict) -> list[dict]:
     used = [_innermost(ebm.generator), *(network for control in ebm.controls for network in networks_of(control))]
     unique = {part.name: part for part in [*used, *map(load_network, judges)]}
     return [
-        {"name": name, "license": part.license, "source": f"ported_weights/{name}/SOURCE.md"}
+        {"name": name, "license": part.license, "source": hub.source_of(name) or f"ported_weights/{name}/SOURCE.md"}
         for name, part in unique.items()
         if said(part, "license")
     ]

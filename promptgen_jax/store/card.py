@@ -81,8 +81,9 @@ def code(text) -> str:
 
 
 def _tame(text: str) -> str:
-    """Markdown of a note, which a file may have brought, without tags and links."""
-    return re.sub(r"(?<!\\)<", r"\\<", text).replace("](", "]\\(")
+    """Markdown of a note, which a file may have brought, without tags and links: what is escaped stays so."""
+    text = re.sub(r"(\\[\s\S])|([<\[])", lambda found: found[1] or f"\\{found[2]}", text)
+    return text.replace("://", ":\\//").replace("www.", "www\\.")
 
 
 def _listed(options: Mapping) -> str:

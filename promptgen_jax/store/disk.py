@@ -123,7 +123,7 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
         if found.st_size > limit:
             raise ValueError(f"{path}: {found.st_size} bytes; expected at most {limit}. Check what it is.")
         with open(handle, "rb", closefd=False) as file:
-            return file.read(limit)
+            return file.read(found.st_size)  # a buffer of that size, not of the limit, is made
     finally:
         os.close(handle)
 

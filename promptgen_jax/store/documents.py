@@ -269,7 +269,8 @@ def one_sentence(path: str | Path, what: str, *, advice: str) -> Iterator[None]:
         yield
     except Exception as error:  # of damage there are more kinds than anyone can list
         ours = isinstance(error, DamagedError) or (isinstance(error, OSError) and error.errno is None)
-        if ours or (isinstance(error, (ValueError, OSError)) and Path(path).name in str(error)):
+        name = Path(path).name if Path(path).suffix else str(path)  # that of a folder could be any word
+        if ours or (isinstance(error, (ValueError, OSError)) and name in str(error)):
             raise
         lines = str(error).strip().splitlines() or [""]
         kind = "" if isinstance(error, pickle.UnpicklingError) else f"{type(error).__name__}: "

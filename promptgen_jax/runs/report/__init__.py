@@ -3,8 +3,9 @@
 `python -m promptgen_jax.report WORKDIR` makes the report of a finished run again.
 """
 
+from promptgen_jax.runs.report.comparison import write_comparison
 from promptgen_jax.runs.report.density import plot_density
 from promptgen_jax.runs.report.effect import effect_note
 from promptgen_jax.runs.report.page import write_report
 
-__all__ = ["effect_note", "plot_density", "write_report"]
+__all__ = ["effect_note", "plot_density", "write_comparison", "write_report"]

@@ -57,7 +57,7 @@ def render(workdir: Path, report: dict) -> str:
         stages.append((f"stage-{index}", stage, found, parts))
     main = element(
         "main",
-        _header(report),
+        header(report),
         _overview(stages) if len(stages) > 1 else None,
         [_stage(*stage) for stage in stages],
         _licenses(report["stages"]),
@@ -68,22 +68,31 @@ def render(workdir: Path, report: dict) -> str:
             element("code", "python -m promptgen_jax.report WORKDIR"),
         ),
     )
+    return document(report["title"], _contents(report, stages), main)
+
+
+def document(title: str, *body: Html) -> str:
+    """The HTML text of a self-contained page."""
     head = element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", http_equiv="Content-Security-Policy", content=POLICY),
         element("meta", name="color-scheme", content="light dark"),
-        element("title", report["title"]),
+        element("title", title),
         element("style", Html(resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8"))),
     )
-    body = element("body", _contents(report, stages), main)
-    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+    return f"<!DOCTYPE html>\n{element('html', head, element('body', *body), lang='en')}\n"
 
 
 def _read_report(path: Path) -> dict:
     report = _without_nan(documents.read(path, documents.Report, advice=AGAIN))
     return {**report, "stages": report.get("stages", [])}
+
+
+def read_json(path: Path) -> dict:
+    """The JSON of a file, NaN as None. Raises ValueError where it is damaged."""
+    return _without_nan(disk.read_json(path, advice=AGAIN))
 
 
 def _without_nan(value):
@@ -95,7 +104,8 @@ def _without_nan(value):
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _header(report: dict) -> Html:
+def header(report: dict) -> Html:
+    """Title, description, and how the page was made."""
     facts = [("Created", _minutes(report.get("created"))), ("Hardware", report.get("hardware"))]
     versions = " · ".join(f"{name} {version}" for name, version in (report.get("versions") or {}).items())
     facts += [("Versions", versions)]
@@ -189,5 +199,5 @@ def _licenses(stages: list[dict]) -> Html | None:
 def _configuration(path: Path) -> Html | None:
     if not path.is_file():
         return None
-    text = json.dumps(_without_nan(disk.read_json(path, advice=AGAIN)), indent=2, ensure_ascii=False)
+    text = json.dumps(read_json(path), indent=2, ensure_ascii=False)
     return element("details", element("summary", "Full configuration"), element("pre", element("code", text)))

@@ -1,0 +1,167 @@
+"""Models of transformers as weight folders of ours: one mapping a family, which covers every tensor of the model.
+
+A family is told by `architectures` in config.json. Its file says which options its module has for a configuration, and
+which tensors each layer is made of.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from promptgen_jax import checks
+from promptgen_jax.models import clip, convnext, preprocess, recipe, resnet, siglip, vit
+from promptgen_jax.store import hub
+
+COUNTERS = r"|.*\.num_batches_tracked|.*\.position_ids"
+
+
+class Family(NamedTuple):
+    """How a class of transformers becomes a module of ours.
+
+    Attributes:
+      module: as in our config.json.
+      options_of: options of the module from transformers' configuration; raises ValueError naming what it lacks.
+      recipe: of these options.
+      ignored: pattern of names that may be there and are not needed.
+      renamed: patterns of other versions' names, and what they are called here.
+      kind: of the folder, "network" or "clip".
+    """
+
+    module: str
+    options_of: Callable[[Any], dict]
+    recipe: Callable[[dict], dict[str, recipe.Part]]
+    ignored: str = ""
+    renamed: tuple[tuple[str, str], ...] = ()
+    kind: str = "network"
+
+
+FAMILIES = {
+    "ViTForImageClassification": Family(
+        "vit.ViT",
+        vit.options_of,
+        lambda options: vit.classifier_recipe(vit.TRANSFORMERS, options),
+        ignored=vit.IGNORED,
+        renamed=vit.RENAMED,
+    ),
+    "ResNetForImageClassification": Family(
+        "resnet.Classifier",
+        resnet.options_of,
+        lambda options: resnet.classifier_recipe(resnet.TRANSFORMERS, options),
+    ),
+    "ConvNextForImageClassification": Family("convnext.Classifier", convnext.options_of, convnext.classifier_recipe),
+    "CLIPModel": Family(
+        "clip.CLIP",
+        clip.options_of,
+        lambda options: clip.clip_recipe(
+            clip.TRANSFORMERS, {"vision": options["vision_layers"], "text": options["text_layers"]}
+        ),
+        kind="clip",
+    ),
+    "SiglipModel": Family("siglip.SigLIP", siglip.options_of, siglip.siglip_recipe, kind="clip"),
+    "Siglip2Model": Family("siglip.SigLIP", siglip.options_of, siglip.siglip_recipe, kind="clip"),
+    "SiglipForImageClassification": Family("siglip.Classifier", siglip.classifier_options_of, siglip.classifier_recipe),
+    "Siglip2ForImageClassification": Family(
+        "siglip.Classifier", siglip.classifier_options_of, siglip.classifier_recipe
+    ),
+}
+
+
+def read(name_or_path: str | Path, *, read_archive: Callable | None = None, **settings) -> tuple[dict, dict]:
+    """Tree and config of a model of transformers, as a weight folder of ours would hold them.
+
+    Args:
+      name_or_path: a folder, or "owner/name" on the Hub, with "@revision" to pin it.
+      read_archive: as in `hub.read_tensors`.
+      **settings: entries of preprocessor_config.json that differ.
+
+    Raises:
+      FileNotFoundError: not to be had, or files of it are missing.
+      ValueError: damaged; a model or a setting of it that is not computed here, by its name; tensors that are missing
+        or left over.
+    """
+    folder = hub.find(name_or_path)
+    family, config = read_config(folder)
+    try:
+        options = family.options_of(config)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from None
+    way = preprocess.read(folder, **settings)
+    if family.kind == "clip":
+        options |= {"mean": list(way.mean), "std": list(way.std)}
+        way = way.without_colours()
+    tensors, checksum = hub.read_tensors(folder, read_archive)
+    tensors = {_renamed(name, family.renamed): value for name, value in tensors.items()}
+    ignored = [name for name in tensors if re.fullmatch(family.ignored + COUNTERS, name)]
+    facts = {
+        "kind": family.kind,
+        "architecture": config.architectures[0],
+        "module": family.module,
+        "options": options,
+        "attributes": {} if family.kind == "clip" else {"label": labels_of(config)},
+        "preprocess": way.to_json(),
+        "name": folder.name if Path(name_or_path).is_dir() else str(name_or_path),
+        "sha256": checksum,
+        "license": hub.license_of(folder),
+    }
+    return recipe.build_tree(folder, tensors, family.recipe(options), ignored), facts
+
+
+def read_config(folder: Path) -> tuple[Family, Any]:
+    """The family of a model and its configuration.
+
+    Raises:
+      ValueError: damaged, or of a class that is not computed here, with those that are.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"{folder / 'config.json'}: not a configuration that transformers reads ({reason}). Download it again."
+        ) from None
+    architecture = (config.architectures or [type(config).__name__])[0]
+    if architecture not in FAMILIES:
+        raise ValueError(
+            f"{folder / 'config.json'}: {architecture} is not computed here. {checks.nearest(architecture, FAMILIES)} "
+            "Use another model, or convert it yourself, see docs/extending.md."
+        )
+    try:
+        recipe.refuse(config, quantization_config=(None,))
+        if FAMILIES[architecture].kind == "network":
+            recipe.refuse(config, problem_type=(None, "single_label_classification"))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from None
+    return FAMILIES[architecture], config
+
+
+def labels_of(config) -> list[str]:
+    """The labels of a classifier, in the order of its logits; equal ones are told apart by their number."""
+    labels = [str(config.id2label[index]) for index in range(config.num_labels)]
+    return [label if labels.count(label) == 1 else f"{label} ({index})" for index, label in enumerate(labels)]
+
+
+def describe(folder: Path) -> str:
+    """A line on a model in the cache: class, labels, size, licence, and whether it can be used here."""
+    try:
+        family, config = read_config(folder)
+        family.options_of(config)
+    except ValueError as error:
+        return f"cached, not usable: {error}"
+    labels = [] if family.kind == "clip" else labels_of(config)
+    more = ", …" if len(labels) > 10 else ""
+    what = f"{len(labels)} labels: {', '.join(labels[:10])}{more}" if labels else "images and texts"
+    size = hub.size_of(folder) / 2**20
+    return (
+        f"cached: {config.architectures[0]}, {what}, {size:.1f} MiB, licence {hub.license_of(folder) or 'not stated'}"
+    )
+
+
+def _renamed(name: str, patterns: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in patterns:
+        name = re.sub(pattern, replacement, name)
+    return name
