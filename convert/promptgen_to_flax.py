@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import reading
-from promptgen_jax.flows import base as flows
+from promptgen_jax.flows import base
 from promptgen_jax.store import weights
 from promptgen_jax.types import Prior
 
@@ -75,7 +75,7 @@ def flow_recipe(prefix: str, index: int, num_layers: int) -> dict[str, reading.P
 @reading.one_door
 def convert_flow(
     source: str | Path, *, level: int = 0, y_scale: float | None = None
-) -> tuple[flows.Flow, dict, dict, dict]:
+) -> tuple[base.Flow, dict, dict, dict]:
     """Reads the flow of an official `pytorch_model.bin`; BigGAN's two become one flow with two blocks.
 
     Args:
@@ -168,7 +168,7 @@ def _ignored(key: str, prefix: str) -> bool:
     return key.startswith(tuple(prefix + name for name in IGNORED)) or not key.startswith(prefix)
 
 
-def _assemble(source, tree: dict, scales: list[float]) -> flows.Flow:
+def _assemble(source, tree: dict, scales: list[float]) -> base.Flow:
     """Reads off the sizes, checks every shape and every rotation, and makes the flow around the tree."""
     names = sorted(tree["params"])
     first = [tree["params"][name]["layers_0"] for name in names]
@@ -179,7 +179,7 @@ def _assemble(source, tree: dict, scales: list[float]) -> flows.Flow:
         scale=np.repeat(np.asarray(scales, np.float32), blocks),
         blocks=blocks,
     )
-    module = flows.build_module(
+    module = base.build_module(
         prior,
         cond_dim=max(0, kernel.shape[0] - (blocks[0] - blocks[0] // 2)),
         architecture="allinone",
@@ -188,11 +188,11 @@ def _assemble(source, tree: dict, scales: list[float]) -> flows.Flow:
         hidden_dim=kernel.shape[1],
     )
     got = {"params": tree["params"], "buffers": tree["buffers"]}
-    weights.check_tree(str(source), got, flows.variable_shapes(module), converter="the converter on the right file")
+    weights.check_tree(str(source), got, base.variable_shapes(module), converter="the converter on the right file")
     for name in names:
         rotations, inverses = tree["buffers"][name]["rotations"], tree["inverses"][name]["rotations"]
         _check_rotations(source, name, rotations, inverses)
-    return flows.Flow(buffers=tree["buffers"], prior=prior, module=module)
+    return base.Flow(buffers=tree["buffers"], prior=prior, module=module)
 
 
 def _check_rotations(source, name: str, rotations: np.ndarray, inverses: np.ndarray) -> None:
@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
             flow, params, extras, about = convert_flow(
                 arguments.source, level=arguments.level, y_scale=arguments.y_scale
             )
-            flows.save_flow(arguments.folder, flow, params, extras=extras, **about)
+            base.save_flow(arguments.folder, flow, params, extras=extras, **about)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

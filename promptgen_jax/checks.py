@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from promptgen_jax.types import Conditions
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -31,13 +34,13 @@ def plain_numbers(options: dict) -> dict:
     return {name: plain_number(value) for name, value in options.items()}
 
 
-def plain_number(value):
+def plain_number(value: Any) -> Any:
     """A number of NumPy or JAX, or an array that is one, as that of Python; anything else as it is."""
     is_number = isinstance(value, np.generic) or (isinstance(value, (np.ndarray, jax.Array)) and not value.shape)
     return value.item() if is_number else value
 
 
-def check_key(where: str, key) -> None:
+def check_key(where: str, key: Any) -> None:
     """Raises TypeError unless `key` is a single typed JAX key."""
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise TypeError(f"{where}: got {type(key).__name__} for key; expected a typed key. Use jax.random.key(seed).")
@@ -45,19 +48,19 @@ def check_key(where: str, key) -> None:
         raise ValueError(f"{where}: got a batch of keys {key.shape}; expected one key. Index or split it first.")
 
 
-def check_count(where: str, value, *, minimum: int = 1) -> None:
+def check_count(where: str, value: Any, *, minimum: int = 1) -> None:
     """Raises ValueError unless `value` is an integer of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
         raise ValueError(f"{where}: got {value!r}; expected an integer of at least {minimum}.")
 
 
-def check_seed(where: str, value) -> None:
+def check_seed(where: str, value: Any) -> None:
     """Raises ValueError unless `value` is an integer of 32 bits, as jax.random.key forgets the bits beyond them."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**32:
         raise ValueError(f"{where}: got {value!r}; expected an integer from 0 to {2**32 - 1}.")
 
 
-def check_number(where: str, value, low: float, high: float, *, above: bool = False) -> None:
+def check_number(where: str, value: Any, low: float, high: float, *, above: bool = False) -> None:
     """Raises ValueError unless `value` is a number from `low`, or above it, to `high`."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (number and low <= value <= high) or (above and value == low):
@@ -65,7 +68,7 @@ def check_number(where: str, value, low: float, high: float, *, above: bool = Fa
         raise ValueError(f"{where} is {value!r}; expected a number {expected}.")
 
 
-def check_latents(where: str, z, dim: int) -> None:
+def check_latents(where: str, z: Any, dim: int) -> None:
     """Raises unless `z` is a floating (B, dim) array; values are checked where they are known (outside jit)."""
     if getattr(z, "ndim", None) != 2 or z.shape[1] != dim:
         raise ValueError(
@@ -77,7 +80,7 @@ def check_latents(where: str, z, dim: int) -> None:
     check_finite(where, "latents", z)
 
 
-def check_images(where: str, images, *, minimum_size: int = 1) -> None:
+def check_images(where: str, images: Any, *, minimum_size: int = 1) -> None:
     """Raises unless `images` are floating (B, H, W, 3) of at least `minimum_size` pixels a side.
 
     Outside jit, values are checked too: no NaN, and not in 0 to 255.
@@ -105,7 +108,7 @@ def check_images(where: str, images, *, minimum_size: int = 1) -> None:
         raise ValueError(f"{where}: images reach {reach:.4g}; expected [0, 1]. Divide 8-bit images by 255.")
 
 
-def check_cond(where: str, cond, cond_dim: int, batch: int) -> None:
+def check_cond(where: str, cond: Any, cond_dim: int, batch: int) -> None:
     """Raises ValueError unless `cond` is (batch, cond_dim) and finite, or None when `cond_dim` is 0."""
     if cond_dim == 0:
         if cond is not None:
@@ -119,19 +122,19 @@ def check_cond(where: str, cond, cond_dim: int, batch: int) -> None:
         check_finite(where, "cond", cond)
 
 
-def warn_beyond(prompt, cond) -> None:
-    """Warns of conditions (N, A) outside those that the flow was trained on."""
-    if cond is None or prompt.conditions is None:
+def warn_beyond(name: str, conditions: Conditions | None, cond: Any) -> None:
+    """Warns of conditions (N, A) outside those that the prompt of this name was trained on."""
+    if cond is None or conditions is None:
         return
-    low, high = np.asarray(prompt.conditions.low), np.asarray(prompt.conditions.high)
+    low, high = np.asarray(conditions.low), np.asarray(conditions.high)
     beyond = np.any(cond < low - 1e-6, axis=0) | np.any(cond > high + 1e-6, axis=0)
-    told = prompt.conditions.told().items()
+    told = conditions.told().items()
     ranges = [f"{name} {text}" for (name, text), out in zip(told, beyond, strict=True) if out]
     if ranges:
-        warnings.warn(f"condition beyond what {prompt.name} was trained on: {', '.join(ranges)}.", stacklevel=3)
+        warnings.warn(f"condition beyond what {name} was trained on: {', '.join(ranges)}.", stacklevel=3)
 
 
-def check_finite(where: str, what: str, values) -> None:
+def check_finite(where: str, what: str, values: Any) -> None:
     """Raises ValueError if any of the values is NaN or infinite; inside jit they are not known."""
     if isinstance(values, jax.core.Tracer):
         return

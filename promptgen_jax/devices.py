@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -141,11 +142,12 @@ def compilations_kept() -> Iterator[None]:
     A program that is read there is run, so nobody else may write there: a folder that is somebody else's is not used.
     All are kept: JAX leaves out what it compiled within a second, which on a fast machine is all there is.
     """
-    folder = None if jax.config.jax_compilation_cache_dir else _own_cache()
+    config: Any = jax.config  # JAX adds its options to it at run time
+    folder = None if config.jax_compilation_cache_dir else _own_cache()
     if folder is None:
         yield
         return
-    seconds = jax.config.jax_persistent_cache_min_compile_time_secs
+    seconds = config.jax_persistent_cache_min_compile_time_secs
     _use(str(folder), 0.0)
     try:
         yield

@@ -6,15 +6,20 @@ its own draw alone, in any batch, on any number of devices and hosts.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.typing import ArrayLike
 
 from promptgen_jax import checks, devices
-from promptgen_jax.types import Array, Prior
+from promptgen_jax.ebm import LatentEBM
+from promptgen_jax.types import Array, Density, Generator, Prior, PyTree
+
+if TYPE_CHECKING:
+    from promptgen_jax.prompt import Prompt
 
 GENERATOR = "threefry2x32"  # of random numbers
 
@@ -33,8 +38,7 @@ class Cost(NamedTuple):
     seconds: float = 0.0
 
 
-@struct.dataclass
-class Draws:
+class Draws(struct.PyTreeNode):
     """Samples of a distribution on the latents of a generator.
 
     Attributes:
@@ -76,7 +80,7 @@ class Draws:
         numbers = np.arange(num_samples)
         return cls.of_noise(prior, noise(prior, key, numbers), key, cond)
 
-    def through(self, prompt, *, batch_size: int = 64) -> Draws:
+    def through(self, prompt: Prompt, *, batch_size: int = 64) -> Draws:
         """The same noise, once it has passed the flow of a prompt: exact draws of the prompt.
 
         Raises:
@@ -88,12 +92,12 @@ class Draws:
         z, log_det = devices.map_batches(_move, batch_size, *arrays, shared=(prompt.flow, prompt.params))
         return self.replace(z=z, log_prob=np.asarray(self.log_prob) - log_det)
 
-    def weighted(self, log_weight) -> Draws:
+    def weighted(self, log_weight: Any) -> Draws:
         """The same draws with other log weights (N,), nats."""
         return self.replace(log_weight=jnp.asarray(log_weight, jnp.float32))
 
     def weights(self) -> np.ndarray | None:
-        """Weights (N,) in float64, the largest 1, or None if all are equal."""
+        """Importance weights (N,) in float64, the largest 1, or None if all are equal."""
         return weights_of(self.log_weight)
 
     def ess(self) -> float:
@@ -101,7 +105,7 @@ class Draws:
         weights = self.weights()
         return float(len(self.z) if weights is None else weights.sum() ** 2 / np.sum(weights**2))
 
-    def take(self, rows) -> Draws:
+    def take(self, rows: Any) -> Draws:
         """Some of the draws, by number or slice."""
         return jax.tree.map(lambda leaf: leaf[rows] if np.ndim(leaf) else leaf, self)
 
@@ -113,7 +117,21 @@ class Draws:
         return self.take(chosen).replace(log_weight=jnp.zeros(num_samples), log_prob=None)
 
 
-def importance(draws: Draws, ebm, *, batch_size: int = 64) -> Draws:
+class Sampler(Protocol):
+    """A way to draw from a target without training: an object that a file of `samplers` builds.
+
+    Sample n has the key of its number, so it is the same in any batch, on any number of devices.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name for messages, that of its file."""
+
+    def __call__(self, key: Array, ebm: LatentEBM, num_samples: int) -> Draws:
+        """Draws of the target, weighted or not, with what they cost."""
+
+
+def importance(draws: Draws, ebm: LatentEBM, *, batch_size: int = 64) -> Draws:
     """Draws weighted for the target: log w = log p_z(z) - E_C(G(z)) - log q(z), with log q their `log_prob`.
 
     Args:
@@ -138,7 +156,7 @@ def importance(draws: Draws, ebm, *, batch_size: int = 64) -> Draws:
     return draws.weighted(target - np.asarray(draws.log_prob)).replace(cost=cost)
 
 
-def weights_of(log_weight) -> np.ndarray | None:
+def weights_of(log_weight: ArrayLike) -> np.ndarray | None:
     """Weights (N,) in float64 of log weights (N,), the largest 1, or None if all are equal."""
     log_weight = np.asarray(log_weight, np.float64)
     return None if np.ptp(log_weight) == 0 else np.exp(log_weight - log_weight.max())
@@ -155,13 +173,13 @@ def settings() -> dict:
     return {name: value for name in usual if (value := getattr(jax.config, name)) != usual[name]}
 
 
-def sample_keys(key: Array, numbers) -> Array:
+def sample_keys(key: Array, numbers: ArrayLike) -> Array:
     """The keys (N,) of the samples of these numbers (N,), for all but their noise."""
     key = _fixed(key)
     return jax.vmap(lambda number: _split(key, number)[1])(jnp.asarray(numbers))
 
 
-def noise(prior: Prior, key: Array, numbers) -> Array:
+def noise(prior: Prior, key: Array, numbers: ArrayLike) -> Array:
     """The noise eps (N, D) of the samples of these numbers (N,)."""
     key = _fixed(key)
     return jax.vmap(lambda number: prior.sample(_split(key, number)[0], 1)[0])(jnp.asarray(numbers))
@@ -181,26 +199,26 @@ def _split(key: Array, number: Array) -> tuple[Array, Array]:
 
 
 @jax.jit
-def images_of(generator: Any, key: Array, z: Array, *cond) -> Array:
+def images_of(generator: Generator, key: Array, z: Array, *cond: Array) -> Array:
     """Images (B, H, W, 3) of latents (B, D) under keys (B,): each sample alone."""
 
-    def one(key, *rows):
+    def one(key: Array, *rows: Array) -> Array:
         return generator(key, *(row[None] for row in rows))[0]
 
     return jax.vmap(one)(key, z, *cond)
 
 
 @jax.jit
-def images_by_number(generator: Any, key: Array, numbers: Array, *cond) -> Array:
+def images_by_number(generator: Generator, key: Array, numbers: Array, *cond: Array) -> Array:
     """Images (B, H, W, 3) of the samples of these numbers (B,)."""
     return images_of(generator, sample_keys(key, numbers), noise(generator.prior, key, numbers), *cond)
 
 
 @jax.jit
-def _move(flow, params, eps, cond=None):
+def _move(flow: Density, params: PyTree, eps: Array, cond: Array | None = None) -> tuple[Array, Array]:
     return flow.forward_and_log_det(params, eps, cond)
 
 
 @jax.jit
-def _log_target(ebm, key, z, cond=None):
+def _log_target(ebm: LatentEBM, key: Array, z: Array, cond: Array | None = None) -> Array:
     return ebm.log_prob(key, z, cond)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from promptgen_jax.types import Array, Sample
+from promptgen_jax.types import Array, Conditions, Control, Generator, PyTree, Sample
 
 
-@struct.dataclass
-class LatentEBM:
+class LatentEBM(struct.PyTreeNode):
     """A generator under control.
 
     Attributes:
@@ -22,11 +22,11 @@ class LatentEBM:
       cond_prior: distribution of conditions, a `Conditions`, or None without conditions.
     """
 
-    generator: Any
-    controls: tuple
-    cond_prior: Any = None
+    generator: Generator
+    controls: tuple[Control, ...]
+    cond_prior: Conditions | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises TypeError for a control that is not in a tuple."""
         if callable(self.controls):
             kind = type(self.controls).__name__
@@ -43,7 +43,9 @@ class LatentEBM:
         """Conditions (num_samples, A), or None."""
         return None if self.cond_prior is None else self.cond_prior.sample(key, num_samples)
 
-    def energies(self, key: Array, z: Array, cond: Array | None = None, reference_z: Array | None = None) -> dict:
+    def energies(
+        self, key: Array, z: Array, cond: Array | None = None, reference_z: Array | None = None
+    ) -> dict[str, Array]:
         """Unweighted energy (B,) of every control by name.
 
         Each control draws from a key of its own name, so adding one leaves the others' draws alone.
@@ -64,7 +66,7 @@ class LatentEBM:
             reference = self.images(key, reference_z)
         return self.energies_of(key, Sample(images=self.images(key, z), z=z, cond=cond, reference=reference))
 
-    def energies_of(self, key: Array, sample: Sample) -> dict:
+    def energies_of(self, key: Array, sample: Sample) -> dict[str, Array]:
         """`energies` of what `images` made under the same key.
 
         Raises:
@@ -74,14 +76,15 @@ class LatentEBM:
         if len(set(names)) != len(names):
             raise ValueError(f"LatentEBM: control names {names} are not distinct. Give each control a name of its own.")
 
-        def energies(key, sample):
+        def energies(key: Array, sample: Sample) -> dict[str, Array]:
             return {control.name: control(_named_key(key, control.name), sample) for control in self.controls}
 
         return _each(energies, key, sample)
 
-    def total(self, energies: dict) -> Array:
+    def total(self, energies: dict[str, Array]) -> Array:
         """E_C = Σ_i λ_i E_i (B,), nats, of what `energies` returned."""
-        return sum(control.weight * energies[control.name] for control in self.controls)
+        weighted = (control.weight * energies[control.name] for control in self.controls)
+        return sum(weighted, start=jnp.zeros(()))
 
     def energy(self, key: Array, z: Array, cond: Array | None = None, reference_z: Array | None = None) -> Array:
         """E_C(G(z)) (B,), nats."""
@@ -100,12 +103,12 @@ class LatentEBM:
         return any(control.needs_reference for control in self.controls)
 
 
-def _each(function, key, batch):
+def _each(function: Callable[[Array, Any], Any], key: Array, batch: PyTree) -> Any:
     """`function(key, batch)`, or of every sample alone under its own key if there are several."""
     if not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim):
         return function(key, batch)
 
-    def one(key, sample):
+    def one(key: Array, sample: PyTree) -> Any:
         made = function(key, jax.tree.map(lambda leaf: leaf[None], sample))
         return jax.tree.map(lambda leaf: leaf[0], made)
 

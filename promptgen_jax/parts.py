@@ -12,6 +12,7 @@ import inspect
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from flax.core import FrozenDict
 from promptgen_jax import checks
 from promptgen_jax.store import catalogue, weights
 from promptgen_jax.store.fingerprint import fields_told, fingerprint  # noqa: F401  parts.fingerprint, of all who use it
-from promptgen_jax.types import Spec, plain, said
+from promptgen_jax.types import Control, Generator, Spec, plain, said
 
 FEW = 64  # numbers that a spec remembers one by one
 MAKES = {"metrics": "measure(seen, about)"}  # what a module of a package defines; else build(**options)
@@ -32,7 +33,7 @@ def available(package: str) -> list[str]:
     return sorted(info.name for info in pkgutil.iter_modules(module.__path__) if not info.name.startswith("_"))
 
 
-def load_generator(name: str, **options):
+def load_generator(name: str, **options: Any) -> Generator:
     """A frozen generator by adapter (`dcgan`), by its folder of weights (`dcgan_digiface`), or by a module of its own.
 
     Raises:
@@ -52,7 +53,7 @@ def known_generators() -> set[str]:
     return {*available("generators"), *weights.available_weights("generator"), *published}
 
 
-def load_control(kind: str, **options):
+def load_control(kind: str, **options: Any) -> Control:
     """A control by the name of its file, e.g. `load_control("classifier", network=..., attribute=..., target=...)`.
 
     Raises:
@@ -61,7 +62,7 @@ def load_control(kind: str, **options):
     return load("controls", kind, **options)
 
 
-def load_sampler(kind: str, **options):
+def load_sampler(kind: str, **options: Any) -> Any:
     """A sampler by the name of its file, e.g. `load_sampler("langevin", num_steps=50)`, or by a module of its own.
 
     Raises:
@@ -70,7 +71,7 @@ def load_sampler(kind: str, **options):
     return load("samplers", kind, **options)
 
 
-def load(package: str, kind: str, **options):
+def load(package: str, kind: str, **options: Any) -> Any:
     """What `build(**options)` of a file makes, with its `Spec` if it has a place for one.
 
     Args:
@@ -91,12 +92,11 @@ def load(package: str, kind: str, **options):
         )
     part = module.build(**options)
     complete = {name: options.get(name, each.default) for name, each in known.items()}
-    if not dataclasses.is_dataclass(part) or "spec" not in {field.name for field in dataclasses.fields(part)}:
-        return part
-    return dataclasses.replace(part, spec=Spec(kind, plain(complete), built=_told(part)))
+    has_place = dataclasses.is_dataclass(part) and "spec" in {field.name for field in dataclasses.fields(part)}
+    return dataclasses.replace(part, spec=Spec(kind, plain(complete), built=_told(part))) if has_place else part
 
 
-def find(package: str, kind: str):
+def find(package: str, kind: str) -> ModuleType:
     """The module that makes parts of a kind.
 
     Raises:
@@ -162,7 +162,7 @@ def kinds_in(config: Any, key: str = "") -> Iterator[str]:
         yield config
 
 
-def describe(part) -> dict:
+def describe(part: Any) -> dict:
     """What a part is, as JSON: its spec, or of own code the class and its plain fields."""
     if spec := spec_of(part):
         return spec.to_json()
@@ -171,7 +171,7 @@ def describe(part) -> dict:
     return {"kind": type(part).__name__, "options": shown}
 
 
-def spec_of(part) -> Spec | None:
+def spec_of(part: Any) -> Spec | None:
     """The spec of a part as it is now: where `replace` gave an option another value, with that one.
 
     None of a part without, and of one in which something was replaced that no option says.
@@ -187,13 +187,13 @@ def spec_of(part) -> Spec | None:
     return dataclasses.replace(spec, options=plain({**spec.options, **replaced}))
 
 
-def _told(part) -> FrozenDict:
+def _told(part: Any) -> FrozenDict:
     """The fields of a part as plain values or checksums; weights go by the checksum that the part has of them."""
     values = {each.name: getattr(part, each.name) for each in fields_told(part)}
     return FrozenDict({name: _token(value) for name, value in values.items() if not isinstance(value, Mapping)})
 
 
-def _token(value):
+def _token(value: Any) -> Any:
     few = value is None or isinstance(value, (bool, int, float, str)) or np.size(value) <= FEW
     try:
         if said(value, "checksum") or (few and not dataclasses.is_dataclass(value) and not callable(value)):
@@ -203,7 +203,7 @@ def _token(value):
         return type(value).__name__  # own code of which nothing better can be told
 
 
-def _agree(built, now) -> bool:
+def _agree(built: Any, now: Any) -> bool:
     """Whether a field has the value with which it was built; what was NaN was left to be filled."""
     if isinstance(built, tuple) and isinstance(now, tuple):
         return len(built) == len(now) and all(map(_agree, built, now))

@@ -16,13 +16,14 @@ from flax.core import FrozenDict
 from promptgen_jax import checks, devices, parts
 from promptgen_jax.devices import map_batches  # noqa: F401  notebooks of version 0.1.0 find it here
 from promptgen_jax.draws import Draws, images_by_number
-from promptgen_jax.flows import base as flows
+from promptgen_jax.flows.base import load_flow, save_flow
 from promptgen_jax.store import card, disk, documents, weights
 from promptgen_jax.types import (
     FOLLOWS,
     Array,
     Conditions,
     Density,
+    Generator,
     Invertible,
     Prior,
     PyTree,
@@ -38,8 +39,7 @@ WRITTEN = re.compile(r"prompt\.json|README\.md|flow_\d+|\.DS_Store|\.ipynb_check
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-@struct.dataclass
-class Prompt:
+class Prompt(struct.PyTreeNode):
     """A generator whose latents pass a trained flow first; needs no control model.
 
     Attributes:
@@ -51,7 +51,7 @@ class Prompt:
       recipe: how it was trained: what `training.fit` tells of controls, objective and options, as plain values.
     """
 
-    generator: Any
+    generator: Generator
     flow: Density
     params: PyTree = struct.field(repr=False)
     conditions: Conditions | None = struct.field(default=None, metadata={FOLLOWS: True})
@@ -109,12 +109,12 @@ class Prompt:
         checks.check_key("prompt.sample", key)
         checks.check_count("prompt.sample: num_samples", num_samples)
         checks.check_count("prompt.sample: batch_size", batch_size)
-        if cond is not None:
-            cond = np.asarray(cond, np.float32)
-            cond = np.broadcast_to(cond, (num_samples, cond.size)) if cond.ndim == 1 else cond
-        checks.check_cond("prompt.sample", cond, self.flow.cond_dim, num_samples)
-        checks.warn_beyond(self, cond)
-        arrays = (np.arange(num_samples), *devices.filter_none(cond))
+        rows = None if cond is None else np.asarray(cond, np.float32)
+        if rows is not None and rows.ndim == 1:
+            rows = np.broadcast_to(rows, (num_samples, rows.size))
+        checks.check_cond("prompt.sample", rows, self.flow.cond_dim, num_samples)
+        checks.warn_beyond(self.name, self.conditions, rows)
+        arrays = (np.arange(num_samples), *devices.filter_none(rows))
         return devices.map_batches(images_by_number, batch_size, *arrays, shared=(self, key))
 
     def draws(self, key: Array, num_samples: int, *, cond: Array | None = None) -> Draws:
@@ -184,7 +184,7 @@ class Prompt:
         }
         with disk.new_folder(folder) as staged:
             for index, prompt in enumerate(stack):
-                flows.save_flow(staged / f"flow_{index}", prompt.flow, prompt.params)
+                save_flow(staged / f"flow_{index}", prompt.flow, prompt.params)
             disk.write_json(staged / PROMPT, about)
             disk.write_bytes(staged / "README.md", card.card(self).encode())
 
@@ -206,7 +206,7 @@ class Prompt:
             self.save(Path(temporary) / "prompt")
             return str(hub.upload_folder(repo_id=repo_id, folder_path=Path(temporary) / "prompt"))
 
-    def stack(self) -> tuple[list, Any]:
+    def stack(self) -> tuple[list[Prompt], Generator]:
         """(prompts from the innermost to this one, the innermost generator)."""
         inner, generator = self.generator.stack() if isinstance(self.generator, Prompt) else ([], self.generator)
         return [*inner, self], generator
@@ -216,9 +216,9 @@ class Prompt:
         cls,
         folder_or_repo_id: str | Path,
         *,
-        generator: Any = None,
+        generator: Generator | None = None,
         trust: str | Iterable[str] = (),
-        **options,
+        **options: Any,
     ) -> Prompt:
         """A saved prompt of a folder, or, if there is no such folder, of the Hugging Face Hub.
 
@@ -248,7 +248,14 @@ class Prompt:
         return cls.load(folder, generator=generator, trust=trust, **options)
 
     @classmethod
-    def load(cls, folder: str | Path, *, generator: Any = None, trust: str | Iterable[str] = (), **options) -> Prompt:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        generator: Generator | None = None,
+        trust: str | Iterable[str] = (),
+        **options: Any,
+    ) -> Prompt:
         """Reads a saved prompt; no control model is needed.
 
         Args:
@@ -274,7 +281,7 @@ class Prompt:
         if not path.is_file():
             raise FileNotFoundError(f"{folder}: holds no {PROMPT}. Pass the folder that Prompt.save wrote.")
         about, saved = _read_about(path)
-        result = _load_generator(path, about, trust, options) if generator is None else generator
+        result: Any = _load_generator(path, about, trust, options) if generator is None else generator
         if result.checksum != about["checksum"]:
             raise ValueError(
                 f"{path}: trained on generator {about['name']} with sha256 {about['checksum'][:12]}…, found "
@@ -284,7 +291,7 @@ class Prompt:
             part = folder / f"flow_{index}"
             if not (part / weights.CONFIG).is_file() or not (part / weights.TENSORS).is_file():
                 raise FileNotFoundError(f"{part}: missing or incomplete. Copy the whole folder that Prompt.save wrote.")
-            flow, params = flows.load_flow(part, trust=trust)
+            flow, params = load_flow(part, trust=trust)
             result = cls(generator=result, flow=flow, params=params, **fields)
         return result
 
@@ -293,7 +300,7 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
 
 
-def _load_generator(path: Path, about: dict, trust: str | Iterable[str], options: dict) -> Any:
+def _load_generator(path: Path, about: dict, trust: str | Iterable[str], options: dict) -> Generator:
     """The generator of a prompt.json, by the name of its weights if they are here, or by its spec."""
     name, spec = about["name"], about["spec"]
     parts.check_trusted(path, [spec.kind], trust)

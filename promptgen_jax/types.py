@@ -1,4 +1,4 @@
-"""The nouns of the paper that everything shares: `Prior`, `Sample`, and the contracts of generators and controls.
+"""Types that the whole library shares: `Prior`, `Conditions`, `Sample`, and what generators, controls, flows must be.
 
 Arrays are batched along the first axis. Latents are flat `(B, D)`; images are `(B, H, W, 3)` in [0, 1].
 """
@@ -6,7 +6,7 @@ Arrays are batched along the first axis. Latents are flat `(B, D)`; images are `
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -48,7 +48,7 @@ class Spec:
         return {"kind": self.kind, "options": thaw(self.options)}
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """A value as None, bool, number, text, tuple or FrozenDict of such, which can be hashed and written as JSON."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -63,20 +63,19 @@ def plain(value):
     return " ".join(filter(None, (getattr(value, "name", type(value).__name__), getattr(value, "checksum", ""))))
 
 
-def thaw(value):
+def thaw(value: Any) -> Any:
     """What `plain` returns, with dicts and lists that JSON can hold."""
     if isinstance(value, Mapping):
         return {name: thaw(each) for name, each in value.items()}
     return [thaw(each) for each in value] if isinstance(value, tuple) else value
 
 
-def spec_field():
+def spec_field() -> Any:
     """The field of a part in which `parts.load` writes its `Spec`; None where it was made by hand."""
     return struct.field(pytree_node=False, default=None, repr=False, metadata={FOLLOWS: True})
 
 
-@struct.dataclass
-class Prior:
+class Prior(struct.PyTreeNode):
     """Diagonal normal `p_z = N(loc, diag(scale²))` on R^D; also the base distribution of the flow.
 
     Attributes:
@@ -133,8 +132,7 @@ KINDS = {
 }
 
 
-@struct.dataclass
-class Conditions:
+class Conditions(struct.PyTreeNode):
     """Uniform distribution of conditions on a box of R^A, e.g. of head poses; the canonical condition is 0.
 
     Attributes:
@@ -252,8 +250,7 @@ def _checked_range(name: str, written: Sequence) -> tuple[float, float, str]:
     return (*ends, kind)
 
 
-@struct.dataclass
-class Sample:
+class Sample(struct.PyTreeNode):
     """What a control sees of a batch.
 
     Attributes:
@@ -305,27 +302,27 @@ UNSAID = {  # what is taken of a part that does not say it, as own code need not
 }
 
 
-def said(part, name: str) -> Any:
+def said(part: object, name: str) -> Any:
     """What a part says of itself, or what is taken if it says nothing; `name` is a key of `UNSAID`."""
     return getattr(part, name, UNSAID[name])
 
 
-def aims_of(control) -> tuple[Aim, ...]:
+def aims_of(control: Control) -> tuple[Aim, ...]:
     """What a control says it is about."""
     return tuple(said(control, "aims"))
 
 
-def networks_of(control) -> tuple:
+def networks_of(control: Control) -> tuple:
     """The ported networks that a control is made of, as it says."""
     return tuple(said(control, "networks"))
 
 
-def makes(generator) -> str:
+def makes(generator: Generator) -> str:
     """What a generator makes, a key of `OUTPUTS`."""
     return said(generator, "makes")
 
 
-def view(generator, made: Any) -> Any:
+def view(generator: Generator, made: Any) -> Any:
     """What a generator made, as pictures (B, H, W, 3)."""
     return said(generator, "view")(made)
 
@@ -340,10 +337,21 @@ class Generator(Protocol):
     `view(made)` from samples to pictures (B, H, W, 3).
     """
 
-    prior: Prior
-    image_size: int
-    name: str
-    checksum: str
+    @property
+    def prior(self) -> Prior:
+        """Distribution of its latents."""
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side; 1 where samples are no pictures."""
+
+    @property
+    def name(self) -> str:
+        """Name of the weights."""
+
+    @property
+    def checksum(self) -> str:
+        """Checksum of the weights, "" if there are none."""
 
     def __call__(self, key: Array, z: Array) -> Array:
         """Latents (B, D) to images (B, H, W, 3), nominally in [0, 1], not clamped."""
@@ -357,9 +365,17 @@ class Control(Protocol):
     of `Aim`, by which it is measured, and its `networks`, whose licences a report then names.
     """
 
-    name: str
-    weight: float
-    needs_reference: bool
+    @property
+    def name(self) -> str:
+        """Name of the control, of which a target has no other."""
+
+    @property
+    def weight(self) -> float | Array:
+        """Factor lambda of the energy."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it compares with an image that the flow itself makes."""
 
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,) in nats before weighting; lower is better."""
@@ -372,14 +388,19 @@ class Constraint(Control, Protocol):
     NaN in mu leaves a share to the generator, as `training.fit_moments` finds it there.
     """
 
-    beta: Array
-    mu: Array
+    @property
+    def beta(self) -> Array:
+        """(K,) factors of what is constrained."""
+
+    @property
+    def mu(self) -> Array:
+        """(K,) wanted means of it."""
 
     def gamma(self, images: Array) -> Array:
         """What is constrained, (B, K), of images (B, H, W, 3)."""
 
 
-def constraints_of(controls) -> tuple[Constraint, ...]:
+def constraints_of(controls: Iterable[Control]) -> tuple[Constraint, ...]:
     """Those of several controls whose energy is a moment constraint."""
     return tuple(control for control in controls if isinstance(control, Constraint))
 
@@ -391,8 +412,21 @@ class Density(Protocol):
     Samples are a function of noise: the same noise shows the same person. A mixture of flows is one.
     """
 
-    prior: Prior
-    cond_dim: int
+    @property
+    def prior(self) -> Prior:
+        """Base distribution, the generator's own prior."""
+
+    @property
+    def buffers(self) -> PyTree:
+        """Arrays that stay as they were drawn."""
+
+    @property
+    def spec(self) -> Spec:
+        """Kind and complete options."""
+
+    @property
+    def cond_dim(self) -> int:
+        """A, length of a condition; 0 if it takes none."""
 
     def sample_and_log_prob(
         self, params: PyTree, key: Array, num_samples: int, cond: Array | None = None

@@ -44,7 +44,7 @@ def memory_is_given_back():
     yield
     jax.clear_caches()
     for name, module in list(sys.modules.items()):
-        for function in vars(module).values() if name.startswith(("official_", "test_")) else ():
+        for function in vars(module).values() if name.startswith(("official_", "test_", "formulas")) else ():
             if hasattr(function, "cache_clear"):
                 function.cache_clear()
 

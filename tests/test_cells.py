@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import main
-from promptgen_jax.runs import run as runs
+from promptgen_jax.runs import run
 
 
 def cell(tone, **training):
@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
         },
     }
     workdir = tmp_path_factory.mktemp("cells")
-    assert runs.train_and_evaluate(config, workdir).exists()
+    assert run.train_and_evaluate(config, workdir).exists()
     return workdir
 
 

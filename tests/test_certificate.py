@@ -9,7 +9,7 @@ from scipy.stats import multivariate_normal
 
 import promptgen_jax as pg
 from promptgen_jax import parts
-from promptgen_jax.evaluation import exact as exact_answers
+from promptgen_jax.evaluation import closed_forms as exact_answers
 from promptgen_jax.metrics.certificate import Certificate, Side, certificate, pareto_shape
 
 SIGMA = 0.3

@@ -11,6 +11,7 @@ import numpy as np
 import official
 import optax
 import pytest
+from formulas import assert_stored, formula_images
 from golden import seeded
 from official_clip import (
     ALLOWED,
@@ -22,7 +23,6 @@ from official_clip import (
     write_hugging_face,
     write_state,
 )
-from test_augment import assert_stored, formula_images
 
 import promptgen_jax as pg
 from convert import clip_to_flax, promptgen_to_flax

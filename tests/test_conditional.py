@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import struct
-from test_core import DIM, FLOW, OPTIONS, as_picture
+from helpers import DIM, FLOW, OPTIONS, as_picture
 
 import promptgen_jax as pg
 from promptgen_jax import objectives

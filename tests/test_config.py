@@ -7,7 +7,7 @@ import re
 import pytest
 
 import main
-from promptgen_jax.runs import run as runs
+from promptgen_jax.runs import run
 from promptgen_jax.runs.config import RunConfig
 from promptgen_jax.store import weights
 
@@ -58,7 +58,7 @@ BAD = {
 def test_a_bad_config_is_refused_before_anything_is_written(name, tmp_path):
     config, message = BAD[name]
     with pytest.raises((ValueError, OSError)) as found:
-        runs.train_and_evaluate(config, tmp_path / "run")
+        run.train_and_evaluate(config, tmp_path / "run")
 
     assert re.search(message, str(found.value), re.DOTALL), found.value
     assert not (tmp_path / "run").exists()
@@ -76,7 +76,7 @@ def test_all_problems_are_told_together():
 def finished(tmp_path_factory):
     """A run of a config without title, judges, order and seed."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    runs.train_and_evaluate(CONFIG, workdir)
+    run.train_and_evaluate(CONFIG, workdir)
     return workdir
 
 
@@ -142,8 +142,8 @@ def test_a_run_of_groups_is_sampled_as_all_its_cells(tmp_path):
         (tmp_path / name / "prompt").mkdir(parents=True)
         (tmp_path / name / "prompt" / "prompt.json").write_text("{}")
     with pytest.raises(ValueError, match="Did you mean|Known: two"):
-        runs.load_prompts(tmp_path, mixture="tow")
+        run.load_prompts(tmp_path, mixture="tow")
     config["mixtures"]["three"] = {"stages": ("a", "b", "c"), "judges": ()}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="--mixture is missing: this run has several groups of stages, two, three"):
-        runs.load_prompts(tmp_path)
+        run.load_prompts(tmp_path)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import struct
+from helpers import DIM, FLOW, OPTIONS, SHIFT, as_picture, leaves_equal, make_ebm, quadratic
 
 import promptgen_jax as pg
 from promptgen_jax import training
@@ -18,32 +19,7 @@ from promptgen_jax.evaluation.stage import evaluate
 from promptgen_jax.objectives import ReverseKL, ScoreFunction
 from promptgen_jax.training import train
 
-DIM = 4
-SHIFT = jnp.array([1.0, -0.5, 0.0, 0.5])
 ROOT = Path(__file__).parent.parent
-
-
-def as_picture(z):
-    return jnp.tile(z[:, None, :, None], (1, 1, 1, 3))
-
-
-def quadratic(images):
-    return 0.5 * jnp.sum((images[:, 0, :, 0] - 2 * SHIFT) ** 2, axis=-1)
-
-
-def make_ebm(*functions):
-    generator = pg.FunctionGenerator(prior=pg.Prior.standard(DIM), function=as_picture)
-    functions = functions or (quadratic,)
-    controls = tuple(pg.FunctionControl(function=f, name=f.__name__) for f in functions)
-    return pg.LatentEBM(generator=generator, controls=controls)
-
-
-OPTIONS = {"num_steps": 6, "batch_size": 8, "save_every": 2, "log_every": 1, "quiet": True}
-FLOW = {"architecture": "coupling", "num_layers": 4, "hidden_dim": 16}
-
-
-def leaves_equal(one, other):
-    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
 def test_energies_add_with_their_weights():
@@ -229,7 +205,7 @@ def test_samples_do_not_depend_on_the_batch_size():
 
 PROGRAM = """
 import sys; sys.path.insert(0, "tests")
-import jax, promptgen_jax as pg, test_core as t
+import jax, promptgen_jax as pg, helpers as t
 _, history = pg.fit(t.make_ebm(), flow=t.FLOW, **t.OPTIONS)
 print(jax.device_count(), *[line["loss"] for line in history])
 """

@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import noisy
 import numpy as np
 import pytest
-from test_core import quadratic
-from test_sampling import some_prompt
+from helpers import quadratic, some_prompt
 
 import promptgen_jax as pg
 from promptgen_jax import devices, draws
 from promptgen_jax.draws import Draws
-from promptgen_jax.evaluation import exact
+from promptgen_jax.evaluation import closed_forms
 
 ROOT = Path(__file__).parent.parent
 KEY = jax.random.key(0)
@@ -40,7 +39,7 @@ def test_importance_turns_the_prior_into_the_posterior():
     generator = pg.load_generator("synthetic", problem="linear")
     control = pg.load_control("synthetic", energy="quadratic", target=np.asarray(generator.bias), scale=2.0)
     ebm = pg.LatentEBM(generator, (control,))
-    truth = exact.linear_target(generator, control.target, 2.0)
+    truth = closed_forms.linear_target(generator, control.target, 2.0)
     drawn = draws.importance(Draws.of_prior(generator.prior, KEY, 4096), ebm)
     weights = drawn.weights() / drawn.weights().sum()
     assert np.log(np.mean(np.exp(np.asarray(drawn.log_weight)))) == pytest.approx(truth.log_z, abs=0.1)

@@ -12,7 +12,7 @@ from scipy.special import ndtr
 from promptgen_jax import training
 from promptgen_jax.controls import synthetic as energies
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.evaluation import exact, exactness, log_weights
+from promptgen_jax.evaluation import closed_forms, exactness, log_weights
 from promptgen_jax.generators import synthetic
 
 NUM_SAMPLES = 50_000
@@ -25,7 +25,7 @@ def make(problem, energy, **options):
 
 
 def debias():
-    half = exact.mixture_debias().beta_gap / 2
+    half = closed_forms.mixture_debias().beta_gap / 2
     return training.with_beta(make("mixture2d", "moment"), {"moment": jnp.array([half, -half], jnp.float32)})
 
 
@@ -97,24 +97,24 @@ def test_mixture_has_its_modes():
 
 
 def test_exact_values():
-    assert exact.mixture_classifier()[:2] == pytest.approx((-1.20395, 1.20389), abs=1e-5)
-    answer = exact.mixture_debias()
+    assert closed_forms.mixture_classifier()[:2] == pytest.approx((-1.20395, 1.20389), abs=1e-5)
+    answer = closed_forms.mixture_debias()
     assert (answer.beta_gap, answer.log_z, answer.kl_prior) == pytest.approx((0.84730, 0.33648, 0.08717), abs=1e-5)
 
 
 def test_quadrature_agrees_with_the_formulas():
-    classifier = exact.log_z_quadrature(make("mixture2d", "classifier"), num_points=(2**14, 32))
-    assert classifier == pytest.approx(exact.mixture_classifier().log_z, abs=1e-3)
-    wells = exact.log_z_quadrature(make("wells", "wells"))
-    assert wells == pytest.approx(exact.wells_log_z(energies.WELLS, energies.WELL_SCALE), abs=1e-4)
+    classifier = closed_forms.log_z_quadrature(make("mixture2d", "classifier"), num_points=(2**14, 32))
+    assert classifier == pytest.approx(closed_forms.mixture_classifier().log_z, abs=1e-3)
+    wells = closed_forms.log_z_quadrature(make("wells", "wells"))
+    assert wells == pytest.approx(closed_forms.wells_log_z(energies.WELLS, energies.WELL_SCALE), abs=1e-4)
     with pytest.raises(ValueError, match="expected 2"):
-        exact.log_z_quadrature(make("linear", "quadratic", target=TARGET))
+        closed_forms.log_z_quadrature(make("linear", "quadratic", target=TARGET))
 
 
 def test_fitted_beta():
     options = {"num_samples": 65_536, "batch_size": 65_536}
     ebm, fit = training.fit_moments(make("mixture2d", "moment"), jax.random.key(0), **options)
-    answer = exact.mixture_debias()
+    answer = closed_forms.mixture_debias()
     beta = fit.beta["moment"]
     assert beta[0] - beta[1] == pytest.approx(answer.beta_gap, abs=0.03)
     assert fit.log_z - beta[1] == pytest.approx(answer.log_z, abs=0.015)
@@ -147,7 +147,7 @@ def test_wells_forward_kl_finds_all_four():
     prompt = train(ebm, objective="forward_kl", batch_size=1024, num_steps=600, learning_rate=3e-3)
     result = certificate(prompt, ebm)
     assert result["ess"] > 0.2 * NUM_SAMPLES
-    assert result["log_z"] == pytest.approx(exact.wells_log_z(energies.WELLS, energies.WELL_SCALE), abs=0.03)
+    assert result["log_z"] == pytest.approx(closed_forms.wells_log_z(energies.WELLS, energies.WELL_SCALE), abs=0.03)
     z, _, weight = points(prompt, ebm)
     well = 2 * (z[:, 0] > 0) + (z[:, 1] > 0)
     share = np.bincount(well, minlength=4) / NUM_SAMPLES
@@ -167,7 +167,7 @@ def test_debias_reverse_kl_falls_short_and_weights_repair_it():
     assert weighted == pytest.approx(0.5, abs=0.01)
     result = certificate(prompt, ebm)
     assert result["kl"] > 0.03
-    answer = exact.mixture_debias()
+    answer = closed_forms.mixture_debias()
     assert result["log_z"] == pytest.approx(answer.log_z - answer.beta_gap / 2, abs=0.02)
 
 
@@ -202,7 +202,7 @@ def test_classifier():
     ebm = make("mixture2d", "classifier")
     prompt = train(ebm, objective="score_function", batch_size=1024, num_steps=1500, learning_rate=5e-3)
     result = certificate(prompt, ebm)
-    assert result["log_z"] == pytest.approx(exact.mixture_classifier().log_z, abs=0.01)
+    assert result["log_z"] == pytest.approx(closed_forms.mixture_classifier().log_z, abs=0.01)
     assert result["kl"] < 0.02
     assert shares_of_a1(prompt, ebm)[0] > 0.99
 
@@ -211,7 +211,7 @@ def test_linear():
     """Batch 512, 2000 steps, rate 3e-3: mean off by 0.6 %, covariance by 1.1 %, log Z exact to 1e-4, ess 0.997."""
     ebm = make("linear", "quadratic", target=TARGET, scale=0.5)
     prompt = train(ebm, objective="reverse_kl", batch_size=512, num_steps=2000, learning_rate=3e-3)
-    answer = exact.linear_target(ebm.generator, TARGET, 0.5)
+    answer = closed_forms.linear_target(ebm.generator, TARGET, 0.5)
     drawn = log_weights(prompt, ebm, jax.random.key(2), 200_000, batch_size=50_000)["z"].astype(np.float64)
     assert np.linalg.norm(drawn.mean(axis=0) - answer.mean) < 0.02 * np.linalg.norm(answer.mean)
     assert np.linalg.norm(np.cov(drawn.T) - answer.covariance) < 0.02 * np.linalg.norm(answer.covariance)

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from formulas import crop, pool
 from official_faces import CASES, every_network, golden, photos, seeded_state, torch, write_official
-from test_augment import crop, pool
 
 from configs import stylegan2_pose
 from convert import layers, reading

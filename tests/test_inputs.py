@@ -1,10 +1,10 @@
 """What users may hand over, what they are told if they may not, and what they are shown."""
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_core
 
 import promptgen_jax as pg
 from promptgen_jax import checks
@@ -15,7 +15,7 @@ FLOW = {"architecture": "coupling", "num_layers": 2, "hidden_dim": 8}
 
 
 def prompt(cond_dim=0):
-    generator = test_core.make_ebm().generator
+    generator = helpers.make_ebm().generator
     flow, params = pg.init_flow(KEY, generator.prior, cond_dim=cond_dim, **FLOW)
     return pg.Prompt(generator, flow, params)
 
@@ -50,14 +50,14 @@ def test_a_control_alone_is_no_target():
     with pytest.raises(
         TypeError, match=r"controls is a FunctionControl; expected a tuple of controls. Write \(control,\)"
     ):
-        pg.LatentEBM(test_core.make_ebm().generator, control)
+        pg.LatentEBM(helpers.make_ebm().generator, control)
 
 
 CALLS = {
-    "fit_moments": lambda key: pg.fit_moments(test_core.make_ebm(), key),
-    "exactness": lambda key: pg.evaluation.exactness(prompt(), test_core.make_ebm(), key),
-    "resample": lambda key: pg.evaluation.resample(prompt(), test_core.make_ebm(), key, 4),
-    "log_weights": lambda key: pg.evaluation.log_weights(prompt(), test_core.make_ebm(), key, 4),
+    "fit_moments": lambda key: pg.fit_moments(helpers.make_ebm(), key),
+    "exactness": lambda key: pg.evaluation.exactness(prompt(), helpers.make_ebm(), key),
+    "resample": lambda key: pg.evaluation.resample(prompt(), helpers.make_ebm(), key, 4),
+    "log_weights": lambda key: pg.evaluation.log_weights(prompt(), helpers.make_ebm(), key, 4),
 }
 
 

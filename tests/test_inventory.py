@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pages
 import pytest
-from test_sampling import some_prompt
+from helpers import some_prompt
 
 import main
 import promptgen_jax as pg

@@ -26,7 +26,7 @@ from configs import (
     stylegan2_text,
     stylenerf_text,
 )
-from promptgen_jax.runs import run as runs
+from promptgen_jax.runs import run
 from promptgen_jax.store import catalogue
 
 ROOT = Path(__file__).parent.parent
@@ -124,7 +124,7 @@ def test_configs_build(name, arg):
     config = importlib.import_module(f"configs.{name}").get_config(arg).to_dict()
     assert sorted(config["order"]) == sorted(config["stages"])
     for stage in config["order"]:
-        controls = runs.build_controls(config["stages"][stage])
+        controls = run.build_controls(config["stages"][stage])
         assert [control.name for control in controls] == list(config["stages"][stage]["controls"])
 
 
@@ -141,11 +141,11 @@ def test_missing_checkpoints_say_where_to_get_them(name, tmp_path, monkeypatch):
     """The paper's experiments are complete but for the weights; generator first, then each control."""
     monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path / "none"))
     config = PAPER[name]().to_dict()
-    loads = [(config["generator"]["name"], lambda: runs.train_and_evaluate(config, tmp_path / "run"))]
+    loads = [(config["generator"]["name"], lambda: run.train_and_evaluate(config, tmp_path / "run"))]
     for stage in config["stages"].values():
         for control, options in stage["controls"].items():
             alone = stage | {"controls": {control: options}}
-            loads.append((options["network"], functools.partial(runs.build_controls, alone)))
+            loads.append((options["network"], functools.partial(run.build_controls, alone)))
     for missing, load in loads:
         checkpoint = catalogue.CHECKPOINTS[missing]
         with pytest.raises(FileNotFoundError) as error:
@@ -265,9 +265,9 @@ def test_a_file_without_a_config(tmp_path, capsys):
 
 
 def test_workdir_of_another_config_is_refused(tmp_path):
-    runs.open_workdir(tmp_path, {"seed": 1, "a": {"b": 2}})
+    run.open_workdir(tmp_path, {"seed": 1, "a": {"b": 2}})
     with pytest.raises(ValueError, match=r"another config \(differs in a\.b\)"):
-        runs.open_workdir(tmp_path, {"seed": 1, "a": {"b": 3}})
+        run.open_workdir(tmp_path, {"seed": 1, "a": {"b": 3}})
 
 
 def test_altered_weights_are_refused(tmp_path):

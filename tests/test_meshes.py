@@ -10,7 +10,7 @@ from PIL import Image
 import promptgen_jax as pg
 from configs import flame_wide_mouth
 from promptgen_jax.generators import flame
-from promptgen_jax.runs import run as runs
+from promptgen_jax.runs import run
 from promptgen_jax.store import images
 
 
@@ -72,11 +72,11 @@ def test_run_renders_meshes(ball, tmp_path, monkeypatch):
     """The report and the samples show pictures; weights that are missing are answered with where to get them."""
     config = flame_wide_mouth.get_config("smoke").to_dict()
     with pytest.raises(FileNotFoundError, match="flame.is.tue.mpg.de"):
-        runs.train_and_evaluate(config, tmp_path / "run")
+        run.train_and_evaluate(config, tmp_path / "run")
     monkeypatch.setattr(flame, "build", lambda: ball)
-    runs.train_and_evaluate(config, tmp_path / "run")
+    run.train_and_evaluate(config, tmp_path / "run")
     (stage,) = json.loads((tmp_path / "run" / "report.json").read_text())["stages"]
     assert {"name", "before", "after"} <= stage["statistics"][0].keys()
     assert np.ptp(np.asarray(Image.open(tmp_path / "run" / "mouth" / "samples.png").convert("L"))[40:]) > 100
-    pg.write_samples(runs.load_prompt(tmp_path / "run"), tmp_path / "samples", num_samples=2)
+    pg.write_samples(run.load_prompt(tmp_path / "run"), tmp_path / "samples", num_samples=2)
     assert np.asarray(Image.open(tmp_path / "samples" / "000001.png")).shape[1] >= 128

@@ -10,7 +10,7 @@ import numpy as np
 import pages
 import pytest
 from flax import struct
-from test_sampling import some_prompt
+from helpers import some_prompt
 
 import promptgen_jax as pg
 from configs import synthetic_linear
@@ -19,8 +19,7 @@ from promptgen_jax.draws import Draws
 from promptgen_jax.evaluation import Estimate, Figure, Figures, Headline, JudgedShares, Measured, stage
 from promptgen_jax.metrics import diversity, energies, shares
 from promptgen_jax.metrics._intervals import mean_estimate
-from promptgen_jax.runs import report
-from promptgen_jax.runs import run as runs
+from promptgen_jax.runs import report, run
 from promptgen_jax.runs.report import sections
 from promptgen_jax.types import Aim, aims_of, networks_of
 
@@ -219,7 +218,7 @@ def test_an_own_metric_from_python(own_metric):
 def test_an_own_metric_from_a_config(own_metric, tmp_path):
     config = synthetic_linear.get_config("smoke").to_dict()
     config["evaluation"] |= {"metrics": (own_metric,), "num_samples": 64}
-    page = runs.train_and_evaluate(config, tmp_path / "run").read_text()
+    page = run.train_and_evaluate(config, tmp_path / "run").read_text()
     found = json.loads((tmp_path / "run" / "quadratic" / "evaluation.json").read_text())
     assert found["metrics"][own_metric]["rows"][0]["name"] == "mean brightness"
     assert found["measured"]["seed"] == config["seed"]
@@ -228,7 +227,7 @@ def test_an_own_metric_from_a_config(own_metric, tmp_path):
     assert "| mean mean brightness |" in (tmp_path / "run" / "quadratic" / "prompt" / "README.md").read_text()
     config["evaluation"]["metrics"] = ("mypackage.brightnes",)
     with pytest.raises(ValueError, match=r"metric mypackage\.brightnes: cannot be imported"):
-        runs.train_and_evaluate(config, tmp_path / "other")
+        run.train_and_evaluate(config, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import promptgen_jax as pg
-from promptgen_jax.evaluation.exact import wells_log_z
+from promptgen_jax.evaluation.closed_forms import wells_log_z
 from promptgen_jax.flows.base import init_flow
 from promptgen_jax.types import Density, Invertible
 

@@ -12,7 +12,7 @@ import pages
 import pytest
 
 import promptgen_jax as pg
-from promptgen_jax.evaluation.exact import linear_target
+from promptgen_jax.evaluation.closed_forms import linear_target
 from promptgen_jax.flows.base import build_module, init_flow, load_flow, save_flow
 from promptgen_jax.runs.config import RunConfig
 

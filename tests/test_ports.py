@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import rotated_landmarks
 
 from promptgen_jax.generators import dcgan
 from promptgen_jax.models import facemesh, faceres, network
@@ -152,18 +153,6 @@ def test_faceres_refuses_unknown_convention():
 
 
 # --- head pose -------------------------------------------------------------------------------------------------------
-
-
-def rotated_landmarks(yaw=0.0, pitch=0.0, roll=0.0):
-    """A face with the four landmarks of the pose, turned by angles in degrees; x right, y down, z away."""
-    points = np.zeros((facemesh.NUM_LANDMARKS, 3), np.float32)
-    points[facemesh.FOREHEAD], points[facemesh.CHIN] = (0, -50, 0), (0, 50, 0)
-    points[facemesh.RIGHT_CHEEK], points[facemesh.LEFT_CHEEK] = (-40, 0, 0), (40, 0, 0)
-    a, b, c = np.radians([yaw, pitch, roll])
-    about_y = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
-    about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
-    about_z = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
-    return jnp.asarray((points @ (about_y @ about_x @ about_z).T + 96)[None], jnp.float32)
 
 
 HEAD_POSE = jax.jit(facemesh.head_pose)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import rotated_landmarks
 from PIL import Image
-from test_ports import rotated_landmarks
 
 import main
 from configs import face_pose
@@ -15,7 +15,7 @@ from promptgen_jax import parts
 from promptgen_jax.metrics import conditions
 from promptgen_jax.models import facemesh
 from promptgen_jax.ops import rotations
-from promptgen_jax.runs import run as runs
+from promptgen_jax.runs import run
 from promptgen_jax.store import images
 from promptgen_jax.types import Sample
 
@@ -133,7 +133,7 @@ def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("face_pose")
     config = face_pose.get_config("smoke").to_dict()
     config["evaluation"] |= {"num_samples": 16, "num_shown": 2, "judges": {}}
-    runs.train_and_evaluate(config, workdir)
+    run.train_and_evaluate(config, workdir)
     return workdir
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +9,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import free_address
 
 import promptgen_jax as pg
 
 ROOT = Path(__file__).parent.parent
-HEAD = 'import sys; sys.path.insert(0, "tests")\nimport jax, numpy as np, promptgen_jax as pg, test_core as t\n'
+HEAD = 'import sys; sys.path.insert(0, "tests")\nimport jax, numpy as np, promptgen_jax as pg, helpers as t\n'
 TRAIN = (
     HEAD
     + """
@@ -68,12 +68,6 @@ def test_killed_at_a_random_step_then_run_again(tmp_path):
         assert np.array_equal(one, other), f"differs after a kill at step {wanted}"
     lines = [(tmp_path / run / "metrics.jsonl").read_text().count("\n") for run in ("whole", "killed")]
     assert lines[0] == lines[1]
-
-
-def free_address():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def test_two_processes_train_the_same_thing():

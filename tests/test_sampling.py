@@ -12,9 +12,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import free_address, some_prompt
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
-from test_processes import free_address
 
 import main
 import promptgen_jax as pg
@@ -27,14 +27,6 @@ from promptgen_jax.runs import sampling
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 KEY = jax.random.key(0)
-
-
-def some_prompt(generator, name="some", scale=0.3):
-    """A prompt whose flow is drawn, not trained."""
-    flow, params = pg.init_flow(KEY, generator.prior, architecture="coupling", num_layers=2, hidden_dim=8)
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: leaf + scale * rng.normal(size=leaf.shape).astype("float32"), params)
-    return pg.Prompt(generator, flow, params, name=name)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_sampling import some_prompt
+from helpers import some_prompt
 
 import main
 import promptgen_jax as pg
@@ -17,7 +17,7 @@ from promptgen_jax import parts
 from promptgen_jax.controls import clip
 from promptgen_jax.controls._shares import fill_shares
 from promptgen_jax.generators import stylegan2
-from promptgen_jax.runs import run as runs
+from promptgen_jax.runs import run
 from promptgen_jax.types import Spec
 
 KEY = jax.random.key(0)
@@ -228,16 +228,16 @@ def test_a_finished_run_asks_for_consent_and_a_config_of_ones_own_does_not(packa
     config["evaluation"] |= {"metrics": ("theirs.shades",), "num_samples": 32}
     config["stages"]["quadratic"]["training"] = None
     workdir = tmp_path / "run"
-    runs.train_and_evaluate(config, workdir)
+    run.train_and_evaluate(config, workdir)
     forget()
     (package / "imported").unlink()
     evaluate = ["--mode=evaluate", f"--workdir={workdir}", "--config.evaluation.num_samples=16"]
     assert main.main(evaluate) == 2
     assert "config.json: names a part of the package 'theirs'" in capsys.readouterr().err
     with pytest.raises(ValueError, match="names a part of the package 'theirs'"):
-        runs.load_prompt(workdir)
+        run.load_prompt(workdir)
     assert not (package / "imported").exists()
-    assert runs.load_prompt(workdir, trust="theirs").name == "quadratic"
+    assert run.load_prompt(workdir, trust="theirs").name == "quadratic"
     assert main.main([*evaluate, "--trust=theirs"]) == 0
     forget()
     own = tmp_path / "own.py"

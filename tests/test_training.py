@@ -3,11 +3,11 @@
 import json
 import shutil
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_core
 from flax import struct
 from PIL import Image
 
@@ -15,7 +15,7 @@ import promptgen_jax as pg
 from configs import synthetic_linear
 from promptgen_jax.draws import Draws
 from promptgen_jax.evaluation import About, observe
-from promptgen_jax.runs import run as runs
+from promptgen_jax.runs import run
 
 KEY = jax.random.key(0)
 FLOW = {"architecture": "coupling", "num_layers": 2, "hidden_dim": 8}
@@ -42,7 +42,7 @@ def bright(images):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"ebm": test_core.make_ebm(bright)}, r"differs in controls\.bright, controls\.quadratic"),
+        ({"ebm": helpers.make_ebm(bright)}, r"differs in controls\.bright, controls\.quadratic"),
         ({"learning_rate": 0.1}, r"differs in training\.learning_rate"),
         ({"num_steps": np.int64(3)}, r"differs in training\.num_steps"),
         ({"flow": FLOW | {"hidden_dim": 4}}, r"differs in flow\.hidden_dim"),
@@ -50,10 +50,10 @@ def bright(images):
     ids=["control", "option", "steps", "flow"],
 )
 def test_another_training_in_the_workdir_is_not_taken_for_this_one(change, match, tmp_path):
-    arguments = {"ebm": test_core.make_ebm(), "flow": FLOW, **OPTIONS}
+    arguments = {"ebm": helpers.make_ebm(), "flow": FLOW, **OPTIONS}
     first, _ = pg.fit(workdir=tmp_path, **arguments)
     again, history = pg.fit(workdir=tmp_path, **arguments | {"log_every": 2, "save_every": 7})
-    assert test_core.leaves_equal(first.params, again.params)
+    assert helpers.leaves_equal(first.params, again.params)
     assert not history
     with pytest.raises(ValueError, match=match):
         pg.fit(workdir=tmp_path, **arguments | change)
@@ -63,13 +63,13 @@ def test_only_a_whole_training_is_timed(tmp_path):
     """Of one that was resumed, what went before is not known."""
     config = synthetic_linear.get_config("smoke").to_dict()
     config["stages"]["quadratic"]["flow"] = FLOW
-    (control,) = runs.build_controls(config["stages"]["quadratic"])
+    (control,) = run.build_controls(config["stages"]["quadratic"])
     ebm = pg.LatentEBM(pg.load_generator(**config["generator"]), (control,))
-    runs.train_stage("quadratic", config, ebm, tmp_path)
+    run.train_stage("quadratic", config, ebm, tmp_path)
     timing = tmp_path / "quadratic" / "timing.json"
     assert json.loads(timing.read_text())["train_seconds"] > 0
     shutil.rmtree(tmp_path / "quadratic" / "prompt")
-    runs.train_stage("quadratic", config, ebm, tmp_path)
+    run.train_stage("quadratic", config, ebm, tmp_path)
     assert json.loads(timing.read_text()) == {}
 
 
@@ -106,7 +106,7 @@ def test_noise_of_pictures_does_not_repeat_their_latents(tmp_path):
     ebm, prompt = noisy_prompt()
     assert np.all(ebm.generator(KEY, ebm.generator.prior.sample(KEY, 4))[..., 1] == 0)  # red: one key for both
     options = {"num_shown": 4, "columns": 2, "pictures": {}}
-    runs._pictures("bright", ebm, prompt, KEY, options, tmp_path)
+    run._pictures("bright", ebm, prompt, KEY, options, tmp_path)
     pixels = np.asarray(Image.open(tmp_path / "samples.png")).astype(int)
     assert not np.any(pixels[..., 0] - pixels[..., 1] > 100)
 
@@ -119,7 +119,7 @@ def test_certificates_of_one_prompt_compile_once():
         traces.append(images.shape)
         return bright(images)
 
-    generator = pg.FunctionGenerator(prior=pg.Prior.standard(4), function=test_core.as_picture)
+    generator = pg.FunctionGenerator(prior=pg.Prior.standard(4), function=helpers.as_picture)
     ebm = pg.LatentEBM(generator, (pg.FunctionControl(counted, name="bright"),))
     flow, params = pg.init_flow(KEY, generator.prior, **FLOW)
     prompt = pg.Prompt(generator, flow, params)

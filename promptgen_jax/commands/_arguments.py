@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
           program: "promptgen" or "main.py".
         """
         module = importlib.import_module(f"promptgen_jax.commands.{mode}")
-        summary, _, more = module.__doc__.partition("\n")
+        summary, _, more = (module.__doc__ or "").partition("\n")
         examples = "\n".join(f"  {called(program, mode, example)}" for example in module.EXAMPLES)
         super().__init__(
             prog=called(program, mode),

@@ -50,7 +50,7 @@ def load(name: str) -> ConfigDict:
     path, colon, argument = name.partition(":")
     file = _find(path, name)
     home.make_importable()
-    spec = importlib.util.spec_from_file_location("promptgen_config", file)
+    spec: Any = importlib.util.spec_from_file_location("promptgen_config", file)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -85,10 +85,10 @@ def override(config: ConfigDict, changes: Iterable[tuple[str, str]]) -> ConfigDi
     Raises:
       ValueError: an unknown key, with the nearest; a value of another type.
     """
-    changes = [(flag, tuple(flag.split(".")[1:]), text) for flag, text in changes]
-    paths = [path for _, path, _ in changes]
+    split = [(flag, tuple(flag.split(".")[1:]), text) for flag, text in changes]
+    paths = [path for _, path, _ in split]
     with config.unlocked():
-        for flag, path, text in changes:
+        for flag, path, text in split:
             at = config
             for depth, key in enumerate(path[:-1], start=1):
                 if at.get(key) is None and _may_add(path[:depth], paths):

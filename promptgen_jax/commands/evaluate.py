@@ -27,17 +27,17 @@ def run(arguments) -> _arguments.Outcome:
 
     from promptgen_jax import parts
     from promptgen_jax.commands import _config
-    from promptgen_jax.runs import run as runs
+    from promptgen_jax.runs.run import read_config, train_and_evaluate
     from promptgen_jax.store import weights
 
     if arguments.config is not None:
         config = _config.override(_config.load(arguments.config), arguments.overrides)
     workdir = _arguments.workdir_of(arguments)
     own = [] if arguments.config is None else parts.packages(parts.kinds_in(config.to_dict()))  # of a file of one's own
-    stored = runs.read_config(workdir, trust={*arguments.trust, *own})
+    stored = read_config(workdir, trust={*arguments.trust, *own})
     if arguments.config is None:
         config = _config.override(ConfigDict(stored), arguments.overrides)
     _arguments.start_hosts(arguments)
-    report = runs.train_and_evaluate(config.to_dict(), workdir, command=arguments.command)
+    report = train_and_evaluate(config.to_dict(), workdir, command=arguments.command)
     about = weights.read_json(report.with_name("report.json"), advice="Evaluate again.")
     return _arguments.Outcome(f"report: {report}", {"report": str(report), **about})

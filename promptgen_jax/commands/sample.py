@@ -55,7 +55,7 @@ def run(arguments) -> _arguments.Outcome:
     workdir = None if arguments.prompt is not None else _arguments.workdir_of(arguments)
     _arguments.start_hosts(arguments)
     prompts = _prompts(arguments, workdir)
-    output = Path(arguments.output or Path(workdir) / "samples")
+    output = Path(arguments.output or f"{workdir}/samples")
     for name, prompt in prompts.items():
         sampling.write_samples(
             prompt,
@@ -74,14 +74,12 @@ def run(arguments) -> _arguments.Outcome:
 def _prompts(arguments, workdir: str | None) -> dict:
     """The prompts to sample, by the folder of their pictures; all that reads a saved prompt is called here."""
     from promptgen_jax import Prompt
-    from promptgen_jax.runs import run as runs
+    from promptgen_jax.runs.run import load_prompts
 
     options = dict(map(option, arguments.options))
     if workdir is None:
         return {"": Prompt.from_pretrained(arguments.prompt, trust=arguments.trust, **options)}
-    return runs.load_prompts(
-        workdir, mixture=arguments.mixture, stage=arguments.stage, trust=arguments.trust, **options
-    )
+    return load_prompts(workdir, mixture=arguments.mixture, stage=arguments.stage, trust=arguments.trust, **options)
 
 
 def option(text: str) -> tuple:

@@ -25,7 +25,7 @@ def add_arguments(parser: _arguments.Parser) -> None:
 def run(arguments) -> _arguments.Outcome:
     """Trains, evaluates, reports."""
     from promptgen_jax.commands import _config
-    from promptgen_jax.runs import run as runs
+    from promptgen_jax.runs.run import train_and_evaluate
 
     if arguments.config is not None and arguments.named is not None:
         raise ValueError(f"unexpected argument {arguments.named!r}: --config is given already. See --help.")
@@ -35,5 +35,5 @@ def run(arguments) -> _arguments.Outcome:
     if config is None:
         raise ValueError("--config is missing: name a config file, e.g. --config=configs/quickstart.py.")
     _arguments.start_hosts(arguments)
-    report = runs.train_and_evaluate(config.to_dict(), workdir, command=arguments.command)
+    report = train_and_evaluate(config.to_dict(), workdir, command=arguments.command)
     return _arguments.Outcome(f"report: {report}")

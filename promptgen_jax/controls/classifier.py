@@ -54,7 +54,8 @@ class ClassifierControl:
         """Energies (B,) in nats, 0 is certainty. `key` is not used."""
         del key
         views = (sample.images, sample.images[:, :, ::-1]) if self.mirror else (sample.images,)
-        return sum(self.from_log_probs(self.network.log_probs(view, self.attribute)) for view in views) / len(views)
+        energies = [self.from_log_probs(self.network.log_probs(view, self.attribute)) for view in views]
+        return sum(energies, start=jnp.zeros(())) / len(views)
 
     def from_log_probs(self, log_probs: Array) -> Array:
         """Energies (B,) of log P(label | image), (B, K) in nats."""
@@ -109,3 +110,8 @@ def build(
         mirror=mirror,
         floor=float(floor),
     )
+
+
+def tiny() -> ClassifierControl:
+    """One for tests: happy faces."""
+    return build(network="emotion", attribute="emotion", target="happy")

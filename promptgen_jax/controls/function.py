@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from promptgen_jax.types import Array, Sample, Spec, spec_field
@@ -29,3 +30,8 @@ class FunctionControl:
         """Energies (B,). `key` is not used."""
         del key
         return self.function(sample.images)
+
+
+def tiny() -> FunctionControl:
+    """One for tests: dark images."""
+    return FunctionControl(lambda images: jnp.mean(images, axis=(1, 2, 3)))

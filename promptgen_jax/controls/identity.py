@@ -1,4 +1,4 @@
-"""Who it is: distance of face embeddings to the reference image (Eq. 12), or to photographs of one person."""
+"""Identity of a face: distance of face embeddings to the reference image (Eq. 12), or to photographs of one person."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from promptgen_jax.store.images import load_image
 from promptgen_jax.types import Aim, Array, Sample, Spec, spec_field
 
 
-@struct.dataclass
-class IdentityControl:
+class IdentityControl(struct.PyTreeNode):
     """E(x) = 1 - cos(e(x), e(x0)) with x0 the reference of the same noise; gradients flow through both.
 
     With photographs, of embeddings (N, F) of length 1, E(x) = 1 - mean_n cos(e(x), e_n), and no reference is needed.
@@ -94,3 +93,8 @@ def build(
     embed = jax.jit(lambda control, image: control.embed(image))
     found = [embed(control, load_image(path)[None]) for path in photographs]
     return control.replace(photographs=jnp.concatenate(found))
+
+
+def tiny() -> IdentityControl:
+    """One for tests: faces read at 112 pixels."""
+    return build(options={"input_size": 112})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -71,13 +72,13 @@ def build(
     Raises:
       ValueError: pairs, lengths or sigma out of range, or not as many lengths as pairs.
     """
-    pairs = tuple(tuple(pair) for pair in pairs)
-    for pair in pairs:
+    checked: Any = tuple(tuple(pair) for pair in pairs)
+    for pair in checked:
         if len(pair) != 2 or pair[0] == pair[1] or not all(p in range(NUM_LANDMARKS) for p in pair):
             raise ValueError(f"control {name}: pair {pair}; expected two different landmarks from 0 to 67.")
-    if not pairs or len(lengths) != len(pairs) or not (np.all(np.asarray(lengths) > 0) and sigma > 0):
+    if not checked or len(lengths) != len(checked) or not (np.all(np.asarray(lengths) > 0) and sigma > 0):
         raise ValueError(
-            f"control {name}: {len(pairs)} pairs, lengths {tuple(lengths)} and sigma {sigma}; expected one positive "
+            f"control {name}: {len(checked)} pairs, lengths {tuple(lengths)} and sigma {sigma}; expected one positive "
             "length a pair and a positive sigma, in metres."
         )
     return LengthsControl(
@@ -85,5 +86,10 @@ def build(
         lengths=jnp.asarray(lengths, jnp.float32),
         sigma=jnp.float32(sigma),
         name=name,
-        pairs=pairs,
+        pairs=checked,
     )
+
+
+def tiny() -> LengthsControl:
+    """One for tests: two lengths."""
+    return build(pairs=((0, 1), (2, 3)), lengths=(0.1, 0.2))

@@ -121,3 +121,9 @@ def constrain(
         count=count,
         temperature=float(temperature),
     )
+
+
+def tiny() -> MomentControl:
+    """One for tests: seven expressions, with betas of its own."""
+    control: Any = build(network="faceapi_expression", attribute="expression")
+    return control.replace(beta=jnp.linspace(-1, 1, 7))

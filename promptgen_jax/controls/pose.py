@@ -74,3 +74,8 @@ def build(
         sigma=jnp.float32(sigma),
         name=name,
     )
+
+
+def tiny() -> PoseControl:
+    """One for tests: heads turned by 20 degrees."""
+    return build(yaw=20.0)

@@ -98,3 +98,8 @@ def build(
         name=name,
         angle=angle,
     )
+
+
+def tiny() -> RotationControl:
+    """One for tests: heads as the condition says."""
+    return build()

@@ -1,4 +1,4 @@
-"""Energies on the points of `generators.synthetic`, whose targets are known exactly (see `evaluation.exact`)."""
+"""Energies on the points of `generators.synthetic`, whose targets are known exactly (see `evaluation.closed_forms`)."""
 
 from __future__ import annotations
 
@@ -132,7 +132,8 @@ def build(
     if energy == "classifier":
         target = target or LABELS[ATTRIBUTE][0]
         classifier.label_index(ATTRIBUTE, target)
-        return ClassifierControl(network=classifier, weight=weight, name=name, attribute=ATTRIBUTE, target=target)
+        judge: Any = classifier  # it reads as a network does
+        return ClassifierControl(network=judge, weight=weight, name=name, attribute=ATTRIBUTE, target=target)
     if energy == "moment":
         return constrain(classifier, ATTRIBUTE, mu, weight, count, temperature, name)
     if energy == "quadratic":
@@ -140,3 +141,8 @@ def build(
             raise ValueError(f"control {name}: no target; pass the coordinates of a point.")
         return QuadraticControl(jnp.asarray(target, jnp.float32), jnp.float32(scale or 0.5), weight, name)
     return WellsControl(jnp.asarray(WELLS), jnp.float32(scale or WELL_SCALE), weight, name)
+
+
+def tiny() -> QuadraticControl:
+    """One for tests: points near (0.5, ...) in nine dimensions."""
+    return QuadraticControl(jnp.full(9, 0.5), jnp.float32(0.7), 1.0, "quadratic")

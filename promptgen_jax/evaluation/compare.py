@@ -210,7 +210,7 @@ def _energy(about: About, found: Observed) -> Estimate:
 
 
 def _closeness(
-    about: About, seen: Mapping[str, Observed], energies: Mapping[str, Estimate], log_z: float
+    about: About, seen: Mapping[str, Observed], energies: Mapping[str, Estimate], log_z: Any
 ) -> Iterator[Figure]:
     """How close each method is to the target."""
     reference, prior = energies[REFERENCE], about.ebm.generator.prior
@@ -229,7 +229,7 @@ def _closeness(
     yield Figure(f"distance to the prior, ½|z|² (the prior itself: {prior.dim / 2:g})", norms)
 
 
-def _difference(one: Estimate, other: Estimate) -> Estimate:
+def _difference(one: Any, other: Any) -> Any:
     half = np.hypot(one.high - one.mean, other.high - other.mean)
     gap = one.mean - other.mean
     return Estimate(gap, None, float(gap - half), float(gap + half))

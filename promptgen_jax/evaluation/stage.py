@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 
@@ -80,8 +81,13 @@ class Measured:
     @classmethod
     def from_json(cls, stage: dict) -> Measured:
         """From an entry of `stages` in report.json, of this or an earlier version; what is missing is left out."""
-        types = {"headline": Headline, "shares": JudgedShares, "statistics": Figure, "diversity": Figure}
-        rows = {name: tuple(map(kind.from_json, stage.get(name) or ())) for name, kind in types.items()}
+        types: dict = {
+            "headline": Headline,
+            "shares": JudgedShares,
+            "statistics": Figure,
+            "diversity": Figure,
+        }
+        rows: Any = {name: tuple(map(kind.from_json, stage.get(name) or ())) for name, kind in types.items()}
         found = stage.get("conditions")
         return cls(
             **rows,
@@ -155,7 +161,7 @@ def measure(
         diversity=diversity.measure(seen, about),
         certificate=None if found is None else found.to_json(),
         conditions=conditions.measure(seen, about),
-        own={name: found for name, metric in own.items() if (found := _figures(name, metric(seen, about)))},
+        own={name: rows for name, metric in own.items() if (rows := _figures(name, metric(seen, about)))},
         notes=tuple(NO_CERTIFICATE.format(control.name) for control in ebm.controls if control.needs_reference),
         options={
             "num_samples": num_samples,
@@ -171,11 +177,12 @@ def measure(
 def _missed_shares(result: Measured, about: About) -> Iterator[str]:
     """The notes of shares that a control asks for."""
     for row in (row for row in result.shares if row.target and row.role == "control"):
-        count = about.aim(row.judge, row.attribute).count
-        for label, wanted in zip(row.labels, row.target, strict=True):
+        aim = about.aim(row.judge, row.attribute)
+        count = aim.count if aim else "soft"
+        for label, wanted in zip(row.labels, row.target or (), strict=True):
             share = getattr(row.shares["after"][label], count)
             ends = (share.mean, share.low, share.high)
-            yield from certificate.share_notes(row.attribute, label, wanted, *ends, row.num_samples, count)
+            yield from certificate.share_notes(row.attribute, label, wanted, *ends, row.num_samples or 0, count)
 
 
 def _name(metric: str | Callable) -> str:
@@ -213,12 +220,11 @@ def headline(result: Measured, about: About, when: str) -> tuple[Headline, ...]:
         asked += [line for label, line in lines.items() if label in labels]
         most_moved.append(max(lines.values(), key=_movement))
     angles = []
-    for row in (row for row in result.statistics if row.unit == "degrees"):
-        values = {name: row.values[name].mean for name in ("before", "after")}
-        angles.append(
-            Headline(f"mean {row.name}" + ("" if row.target is None else f", target {row.target:g}"), values, row.unit)
-        )
-        asked += angles[-1:] if row.target is not None else []
+    for figure in (figure for figure in result.statistics if figure.unit == "degrees"):
+        values = {name: figure.values[name].mean for name in ("before", "after")}
+        target = "" if figure.target is None else f", target {figure.target:g}"
+        angles.append(Headline(f"mean {figure.name}{target}", values, figure.unit))
+        asked += angles[-1:] if figure.target is not None else []
     asked += _condition_lines(result.conditions) if result.conditions else []
     return tuple(asked or most_moved + sorted(angles, key=_movement)[-1:])
 
@@ -256,4 +262,5 @@ def _condition_lines(found: conditions.ConditionFigures) -> list[Headline]:
 
 
 def _movement(line: Headline) -> float:
-    return abs(line.values["after"] - line.values["before"])
+    values: Any = line.values
+    return abs(values["after"] - values["before"])

@@ -26,13 +26,12 @@ from promptgen_jax.flows.bijectors import SideBySide
 from promptgen_jax.flows.own import Own, build_own
 from promptgen_jax.flows.realnvp import RealNVP
 from promptgen_jax.store import documents, weights
-from promptgen_jax.types import Array, Prior, PyTree, Spec
+from promptgen_jax.types import Array, Density, Prior, PyTree, Spec
 
 PAPER = "realnvp"  # the kind of flow that is meant where none is named
 
 
-@struct.dataclass
-class Flow:
+class Flow(struct.PyTreeNode):
     """The density `log p_theta(z) = log p_z(eps) - log_det`, eps = f^{-1}(z) (Eq. 8), as pure functions of params.
 
     Attributes:
@@ -103,14 +102,15 @@ class Flow:
         Raises:
           ValueError: the flow is not equivariant; else as `forward_and_log_det`.
         """
-        if self.module.conditioning != "equivariant" or not self.cond_dim:
+        module = self.module
+        if not isinstance(module, RealNVP) or module.conditioning != "equivariant" or not self.cond_dim:
             raise ValueError(
                 "flow.act: conditions act on latents of equivariant flows only. Train a conditional flow with "
                 "conditioning='equivariant'."
             )
         self._check("flow.act", z, cond)
         variables = {"params": params, "buffers": self.buffers}
-        return self.module.apply(variables, cond, method="action").forward(z)
+        return module.apply(variables, cond, method="action").forward(z)
 
     def log_prob(self, params: PyTree, z: Array, cond: Array | None = None) -> Array:
         """Exact log density (B,), nats, of latents (B, D) under the trained prior.
@@ -149,7 +149,7 @@ def _has_build(kind: str) -> bool:
     return hasattr(importlib.import_module(f"promptgen_jax.flows.{kind}"), "build")
 
 
-def build_module(prior: Prior, *, kind: str = PAPER, cond_dim: int = 0, **options) -> RealNVP | Own:
+def build_module(prior: Prior, *, kind: str = PAPER, cond_dim: int = 0, **options: Any) -> RealNVP | Own:
     """Checks the options and makes the networks for a prior.
 
     Args:
@@ -183,7 +183,7 @@ def check_options(flow: Any) -> dict:
             "not name. Put build(prior, **options) into a module that Python can import, and give that by name: "
             "flow={'kind': 'mypackage.chain'}."
         )
-    for name, value in checks.plain_numbers(flow).items():
+    for name, value in checks.plain_numbers(dict(flow)).items():
         try:
             json.dumps(value)
         except TypeError:
@@ -207,7 +207,7 @@ def named_in(options: Any) -> Iterator[str]:
             yield from named_in(value)
 
 
-def init_flow(key: Array, prior: Prior, *, cond_dim: int = 0, **options) -> tuple[Flow, PyTree]:
+def init_flow(key: Array, prior: Prior, *, cond_dim: int = 0, **options: Any) -> tuple[Density, PyTree]:
     """A new flow for a prior.
 
     Args:
@@ -234,7 +234,7 @@ def variable_shapes(module: RealNVP | Own) -> PyTree:
     return jax.eval_shape(module.draw, jax.random.key(0))
 
 
-def save_flow(folder: str | Path, flow: Flow, params: PyTree, *, extras: dict | None = None, **about) -> None:
+def save_flow(folder: str | Path, flow: Density, params: PyTree, *, extras: dict | None = None, **about: Any) -> None:
     """Writes a flow folder: config.json (kind "flow") and weights.safetensors with params, buffers, prior and extras.
 
     Args:
@@ -254,7 +254,7 @@ def save_flow(folder: str | Path, flow: Flow, params: PyTree, *, extras: dict | 
     weights.save_weights(folder, jax.tree.map(np.asarray, _by_name(tree)), {**about, **config})
 
 
-def load_flow(folder: str | Path, *, trust: str | Iterable[str] = ()) -> tuple[Flow, PyTree]:
+def load_flow(folder: str | Path, *, trust: str | Iterable[str] = ()) -> tuple[Density, PyTree]:
     """Reads a flow folder, e.g. a converted official checkpoint.
 
     Args:
@@ -289,7 +289,7 @@ def load_flow(folder: str | Path, *, trust: str | Iterable[str] = ()) -> tuple[F
     return _join(module, tree["buffers"], prior), tree["params"]
 
 
-def _join(module, buffers: PyTree, prior: Prior):
+def _join(module: Any, buffers: PyTree, prior: Prior) -> Any:
     """Networks with their prior: a map, unless they say that they make another density."""
     return getattr(module, "flow_class", Flow)(buffers=buffers, prior=prior, module=module)
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import distrax
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 PRECISION = jax.lax.Precision.HIGHEST
 
@@ -19,15 +20,15 @@ PRECISION = jax.lax.Precision.HIGHEST
 class Rotation(distrax.Bijector):
     """The rotation y = R x for a fixed rotation R (D, D); the inverse is the transpose, log_det is 0."""
 
-    def __init__(self, matrix: jax.Array):
+    def __init__(self, matrix: Array):
         super().__init__(event_ndims_in=1, is_constant_jacobian=True)
         self._matrix = matrix
 
-    def forward_and_log_det(self, x):
+    def forward_and_log_det(self, x: Array) -> tuple[Array, Array]:
         """Rotates (..., D)."""
         return jnp.matmul(x, self._matrix.T, precision=PRECISION), jnp.zeros(x.shape[:-1])
 
-    def inverse_and_log_det(self, y):
+    def inverse_and_log_det(self, y: Array) -> tuple[Array, Array]:
         """Rotates (..., D) back."""
         return jnp.matmul(y, self._matrix, precision=PRECISION), jnp.zeros(y.shape[:-1])
 
@@ -39,22 +40,22 @@ class PairRotation(distrax.Bijector):
     i mod A; the rest stays, for what does not depend on the condition.
     """
 
-    def __init__(self, angles: jax.Array):
+    def __init__(self, angles: Array):
         super().__init__(event_ndims_in=1, is_constant_jacobian=True)
         self._angles = angles
 
-    def _rotate(self, x: jax.Array, angles: jax.Array) -> jax.Array:
+    def _rotate(self, x: Array, angles: Array) -> Array:
         num_pairs = max(1, x.shape[-1] // 4)
         angle = jnp.take(angles, jnp.arange(num_pairs) % angles.shape[-1], axis=-1)
         one, other, rest = jnp.split(x, (num_pairs, 2 * num_pairs), axis=-1)
         cosine, sine = jnp.cos(angle), jnp.sin(angle)
         return jnp.concatenate([cosine * one - sine * other, sine * one + cosine * other, rest], axis=-1)
 
-    def forward_and_log_det(self, x):
+    def forward_and_log_det(self, x: Array) -> tuple[Array, Array]:
         """Rotates (..., D)."""
         return self._rotate(x, self._angles), jnp.zeros(x.shape[:-1])
 
-    def inverse_and_log_det(self, y):
+    def inverse_and_log_det(self, y: Array) -> tuple[Array, Array]:
         """Rotates (..., D) back."""
         return self._rotate(y, -self._angles), jnp.zeros(y.shape[:-1])
 
@@ -62,15 +63,15 @@ class PairRotation(distrax.Bijector):
 class Permutation(distrax.Bijector):
     """Reorders, y_i = x_{p(i)}, by fixed integers p (D,); log_det is 0."""
 
-    def __init__(self, indices: jax.Array):
+    def __init__(self, indices: Array):
         super().__init__(event_ndims_in=1, is_constant_jacobian=True)
         self._indices = indices
 
-    def forward_and_log_det(self, x):
+    def forward_and_log_det(self, x: Array) -> tuple[Array, Array]:
         """Permutes the last axis of (..., D)."""
         return jnp.take(x, self._indices, axis=-1), jnp.zeros(x.shape[:-1])
 
-    def inverse_and_log_det(self, y):
+    def inverse_and_log_det(self, y: Array) -> tuple[Array, Array]:
         """Permutes the last axis of (..., D) back."""
         return jnp.take(y, jnp.argsort(self._indices), axis=-1), jnp.zeros(y.shape[:-1])
 
@@ -93,29 +94,29 @@ class SideBySide(distrax.Bijector):
         """One per piece."""
         return self._bijectors
 
-    def _apply(self, x, method: str):
+    def _apply(self, x: Array, method: str) -> tuple[Array, tuple[Array, ...]]:
         pieces = jnp.split(x, self._edges, axis=-1)
         done = [getattr(b, method)(piece) for b, piece in zip(self._bijectors, pieces, strict=True)]
         values, log_dets = zip(*done, strict=True)
         return jnp.concatenate(values, axis=-1), log_dets
 
-    def forward_and_log_dets(self, x):
+    def forward_and_log_dets(self, x: Array) -> tuple[Array, tuple[Array, ...]]:
         """Noise (..., D) to latent (..., D) and the log_dets (...,) of the pieces, a tuple."""
         return self._apply(x, "forward_and_log_det")
 
-    def forward_and_log_det(self, x):
+    def forward_and_log_det(self, x: Array) -> tuple[Array, Array]:
         """Noise (..., D) to latent (..., D) and log_det (...,)."""
         y, log_dets = self.forward_and_log_dets(x)
-        return y, sum(log_dets)
+        return y, sum(log_dets, start=jnp.zeros(()))
 
-    def inverse_and_log_det(self, y):
+    def inverse_and_log_det(self, y: Array) -> tuple[Array, Array]:
         """Latent (..., D) to noise (..., D) and the log_det (...,) of that map."""
         x, log_dets = self._apply(y, "inverse_and_log_det")
-        return x, sum(log_dets)
+        return x, sum(log_dets, start=jnp.zeros(()))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def special_orthogonal(key: jax.Array, num: int, dim: int) -> jax.Array:
+def special_orthogonal(key: Array, num: int, dim: int) -> Array:
     """Draws (num, dim, dim) rotations, uniform on SO(dim): QR of normal matrices with the signs fixed."""
     q, r = jnp.linalg.qr(jax.random.normal(key, (num, dim, dim), jnp.float32))
     q = q * jnp.where(jnp.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None, :]
@@ -123,7 +124,7 @@ def special_orthogonal(key: jax.Array, num: int, dim: int) -> jax.Array:
     return q.at[:, :, 0].multiply(sign[:, None])
 
 
-def compose_rotations(matrices: jax.Array) -> jax.Array:
+def compose_rotations(matrices: Array) -> Array:
     """The one rotation R_n ... R_1 (D, D) that equals applying (n, D, D) from first to last."""
     total = matrices[0]
     for matrix in matrices[1:]:

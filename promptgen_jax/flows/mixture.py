@@ -28,8 +28,7 @@ from promptgen_jax.types import Array, Prior, PyTree, Spec
 TAIL = 1e-7  # of the normal, beyond which float32 tells no numbers apart
 
 
-@struct.dataclass
-class MixtureFlow:
+class MixtureFlow(struct.PyTreeNode):
     """The density of a mixture as pure functions of params, which hold those of the parts along a first axis.
 
     Attributes:
@@ -111,7 +110,7 @@ class MixtureFlow:
         return part, eps.at[:, 0].set(self.prior.loc[0] + self.prior.scale[0] * ndtri(within))
 
     def _log_prob(self, params: PyTree, z: Array, cond: Array | None) -> Array:
-        def one(params, buffers):
+        def one(params: PyTree, buffers: PyTree) -> Array:
             eps, log_det = self._bijector(params, buffers, cond).inverse_and_log_det(z)
             return self.prior.log_prob(eps) + log_det
 

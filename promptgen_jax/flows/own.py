@@ -51,7 +51,7 @@ class Own:
         return bijector if bijector.event_ndims_in else distrax.Block(bijector, 1)
 
 
-def build_own(prior: Prior, *, kind: str, cond_dim: int, **options) -> Own:
+def build_own(prior: Prior, *, kind: str, cond_dim: int, **options: Any) -> Own:
     """Builds a flow of an own module and tries it, in shapes alone.
 
     Args:
@@ -87,7 +87,7 @@ def build_own(prior: Prior, *, kind: str, cond_dim: int, **options) -> Own:
 def _try(own: Own, dim: int) -> None:
     """Raises ValueError unless the flow maps vectors of this length to such, and back."""
 
-    def there_and_back(key):
+    def there_and_back(key: Array) -> tuple[Any, Any]:
         eps, cond = jnp.zeros((2, dim)), jnp.zeros((2, own.cond_dim)) if own.cond_dim else None
         bijector = own.bijector(own.draw(key)["params"], {}, cond)
         there = bijector.forward_and_log_det(eps)

@@ -50,7 +50,7 @@ class Conditioner(nn.Module):
 
 
 def _linear(output_dim: int, input_dim: int, *, zero: bool = False) -> nn.Dense:
-    def uniform(key, shape, dtype=jnp.float32):
+    def uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, minval=-1.0, maxval=1.0) / np.sqrt(input_dim)
 
     init = nn.initializers.zeros if zero else uniform
@@ -73,7 +73,7 @@ class CouplingLayer(nn.Module):
     output_scale: float
     global_affine: bool
 
-    def setup(self):
+    def setup(self) -> None:
         """Makes the conditioner and, if asked for, the global scale and offset."""
         output_dim = self.transformer.num_params * (self.dim - self.split)
         self.conditioner = Conditioner(output_dim, **self.conditioner_options)
@@ -116,7 +116,7 @@ class AllInOne(nn.Module):
     negative_slope: float
     identity_start: bool
 
-    def setup(self):
+    def setup(self) -> None:
         """Makes the coupling layers and draws the rotations."""
         conditioner_options = dict(
             hidden_dims=(self.hidden_dim,),
@@ -159,7 +159,7 @@ class Coupling(nn.Module):
     transformer: Any
     negative_slope: float
 
-    def setup(self):
+    def setup(self) -> None:
         """Makes the coupling layers and draws the permutations."""
         conditioner_options = dict(
             hidden_dims=(self.hidden_dim, self.hidden_dim),
@@ -234,7 +234,7 @@ class RealNVP(nn.Module):
     identity_start: bool = False
     transformer: Any = "affine"
 
-    def setup(self):
+    def setup(self) -> None:
         """Makes one flow per block of the prior, of an equivariant flow the parts B and A per block."""
         if self.conditioning == "concat":
             self.flows = [self._make(size, self.num_layers) for size in self.blocks]
@@ -275,7 +275,7 @@ class RealNVP(nn.Module):
         cond = None if cond is None else self.cond_scale * cond
         if self.conditioning == "concat":
             return self._side_by_side([flow(cond) for flow in self.flows])
-        rotation = bijectors.PairRotation(cond)
+        rotation = bijectors.PairRotation(jnp.zeros(0) if cond is None else cond)
         parts = zip(self.flows, self.outer_flows, strict=True)
         return self._side_by_side([[*inner(None), rotation, *outer(None)] for inner, outer in parts])
 
@@ -291,7 +291,7 @@ class RealNVP(nn.Module):
         return chains[0] if len(chains) == 1 else bijectors.SideBySide(chains, self.blocks)
 
 
-def build(prior: Prior, *, cond_dim: int = 0, preset: str = "", **options) -> RealNVP:
+def build(prior: Prior, *, cond_dim: int = 0, preset: str = "", **options: Any) -> RealNVP:
     """Checks the options and makes the networks for a prior.
 
     Args:

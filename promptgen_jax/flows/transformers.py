@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import distrax
 import jax
@@ -39,7 +40,7 @@ class Affine:
     clamp: str = "tanh"
     num_params = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises ValueError for an unknown clamp, with the nearest match."""
         checks.check_known("flow clamp", self.clamp, CLAMPS)
 
@@ -63,7 +64,7 @@ class Spline:
     num_bins: int = 8
     bound: float = 5.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises ValueError for no bin, or no range."""
         checks.check_count("flow transformer: num_bins", self.num_bins)
         checks.check_number("flow transformer: bound", self.bound, 0, 1e3, above=True)
@@ -87,7 +88,7 @@ class Spline:
 TRANSFORMERS = {"affine": Affine, "spline": Spline}
 
 
-def make_transformer(named: str | Mapping, **defaults):
+def make_transformer(named: str | Mapping, **defaults: Any) -> Any:
     """A transformer by its name, or by a mapping with its `kind` and options, e.g. `{"kind": "spline", "num_bins": 4}`.
 
     Args:

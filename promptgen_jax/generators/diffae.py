@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -89,5 +91,5 @@ def tiny() -> DiffAE:
     module = diffae.DiffAE(image_size=16, multipliers=(1,), **sizes)
     tree = random_weights(module, 6, scale=0.1)
     tree["buffers"]["std"] = jnp.ones(6)
-    fields = {"weights": tree, "prior": make_prior(module, True), "module": module, "image_size": 16}
+    fields: Any = {"weights": tree, "prior": make_prior(module, True), "module": module, "image_size": 16}
     return DiffAE(**fields, name="tiny_diffae", latent_steps=2, image_steps=2)

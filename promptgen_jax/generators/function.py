@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from promptgen_jax import checks
@@ -38,3 +39,10 @@ class FunctionGenerator:
         del key
         checks.check_latents(self.name, z, self.prior.dim)
         return self.function(z)
+
+
+def tiny() -> FunctionGenerator:
+    """A small one for tests: 5 latents to stripes of 5 x 5 pixels."""
+    return FunctionGenerator(
+        prior=Prior.standard(5), function=lambda z: jnp.tile(z[:, None, :, None], (1, 5, 1, 3)), image_size=5
+    )

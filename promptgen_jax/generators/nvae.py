@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -12,7 +14,7 @@ from promptgen_jax.models import nvae
 from promptgen_jax.types import Array, Prior
 
 RULES, OUTPUTS = ("exact", "truncated"), ("mean", "sample")
-UNIFORM = {"dtype": jnp.float32, "minval": 1e-5, "maxval": 1 - 1e-5}
+UNIFORM: dict = {"dtype": jnp.float32, "minval": 1e-5, "maxval": 1 - 1e-5}
 
 
 @struct.dataclass(kw_only=True)
@@ -94,10 +96,10 @@ def build(
 
 def tiny() -> NVAE:
     """A small one with random weights, for tests: 32 latents to 16 x 16 pixels."""
-    sizes = {"groups": (1, 2), "num_cells": 1, "num_post_cells": 1, "num_mixture": 2}
-    module = nvae.NVAE(channels=16, latent_channels=2, base_size=4, **sizes)
+    small: Any = {"groups": (1, 2), "num_cells": 1, "num_post_cells": 1, "num_mixture": 2}
+    module = nvae.NVAE(channels=16, latent_channels=2, base_size=4, **small)
     sizes = module.group_sizes
     tree = random_weights(module, sum(sizes), scale=0.3)
     tree["buffers"] = jax.tree.map(lambda leaf: jnp.abs(leaf) + 0.2, tree["buffers"])
-    fields = {"weights": tree, "prior": Prior.standard(sizes[0]), "module": module, "image_size": 16}
+    fields: Any = {"weights": tree, "prior": Prior.standard(sizes[0]), "module": module, "image_size": 16}
     return NVAE(**fields, name="tiny_nvae", control_groups=1)

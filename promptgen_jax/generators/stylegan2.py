@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -45,7 +47,7 @@ class StyleGAN2(Frozen):
           ValueError, TypeError: latents of another shape or dtype, or not finite.
         """
         checks.check_latents(self.name, z, self.prior.dim)
-        noise = {"const": "const", "none": ()}.get(self.noise)
+        noise: Any = {"const": "const", "none": ()}.get(self.noise)
         if noise is None:
             noise = [
                 jax.random.normal(jax.random.fold_in(key, index), (len(z), *shape), jnp.float32)

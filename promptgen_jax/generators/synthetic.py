@@ -8,7 +8,7 @@ are plain coordinates and not confined to [0, 1]; only the controls of `controls
 from __future__ import annotations
 
 import hashlib
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +124,7 @@ def build(*, problem: str, dim: int = 8, seed: int = 0) -> MixtureGenerator | Li
         bias = (0.3 * rng.normal(size=dim)).astype(np.float32)
         checksum = _checksum(problem, matrix, bias)
         return LinearGenerator(jnp.asarray(matrix), jnp.asarray(bias), Prior.standard(dim), checksum=checksum)
-    cls = {"mixture2d": MixtureGenerator, "wells": IdentityGenerator}[problem]
+    cls: Any = {"mixture2d": MixtureGenerator, "wells": IdentityGenerator}[problem]
     return cls(Prior.standard(2), checksum=_checksum(problem))
 
 
@@ -165,3 +165,8 @@ def _mixture_quantile_jvp(primals, tangents):
 
 def _log_shares(stacked: Array) -> Array:
     return jnp.log(jnp.asarray(SHARES, stacked.dtype)).reshape(-1, *[1] * (stacked.ndim - 1))
+
+
+def tiny() -> MixtureGenerator | LinearGenerator | IdentityGenerator:
+    """A small one for tests: 8 latents to a point."""
+    return build(problem="linear")

@@ -5,7 +5,7 @@ after are two entries of `seen`, a comparison is a longer list.
 """
 
 from promptgen_jax.metrics._figures import Estimate, Figure, Figures, Headline, JudgedShares, Share
-from promptgen_jax.metrics._observed import About, Observed, observe
+from promptgen_jax.metrics._observed import About, Metric, Observed, observe
 
 __all__ = [
     "About",
@@ -14,6 +14,7 @@ __all__ = [
     "Figures",
     "Headline",
     "JudgedShares",
+    "Metric",
     "Observed",
     "Share",
     "observe",

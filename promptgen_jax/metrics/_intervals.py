@@ -32,56 +32,56 @@ def wilson_interval(share: float, num_samples: float) -> tuple[float, float]:
     return max(0.0, (centre - half) / (1 + ratio)), min(1.0, (centre + half) / (1 + ratio))
 
 
-def effective_sample_size(weights) -> float:
+def effective_sample_size(importance) -> float:
     """(Σ w)² / Σ w² of weights (N,): N if all are equal, near 1 if a single one dominates.
 
     Raises:
       ValueError: weights that are negative, not finite or all zero.
     """
-    weights = normalised(weights, np.size(weights))
-    return float(1 / np.sum(weights**2))
+    importance = normalised(importance, np.size(importance))
+    return float(1 / np.sum(importance**2))
 
 
-def normalised(weights, num: int) -> np.ndarray:
+def normalised(importance, num: int) -> np.ndarray:
     """Weights (num,) in float64 that add up to 1. Raises ValueError for negative, infinite or all zero ones."""
-    weights = np.asarray(weights, np.float64)
-    total = weights.sum()
-    if weights.shape != (num,) or not np.all(weights >= 0) or not (0 < total < np.inf):
+    importance = np.asarray(importance, np.float64)
+    total = importance.sum()
+    if importance.shape != (num,) or not np.all(importance >= 0) or not (0 < total < np.inf):
         raise ValueError(
-            f"weights are {weights.shape} with sum {total:.4g}; expected ({num},) finite numbers of at least "
+            f"weights are {importance.shape} with sum {total:.4g}; expected ({num},) finite numbers of at least "
             "0, not all 0. Subtract the largest log-weight before taking exp."
         )
-    return weights / total
+    return importance / total
 
 
-def mean_interval(values: np.ndarray, weights: np.ndarray, ess: float) -> tuple[float, float, float]:
+def mean_interval(values: np.ndarray, importance: np.ndarray, ess: float) -> tuple[float, float, float]:
     """Mean of values in [0, 1] with Student's interval: (mean, low, high), weights adding up to 1."""
-    mean = float(weights @ values)
+    mean = float(importance @ values)
     freedom = ess - 1
     if freedom < 1e-9:  # one sample says nothing of the spread
         return mean, 0.0, 1.0
-    error = math.sqrt(np.sum((weights * (values - mean)) ** 2) * ess / freedom)
+    error = math.sqrt(np.sum((importance * (values - mean)) ** 2) * ess / freedom)
     half = float(stdtrit(freedom, 0.975)) * error if error else 0.0
     return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 
-def share_interval(chosen: np.ndarray, weights: np.ndarray, ess: float) -> tuple[float, float, float]:
+def share_interval(chosen: np.ndarray, importance: np.ndarray, ess: float) -> tuple[float, float, float]:
     """Share of the ones in `chosen` with Wilson's interval: (share, low, high)."""
-    share = float(np.clip(weights @ chosen, 0, 1))
-    variance = float(np.sum((weights * (chosen - share)) ** 2))
+    share = float(np.clip(importance @ chosen, 0, 1))
+    variance = float(np.sum((importance * (chosen - share)) ** 2))
     equal_weight = share * (1 - share) / variance if variance > 0 else ess
     return share, *wilson_interval(share, min(ess, max(equal_weight, 1.0)))
 
 
-def mean_estimate(values, weights: np.ndarray | None = None) -> Estimate:
+def mean_estimate(values, importance: np.ndarray | None = None) -> Estimate:
     """Mean of values (N,) with the interval of the normal approximation, and their standard deviation."""
     values = np.asarray(values, np.float64)
-    if weights is None:
+    if importance is None:
         mean, std = float(values.mean()), float(values.std())
         half = Z_95 * std / np.sqrt(len(values))
     else:
-        weights = normalised(weights, len(values))
-        mean = float(weights @ values)
-        std = float(np.sqrt(weights @ (values - mean) ** 2))
-        half = Z_95 * float(np.sqrt(np.sum((weights * (values - mean)) ** 2)))
+        importance = normalised(importance, len(values))
+        mean = float(importance @ values)
+        std = float(np.sqrt(importance @ (values - mean) ** 2))
+        half = Z_95 * float(np.sqrt(np.sum((importance * (values - mean)) ** 2)))
     return Estimate(mean, std, float(mean - half), float(mean + half))

@@ -1,10 +1,10 @@
-"""What judges see of draws, over all devices, once for all metrics."""
+"""Outputs of judges and energies of controls on draws, computed once for all metrics, over all devices."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -83,7 +83,8 @@ class About:
         Raises:
           FileNotFoundError, ValueError: an unknown network or attribute, with the nearest match.
         """
-        networks, attributes = {}, {}
+        networks: dict[str, Any] = {}
+        attributes: dict[str, list[str]] = {}
         for aim in (aim for control in (*earlier, *ebm.controls) for aim in aims_of(control)):
             if aim.unit == "share":
                 networks[aim.network.name] = aim.network
@@ -114,6 +115,13 @@ class About:
         """Whether a judge of this output was a control, here or below, or could contradict one."""
         own = any(aim.network.name == network and aim.output == output for aim in self.aims())
         return "control" if own else "independent judge"
+
+
+class Metric(Protocol):
+    """The function `measure` of a file of `metrics`, or a function of your own."""
+
+    def __call__(self, seen: Mapping[str, Observed], about: About) -> Any:
+        """Figures of named draws: `Figures`, a tuple of `Figure`, or None where there is nothing to measure."""
 
 
 def observe(draws: Mapping[str, Draws], about: About) -> dict[str, Observed]:

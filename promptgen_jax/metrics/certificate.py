@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -205,7 +205,8 @@ def _with_moments(found: Certificate, controls: tuple[Constraint, ...], gamma: M
       controls: the constraints.
       gamma: (N, K) probabilities of the flow's samples by name of the constraint.
     """
-    notes, missed = [], False
+    notes: list[str] = []
+    missed = False
     for control in controls:
         values = np.asarray(gamma[control.name], np.float64)
         for aim in (aim for aim in aims_of(control) if aim.unit == "share"):
@@ -321,7 +322,7 @@ def certificate(flow: Side, prior: Side, *, seed: int = 0) -> Certificate:
         "forward_kl": forward,
         "missed_mass": missed,
     }
-    values = {name: float(each[0]) for name, each in found.items()}
+    values: dict[str, Any] = {name: float(each[0]) for name, each in found.items()}
     values |= {f"{name}_interval": _interval(each) for name, each in found.items()}
     verdict, notes = _verdict(values, ess_prior, m)
     k = pareto_shape(log_weight)

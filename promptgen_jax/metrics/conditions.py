@@ -98,7 +98,8 @@ def evaluate_conditions(
 def _measured(prompt, ebm: LatentEBM, networks: dict, key, *, num_samples: int, batch_size: int) -> ConditionFigures:
     key_eps, key_image, *keys = jax.random.split(key, 4)
     eps = prompt.prior.sample(key_eps, num_samples)
-    asked, other = (ebm.cond_prior.sample(each, num_samples) for each in keys)
+    prior: Any = ebm.cond_prior  # there is one, as the prompt is conditional
+    asked, other = (prior.sample(each, num_samples) for each in keys)
     aims = [(control, aim) for control in ebm.controls for aim in aims_of(control)]
     own = {aim.network.name for _, aim in aims if aim.output == "embedding"}
     readers = {control.name: control for control, aim in aims if aim.follows}
@@ -120,7 +121,7 @@ def _measured(prompt, ebm: LatentEBM, networks: dict, key, *, num_samples: int, 
 
     arrays = (draws.sample_keys(key_image, np.arange(num_samples)), eps, asked, other)
     seen = map_batches(observe, batch_size, *arrays, shared=(prompt, readers, embedders))
-    prior, wanted = ebm.cond_prior, ebm.cond_prior.write(asked)
+    wanted = prior.write(asked)
     ranges = np.array([ends[:2] for ends in prior.ranges().values()])
     reached = {
         when: {name: prior.write(found[:, : prior.dim]) for name, found in seen[when].items()}
@@ -183,7 +184,7 @@ def identity_distances(first, second) -> dict:
 
 def _reached(seen: np.ndarray, asked: np.ndarray, ends: np.ndarray) -> list[dict]:
     """Mean and spread of what is seen, by bins of what was asked."""
-    edges = np.linspace(*ends, BINS + 1).tolist()
+    edges = np.linspace(ends[0], ends[1], BINS + 1).tolist()
     if ends[0] == ends[1]:
         edges = ends.tolist()
     index = np.clip(np.searchsorted(edges, asked, side="right") - 1, 0, len(edges) - 2)

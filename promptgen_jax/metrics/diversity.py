@@ -17,7 +17,7 @@ def measure(seen: Mapping[str, Observed], about: About) -> tuple[Figure, ...]:
     """Of pixels, and of the first network that gives an `embedding`; nothing of points, which are no pictures."""
     if makes(about.ebm.generator) != "images":
         return ()
-    rows = {}
+    rows: dict = {}
     for draws, found in seen.items():
         embeddings = next((out["embedding"] for out in found.outputs.values() if "embedding" in out), None)
         for name, value in diversity(found.images, embeddings, weights=found.weights()).items():
@@ -45,24 +45,24 @@ def diversity(images, embeddings=None, *, weights=None) -> dict[str, float]:
     images = np.asarray(images)
     if len(images) < 2:
         raise ValueError("diversity: got one image; expected at least two. Sample more.")
-    weights = None if weights is None else normalised(weights, len(images))
+    importance = None if weights is None else normalised(weights, len(images))
     # row by row, so that no double-precision copy of the whole batch is made
-    rows = [_std(images[:, row], weights).mean() for row in range(images.shape[1])]
+    rows = [_std(images[:, row], importance).mean() for row in range(images.shape[1])]
     result = {"pixel_std": float(np.mean(rows))}
     if embeddings is not None:
-        result["embedding_cosine"] = _mean_pairwise_cosine(np.asarray(embeddings, np.float64), len(images), weights)
+        result["embedding_cosine"] = _mean_pairwise_cosine(np.asarray(embeddings, np.float64), len(images), importance)
     return result
 
 
-def _std(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+def _std(values: np.ndarray, importance: np.ndarray | None) -> np.ndarray:
     """Standard deviation over the first axis."""
-    if weights is None:
+    if importance is None:
         return values.std(axis=0, dtype=np.float64)
-    mean = np.tensordot(weights, values, 1)
-    return np.sqrt(np.tensordot(weights, (values - mean) ** 2, 1))
+    mean = np.tensordot(importance, values, 1)
+    return np.sqrt(np.tensordot(importance, (values - mean) ** 2, 1))
 
 
-def _mean_pairwise_cosine(embeddings: np.ndarray, num: int, weights: np.ndarray | None) -> float:
+def _mean_pairwise_cosine(embeddings: np.ndarray, num: int, importance: np.ndarray | None) -> float:
     """The mean over pairs without forming them.
 
     (|Σ w u|² − Σ w²) / ((Σ w)² − Σ w²), unit vectors u; with w = 1 (|Σ u|² − N) / (N (N − 1))
@@ -73,7 +73,7 @@ def _mean_pairwise_cosine(embeddings: np.ndarray, num: int, weights: np.ndarray 
             f"diversity: embeddings are {embeddings.shape}; expected ({num}, features), finite and not zero. "
             "Pass one row per image."
         )
-    weights = np.ones(num) if weights is None else weights
-    total, squares = np.sum(weights[:, None] * embeddings / norms, axis=0), np.sum(weights**2)
-    pairs = weights.sum() ** 2 - squares
+    importance = np.ones(num) if importance is None else importance
+    total, squares = np.sum(importance[:, None] * embeddings / norms, axis=0), np.sum(importance**2)
+    pairs = importance.sum() ** 2 - squares
     return float((total @ total - squares) / pairs) if pairs > 0 else 1.0  # one weight alone is like itself

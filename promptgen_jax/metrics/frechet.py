@@ -61,7 +61,8 @@ class Accumulator:
     def __init__(self, features: str = ""):
         """Of features of that name; none yet."""
         self.features, self.total, self.squares, self.largest = features, 0.0, 0.0, -np.inf
-        self.mean = self.scatter = None
+        self.mean: Any = None
+        self.scatter: Any = None
 
     def add(self, features, log_weight=None) -> Accumulator:
         """Takes in features (N, F), with log weights (N,), nats, up to one constant for all batches.

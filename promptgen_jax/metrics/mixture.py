@@ -48,7 +48,7 @@ def measure_mixtures(
     names = {network for mixture in mixtures.values() for asked in mixture["judges"] for network, *_ in asked}
     networks = {name: load_network(name) for name in sorted(names)}
     asked = {tuple(question) for m in mixtures.values() for questions in m["judges"] for question in questions}
-    needed = {}
+    needed: dict = {}
     for mixture in mixtures.values():
         for name in mixture["stages"]:
             needed[name] = max(needed.get(name, 0), -(-num_samples // len(mixture["stages"])))

@@ -1,4 +1,4 @@
-"""Who appears how often: shares of a judge's classes with intervals, and their distance to a target.
+"""Shares of a judge's classes with intervals, and their distance to a target.
 
 A judge is a classifier: a share is what it sees,
 not what is true; name it, and where possible show a second judge that was not the control.
@@ -32,7 +32,13 @@ def measure(seen: Mapping[str, Observed], about: About) -> tuple[JudgedShares, .
 
 
 def judged(
-    judge: str, role: str, attribute: str, labels: Sequence[str], seen: Mapping[str, tuple], *, target: Mapping = ()
+    judge: str,
+    role: str,
+    attribute: str,
+    labels: Sequence[str],
+    seen: Mapping[str, tuple],
+    *,
+    target: Mapping | tuple[()] = (),
 ) -> JudgedShares:
     """Shares of one judge's classes, with their distance to the target if there is one.
 
@@ -94,13 +100,13 @@ def shares(log_probs, *, labels: Sequence[str], weights=None) -> dict[str, dict[
         raise ValueError(
             f"shares: probabilities of a sample add up to {worst:.4g}; expected 1. Pass log_softmax of the logits."
         )
-    weights = np.full(len(probs), 1 / len(probs)) if weights is None else normalised(weights, len(probs))
-    ess = effective_sample_size(weights)
+    importance = np.full(len(probs), 1 / len(probs)) if weights is None else normalised(weights, len(probs))
+    ess = effective_sample_size(importance)
     choices = np.eye(len(labels))[probs.argmax(axis=1)]
     return {
         label: {
-            **_named("soft", *mean_interval(probs[:, k], weights, ess)),
-            **_named("hard", *share_interval(choices[:, k], weights, ess)),
+            **_named("soft", *mean_interval(probs[:, k], importance, ess)),
+            **_named("hard", *share_interval(choices[:, k], importance, ess)),
         }
         for k, label in enumerate(labels)
     }
@@ -155,16 +161,16 @@ def distance_to_target(log_probs, mu, *, weights=None, seed: int = 0) -> dict[st
       ValueError: as `shares` and `kl_to_target`.
     """
     probs = np.exp(np.asarray(log_probs, np.float64))
-    weights = np.full(len(probs), 1 / len(probs)) if weights is None else normalised(weights, len(probs))
+    importance = np.full(len(probs), 1 / len(probs)) if weights is None else normalised(weights, len(probs))
     choices = np.eye(probs.shape[1])[probs.argmax(axis=1)]
     counts = np.random.default_rng(seed).multinomial(len(probs), np.full(len(probs), 1 / len(probs)), RESAMPLES)
-    resampled = counts * weights
+    resampled = counts * importance
     total = resampled.sum(axis=1, keepdims=True)
     resampled = (resampled / np.where(total > 0, total, 1))[total[:, 0] > 0]  # a draw may miss the one large weight
-    result = {}
+    result: dict = {}
     for kind, values in (("soft", probs), ("hard", choices)):
         scattered = [kl_to_target(share, mu) for share in resampled @ values]
-        result |= _named(kind, kl_to_target(weights @ values, mu), *np.quantile(scattered, (0.025, 0.975)).tolist())
+        result |= _named(kind, kl_to_target(importance @ values, mu), *np.quantile(scattered, (0.025, 0.975)).tolist())
     return result
 
 

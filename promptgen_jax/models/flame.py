@@ -102,10 +102,10 @@ def skin(shaped, rotations, *, pose_basis, regressor, weights) -> tuple[jax.Arra
         bone = joints[:, joint] - joints[:, parent]
         moved.append(moved[parent] + _sum("bij,bj->bi", turned[parent], bone))
         turned.append(_sum("bij,bjk->bik", turned[parent], rotations[:, joint]))
-    turned, moved = jnp.stack(turned, axis=1), jnp.stack(moved, axis=1)
-    shift = moved - _sum("bjik,bjk->bji", turned, joints)
-    blended = _sum("vj,bjik->bvik", weights, turned)
-    return _sum("bvik,bvk->bvi", blended, offset) + _sum("vj,bji->bvi", weights, shift), moved
+    turns, places = jnp.stack(turned, axis=1), jnp.stack(moved, axis=1)
+    shift = places - _sum("bjik,bjk->bji", turns, joints)
+    blended = _sum("vj,bjik->bvik", weights, turns)
+    return _sum("bvik,bvk->bvi", blended, offset) + _sum("vj,bji->bvi", weights, shift), places
 
 
 def contour_rows(rotations) -> jax.Array:

@@ -24,8 +24,7 @@ from promptgen_jax.models.preprocess import Preprocess
 from promptgen_jax.store import documents, hub, weights
 
 
-@struct.dataclass
-class Network:
+class Network(struct.PyTreeNode):
     """A frozen network from images (B, H, W, 3) in [0, 1] to a dict of outputs.
 
     For every name in `attributes` the output of that name holds logits (B, K) in the order of its labels; their
@@ -101,7 +100,7 @@ def _hashable(value):
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
-def expected_tree(module: nn.Module, example: jax.Array) -> dict:
+def expected_tree(module: nn.Module, example: Any) -> dict:
     """Shapes of what a weight folder of this module holds: its parameters, or, if it has buffers, both by name."""
     variables = jax.eval_shape(module.init, jax.random.key(0), example)
     return variables if "buffers" in variables else variables["params"]

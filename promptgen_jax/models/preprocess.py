@@ -51,7 +51,7 @@ class Preprocess(NamedTuple):
             images = _center_crop(images, self.crop)
         return (images - jnp.asarray(self.mean, images.dtype)) / jnp.asarray(self.std, images.dtype)
 
-    def resized(self, height: int, width: int) -> tuple[int, int]:
+    def resized(self, height: int, width: int) -> tuple[int, ...]:
         """Rows and columns that an image has after the rule, before the crop."""
         if self.rule == "exact":
             return self.size
@@ -70,7 +70,8 @@ class Preprocess(NamedTuple):
     @classmethod
     def from_json(cls, values: dict) -> Preprocess:
         """From an entry of config.json."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        fields: dict = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**fields)
 
     def to_json(self) -> dict:
         """As an entry of config.json."""
@@ -151,7 +152,7 @@ def _three(values) -> tuple[float, ...]:
     return tuple(map(float, values)) if isinstance(values, (list, tuple)) else (float(values),) * 3
 
 
-def _center_crop(images: jax.Array, crop: tuple[int, int]) -> jax.Array:
+def _center_crop(images: jax.Array, crop: tuple[int, ...]) -> jax.Array:
     missing = [max(wanted - side, 0) for wanted, side in zip(crop, images.shape[1:3], strict=True)]
     if any(missing):
         images = jnp.pad(images, ((0, 0), *((part // 2, -(-part // 2)) for part in missing), (0, 0)))
@@ -159,10 +160,10 @@ def _center_crop(images: jax.Array, crop: tuple[int, int]) -> jax.Array:
     return images[:, top : top + crop[0], left : left + crop[1]]
 
 
-def _within_patches(height: int, width: int, patch_size: int, most: int) -> tuple[int, int]:
+def _within_patches(height: int, width: int, patch_size: int, most: int) -> tuple[int, ...]:
     """The largest multiples of a patch, of about the same aspect, with at most so many patches, by bisection."""
 
-    def scaled(scale: float) -> tuple[int, int]:
+    def scaled(scale: float) -> tuple[int, ...]:
         return tuple(max(1, math.ceil(side * scale / patch_size)) for side in (height, width))
 
     low, high = 1e-6, 100.0

@@ -47,7 +47,7 @@ def tokenize(
       TypeError: something else than text.
       ValueError: no text, or one that is too long; a vocab_size or context_length that cannot be.
     """
-    texts = list(texts) if isinstance(texts, (list, tuple)) else [texts]
+    texts = list(texts) if isinstance(texts, (list, tuple)) else [texts]  # type: ignore[list-item]  # one text
     if not texts:
         raise ValueError("tokenize: got no text; expected at least one. Pass a string or a list of strings.")
     checks.check_count("tokenize: context_length", context_length, minimum=2)

@@ -151,7 +151,7 @@ def patches(images: jax.Array, size: int) -> jax.Array:
     return cut.reshape(batch, rows * columns, size * size * channels)
 
 
-def positions(table: jax.Array, grid: tuple[int, int], wanted: tuple[int, int], matrix=resample.bicubic_matrix):
+def positions(table: jax.Array, grid: tuple[int, ...], wanted: tuple[int, ...], matrix=resample.bicubic_matrix):
     """A table of positions (L + rows · columns, width) for another grid, those of L further tokens in front kept.
 
     Args:

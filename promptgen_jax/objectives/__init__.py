@@ -17,6 +17,7 @@ so its smallest possible value is -log Z. Metrics: `loss`, `energy/<name>` (unwe
 `log_det`, `kl_prior` = KL(q || p_z); with several blocks also the `log_det/<block>` of each flow (Eq. 11).
 """
 
+from promptgen_jax.objectives._shared import Objective
 from promptgen_jax.objectives.cgm_relax import CGMRelax
 from promptgen_jax.objectives.fab import FAB
 from promptgen_jax.objectives.forward_kl import ForwardKL
@@ -25,4 +26,4 @@ from promptgen_jax.objectives.path_gradient import PathGradient
 from promptgen_jax.objectives.reverse_kl import ReverseKL
 from promptgen_jax.objectives.score_function import ScoreFunction
 
-__all__ = ["FAB", "CGMRelax", "ForwardKL", "Mixed", "PathGradient", "ReverseKL", "ScoreFunction"]
+__all__ = ["FAB", "CGMRelax", "ForwardKL", "Mixed", "Objective", "PathGradient", "ReverseKL", "ScoreFunction"]

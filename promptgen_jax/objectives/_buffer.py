@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.types import Array
 
 
-@struct.dataclass
-class Buffer:
+class Buffer(struct.PyTreeNode):
     """N weighted samples.
 
     Attributes:
@@ -28,7 +28,7 @@ class Buffer:
     written: Array
 
     @classmethod
-    def empty(cls, ebm, size: int) -> Buffer:
+    def empty(cls, ebm: LatentEBM, size: int) -> Buffer:
         """Places for `size` samples of a target."""
         cond_dim = ebm.cond_prior.dim if ebm.cond_prior else 0
         return cls(
@@ -42,12 +42,12 @@ class Buffer:
     def add(self, z: Array, cond: Array | None, log_weight: Array, log_q: Array) -> Buffer:
         """With samples z (B, D), conditions (B, A), log weights (B,) and log q (B,) in place of the oldest ones."""
         size, count = len(self.log_weight), len(z)
-        z, cond, log_weight, log_q = (None if x is None else x[-size:] for x in (z, cond, log_weight, log_q))
+        z, log_weight, log_q = (each[-size:] for each in (z, log_weight, log_q))
         rows = (self.written + jnp.arange(len(z))) % size
         log_weight = jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
         return self.replace(
             z=self.z.at[rows].set(z),
-            cond=None if cond is None else self.cond.at[rows].set(cond),
+            cond=None if cond is None or self.cond is None else self.cond.at[rows].set(cond[-size:]),
             log_weight=self.log_weight.at[rows].set(log_weight),
             log_q=self.log_q.at[rows].set(log_q),
             written=self.written + count,

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 
 from promptgen_jax import checks
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flows.base import Flow
 from promptgen_jax.objectives._shared import Stateless, draw, summary
-from promptgen_jax.types import Array, PyTree, Sample, constraints_of
+from promptgen_jax.types import Array, Density, PyTree, Sample, constraints_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,20 +40,20 @@ class CGMRelax(Stateless):
     relaxation: float = 1e-2
     sharding: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises ValueError for a batch without a baseline, or no relaxation."""
         if self.batch_size < 2:
             raise ValueError("training.batch_size: cgm_relax needs at least 2 for its pairs of samples.")
         if not self.relaxation > 0:
             raise ValueError(f"cgm_relax: relaxation is {self.relaxation}; expected a positive number. Raise it.")
 
-    def init(self, ebm: LatentEBM, flow: Flow, params: PyTree) -> tuple:
+    def init(self, ebm: LatentEBM, flow: Density, params: PyTree) -> tuple:
         """No state. Raises ValueError for a target without moment constraints."""
         if not constraints_of(ebm.controls):
             raise ValueError("cgm_relax: there is no moment constraint to relax. Use another objective, such as mixed.")
         return ()
 
-    def __call__(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Flow) -> tuple[Array, dict]:
+    def __call__(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Density) -> tuple[Array, dict]:
         """Returns the loss (), whose gradient is the estimator, and its terms by name."""
         key_eps, key_ebm = jax.random.split(key)
         prior, count = ebm.generator.prior, self.batch_size
@@ -69,7 +68,7 @@ class CGMRelax(Stateless):
 
         moments = constraints_of(ebm.controls)
         others = sum(c.weight * energies[c.name] for c in ebm.controls if c not in moments)
-        penalty, slope = 0.0, 0.0  # of the loss, and what a sample adds to it
+        penalty, slope = jnp.zeros(()), jnp.zeros(())  # of the loss, and what a sample adds to it
         for control in moments:
             off = control.gamma(images) - control.mu
             pairs = (jnp.sum(jnp.sum(off, axis=0) ** 2) - jnp.sum(off**2)) / (count * (count - 1))
@@ -82,7 +81,7 @@ class CGMRelax(Stateless):
         value = jax.lax.stop_gradient(penalty + self.relaxation * jnp.mean(kl_prior + others))
         return value + surrogate - jax.lax.stop_gradient(surrogate), metrics
 
-    def held_out(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Flow) -> Array:
+    def held_out(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Density) -> Array:
         """The loss () on frozen noise; the kept parameters are those of its smallest mean."""
         return self(params, key, ebm, flow)[0]
 

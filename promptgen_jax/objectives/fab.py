@@ -12,18 +12,16 @@ from flax import struct
 
 from promptgen_jax import checks
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flows.base import Flow
 from promptgen_jax.objectives._buffer import Buffer
 from promptgen_jax.objectives._shared import draw
 from promptgen_jax.objectives.forward_kl import ForwardKL
-from promptgen_jax.types import Array, PyTree
+from promptgen_jax.types import Array, Density, PyTree
 
 ACCEPTED, PACE = 0.65, 1.05  # wanted share of accepted moves, and the factor by which the step size follows it
 LARGEST_CORRECTION = 10.0
 
 
-@struct.dataclass
-class Memory:
+class Memory(struct.PyTreeNode):
     """What FAB carries: its buffer, the step size () of its moves, and how many updates it has seen ()."""
 
     buffer: Buffer
@@ -70,19 +68,19 @@ class FAB:
     buffer_size: int = 8192
     sharding: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises ValueError for counts out of range."""
         for name in ("distributions", "leapfrog", "every", "forward_batch", "buffer_size"):
             checks.check_count(f"fab: {name}", getattr(self, name))
         if not self.step_size > 0:
             raise ValueError(f"fab: step_size is {self.step_size}; expected a positive number. Raise it.")
 
-    def init(self, ebm: LatentEBM, flow: Flow, params: PyTree) -> Memory:
+    def init(self, ebm: LatentEBM, flow: Density, params: PyTree) -> Memory:
         """An empty buffer, filled at the first update."""
         return Memory(Buffer.empty(ebm, self.buffer_size), jnp.float32(self.step_size), jnp.zeros((), jnp.int32))
 
     def loss(
-        self, params: PyTree, memory: Memory, key: Array, ebm: LatentEBM, flow: Flow
+        self, params: PyTree, memory: Memory, key: Array, ebm: LatentEBM, flow: Density
     ) -> tuple[Array, tuple[Memory, dict]]:
         """The loss (), and what is carried with the terms by name."""
         key_fill, key_rows = jax.random.split(key)
@@ -109,21 +107,23 @@ class FAB:
         metrics = {"loss": loss, "ess": 1 / jnp.sum(share**2), "step_size": memory.step_size, "accepted": accepted}
         return loss, (memory.replace(buffer=buffer, updates=memory.updates + 1), metrics)
 
-    def _refill(self, params, memory: Memory, key: Array, ebm: LatentEBM, flow: Flow) -> tuple[Memory, Array]:
+    def _refill(
+        self, params: PyTree, memory: Memory, key: Array, ebm: LatentEBM, flow: Density
+    ) -> tuple[Memory, Array]:
         """The buffer with a batch led to p²/q, and the share of accepted moves ()."""
         key_eps, key_ebm, key_moves = jax.random.split(key, 3)
         cond = ebm.draw_cond(jax.random.fold_in(key_eps, 1), self.batch_size)
         eps = draw(self, key_eps, ebm.generator.prior, self.batch_size)
         z, log_det = flow.forward_and_log_det(params, eps, cond)
 
-        def both(z):
+        def both(z: Array) -> tuple[Array, Array]:
             return ebm.log_prob(key_ebm, z, cond), flow.log_prob(params, z, cond)
 
-        def log_g(z, b):
+        def log_g(z: Array, b: Array) -> Array:
             log_p, log_q = both(z)
             return 2 * b * log_p + (1 - 2 * b) * log_q
 
-        def lead(carried, number):
+        def lead(carried: tuple[Array, Array, Array], number: Array) -> tuple[tuple[Array, Array, Array], Array]:
             z, log_weight, step_size = carried
             b = number / self.distributions
             log_p, log_q = both(z)
@@ -162,7 +162,7 @@ def hamiltonian(
     key_momentum, key_accept = jax.random.split(key)
     slope = jax.value_and_grad(lambda z: (lambda each: (jnp.sum(each), each))(log_density(z)), has_aux=True)
 
-    def leap(carried, _):
+    def leap(carried: Any, _: None) -> tuple[Any, None]:
         z, momentum, gradient, _ = carried
         momentum += 0.5 * step_size * gradient
         z += step_size * momentum

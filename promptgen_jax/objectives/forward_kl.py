@@ -10,9 +10,8 @@ import jax.numpy as jnp
 
 from promptgen_jax import checks
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flows.base import Flow
 from promptgen_jax.objectives._shared import Stateless, shard
-from promptgen_jax.types import Array, PyTree
+from promptgen_jax.types import Array, Density, PyTree
 
 BISECTIONS = 20
 
@@ -45,12 +44,12 @@ class ForwardKL(Stateless):
     least_ess: float = 0.0
     sharding: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises ValueError for shares out of range."""
         checks.check_number("forward_kl: prior_share", self.prior_share, 0, 1)
         checks.check_number("forward_kl: least_ess", self.least_ess, 0, 1)
 
-    def __call__(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Flow) -> tuple[Array, dict]:
+    def __call__(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Density) -> tuple[Array, dict]:
         """Returns the loss () and its terms by name."""
         key_prior, key_flow, key_ebm = jax.random.split(key, 3)
         prior = ebm.generator.prior
@@ -68,7 +67,7 @@ class ForwardKL(Stateless):
         share = num_prior / self.batch_size
         log_proposal = log_mixture(share, log_prior, log_q)
         log_base, energy = jax.lax.stop_gradient((log_prior - log_proposal, ebm.total(energies)))
-        temper = coldest(log_base, energy, self.least_ess * self.batch_size) if self.least_ess else 1.0
+        temper = coldest(log_base, energy, self.least_ess * self.batch_size) if self.least_ess else jnp.ones(())
         weight = jax.nn.softmax(log_base - temper * energy)
         loss = -jnp.sum(weight * log_q)
         metrics = {f"energy/{name}": jnp.sum(weight * value) for name, value in energies.items()}
@@ -80,7 +79,7 @@ class ForwardKL(Stateless):
         metrics |= {"temper": temper} if self.least_ess else {}
         return loss, metrics
 
-    def held_out(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Flow) -> tuple[Array, Array]:
+    def held_out(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Density) -> tuple[Array, Array]:
         """Log weights (B,) and log q (B,) of frozen samples of the prior, whose target does not move with the flow."""
         key_z, key_ebm = jax.random.split(key)
         prior = ebm.generator.prior
@@ -107,11 +106,11 @@ def log_mixture(prior_share: float, log_prior: Array, log_q: Array) -> Array:
 def coldest(log_base: Array, energy: Array, least: float) -> Array:
     """The largest t () in [0, 1] for which log weights `log_base - t energy` (B,) have `least` effective samples."""
 
-    def enough(t):
+    def enough(t: Array | float) -> Array:
         weight = jax.nn.softmax(log_base - t * energy)
         return 1 / jnp.sum(weight**2) >= least
 
-    def halve(_, ends):
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = (low + high) / 2
         return jnp.where(enough(middle), middle, low), jnp.where(enough(middle), high, middle)

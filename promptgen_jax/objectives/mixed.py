@@ -12,12 +12,11 @@ import numpy as np
 from promptgen_jax import checks
 from promptgen_jax.draws import Draws
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flows.base import Flow
 from promptgen_jax.objectives._buffer import Buffer
 from promptgen_jax.objectives._shared import draw
 from promptgen_jax.objectives.forward_kl import ForwardKL, log_mixture
 from promptgen_jax.objectives.path_gradient import PathGradient
-from promptgen_jax.types import Array, PyTree
+from promptgen_jax.types import Array, Density, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +51,14 @@ class Mixed:
     buffer_size: int = 8192
     sharding: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises ValueError for counts and shares out of range."""
         checks.check_number("mixed: forward_share", self.forward_share, 0, 1)
         checks.check_count("mixed: prior_batch", self.prior_batch, minimum=0)
         for name in ("forward_batch", "buffer_size"):
             checks.check_count(f"mixed: {name}", getattr(self, name))
 
-    def init(self, ebm: LatentEBM, flow: Flow, params: PyTree) -> Buffer:
+    def init(self, ebm: LatentEBM, flow: Density, params: PyTree) -> Buffer:
         """An empty buffer."""
         return Buffer.empty(ebm, self.buffer_size)
 
@@ -69,7 +68,7 @@ class Mixed:
         return buffer.add(jnp.asarray(draws.z), draws.cond, weight, log_prob)
 
     def loss(
-        self, params: PyTree, buffer: Buffer, key: Array, ebm: LatentEBM, flow: Flow
+        self, params: PyTree, buffer: Buffer, key: Array, ebm: LatentEBM, flow: Density
     ) -> tuple[Array, tuple[Buffer, dict]]:
         """The loss (), and the refilled buffer with the terms by name."""
         key_flow, key_prior, key_ebm, key_rows = jax.random.split(key, 4)
@@ -79,8 +78,8 @@ class Mixed:
 
         fresh = draw(self, key_prior, prior, self.prior_batch or self.batch_size)
         cond = ebm.draw_cond(jax.random.fold_in(key_prior, 1), len(fresh))
-        seen = (seen, (fresh, cond, flow.log_prob(params, fresh, cond), ebm.energy(key_ebm, fresh, cond)))
-        z, cond, log_q, energy = jax.lax.stop_gradient(jax.tree.map(lambda *both: jnp.concatenate(both), *seen))
+        both = (seen, (fresh, cond, flow.log_prob(params, fresh, cond), ebm.energy(key_ebm, fresh, cond)))
+        z, cond, log_q, energy = jax.lax.stop_gradient(jax.tree.map(lambda *each: jnp.concatenate(each), *both))
         log_prior = prior.log_prob(z)
         share = len(fresh) / len(z)
         buffer = buffer.add(z, cond, log_prior - energy - log_mixture(share, log_prior, log_q), log_q)

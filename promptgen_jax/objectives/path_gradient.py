@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 import jax
 
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flows.base import Flow
 from promptgen_jax.objectives._shared import Stateless, draw, reference, summary
 from promptgen_jax.objectives.reverse_kl import ReverseKL
-from promptgen_jax.types import Array, PyTree
+from promptgen_jax.types import Array, Density, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +35,12 @@ class PathGradient(Stateless):
     batch_size: int
     sharding: Any = None
 
-    def __call__(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Flow) -> tuple[Array, dict]:
+    def __call__(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Density) -> tuple[Array, dict]:
         """Returns the loss (), and its terms by name."""
         return self.seen(params, key, ebm, flow)[0]
 
     def seen(
-        self, params: PyTree, key: Array, ebm: LatentEBM, flow: Flow
+        self, params: PyTree, key: Array, ebm: LatentEBM, flow: Density
     ) -> tuple[tuple[Array, dict], tuple[Array, Array | None, Array, Array]]:
         """As a call, and the samples it was made of: z (B, D), conditions, log q (B,) and E_C (B,)."""
         key_eps, key_ebm = jax.random.split(key)

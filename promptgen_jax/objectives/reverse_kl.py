@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flows.base import Flow
 from promptgen_jax.objectives._shared import Stateless, draw, reference, shard, summary
-from promptgen_jax.types import Array, PyTree
+from promptgen_jax.types import Array, Density, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +31,7 @@ class ReverseKL(Stateless):
     kl_batch_size: int = 0
     sharding: Any = None
 
-    def __call__(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Flow) -> tuple[Array, dict]:
+    def __call__(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Density) -> tuple[Array, dict]:
         """Returns the loss () and its terms by name."""
         key_eps, key_ebm = jax.random.split(key)
         eps = draw(self, key_eps, ebm.generator.prior, max(self.kl_batch_size, self.batch_size))
@@ -45,7 +44,7 @@ class ReverseKL(Stateless):
         energies = ebm.energies(key_ebm, small, cond, reference_z)
         return summary(ebm, energies, kl_prior, z, log_dets)
 
-    def held_out(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Flow) -> Array:
+    def held_out(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Density) -> Array:
         """The full loss () on frozen noise; the kept parameters are those of its smallest mean."""
         return ReverseKL(batch_size=self.batch_size, sharding=self.sharding)(params, key, ebm, flow)[0]
 

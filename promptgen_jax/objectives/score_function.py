@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flows.base import Flow
 from promptgen_jax.objectives._shared import Stateless, draw, summary
 from promptgen_jax.objectives.reverse_kl import ReverseKL
-from promptgen_jax.types import Array, PyTree
+from promptgen_jax.types import Array, Density, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +29,12 @@ class ScoreFunction(Stateless):
     batch_size: int
     sharding: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises ValueError for a batch without a baseline."""
         if self.batch_size < 2:
             raise ValueError("training.batch_size: the score function needs at least 2 for its leave-one-out baseline.")
 
-    def __call__(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Flow) -> tuple[Array, dict]:
+    def __call__(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Density) -> tuple[Array, dict]:
         """Returns the loss (), whose gradient is the estimator, and its terms by name."""
         key_eps, key_ebm = jax.random.split(key)
         prior = ebm.generator.prior

@@ -86,7 +86,7 @@ def draw(key: jax.Array, *, num_images: int, num_views: int, image_size: int, po
     if "cutout" in chosen:
         last = image_size - cutout_size(image_size) % 2
         cutout = jax.random.randint(cutout_key, (2, *shape), 0, last + 1, jnp.int32)
-    return Draws(*colour, *shift, side, *cutout)
+    return Draws._make([*colour, *shift, side, *cutout])
 
 
 def augmented_views(
@@ -196,7 +196,7 @@ def side_of_draw(uniform: jax.Array, image_size: int) -> jax.Array:
 
 def _steps(image_size: int) -> np.ndarray:
     """The smallest float32 draw that reaches each side above the lowest; bisects bit patterns, which are in order."""
-    sides = np.arange(resized_side(0.0, image_size) + 1, resized_side(1.0, image_size) + 1)
+    sides = np.arange(int(resized_side(0.0, image_size)) + 1, int(resized_side(1.0, image_size)) + 1)
     below = np.zeros(len(sides), np.int32)
     reached = np.full(len(sides), np.float32(1.0).view(np.int32))
     while np.any(reached - below > 1):

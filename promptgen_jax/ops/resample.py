@@ -98,7 +98,7 @@ def filter_matrix(num_in: int, num_out: int, name: str) -> np.ndarray:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def resize(images: jax.Array, size: tuple[int, int], name: str) -> jax.Array:
+def resize(images: jax.Array, size: tuple[int, ...], name: str) -> jax.Array:
     """Resizes images (B, H, W, C) to (B, *size, C) as Pillow does, see `filter_matrix`, without its rounding to 8 bits.
 
     Values may leave the range of the pixels with "bicubic" and "lanczos".
@@ -166,7 +166,7 @@ def _hamming(x: np.ndarray) -> np.ndarray:
     return np.where(np.abs(x) < 1, np.sinc(x) * (0.54 + 0.46 * np.cos(np.pi * x)), 0)
 
 
-FILTERS = {  # in the order of Pillow's numbers
+FILTERS: dict = {  # in the order of Pillow's numbers
     "nearest": None,
     "lanczos": _windowed_sinc,
     "bilinear": lambda x: np.maximum(1 - np.abs(x), 0),
@@ -184,7 +184,7 @@ def _place(num_in: int, first: np.ndarray, taps) -> np.ndarray:
     return matrix
 
 
-def _resize(images: jax.Array, size: int | tuple[int, int], rule: Callable[[int, int], np.ndarray]) -> jax.Array:
+def _resize(images: jax.Array, size: int | tuple[int, ...], rule: Callable[[int, int], np.ndarray]) -> jax.Array:
     (height, width), (rows, columns) = images.shape[1:3], (size, size) if isinstance(size, int) else size
     if height != rows:
         images = _apply("oh,bhwc->bowc", rule(height, rows), images)

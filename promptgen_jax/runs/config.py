@@ -171,7 +171,8 @@ class RunConfig:
                 for each, options in stage.controls.items()
             )
             if generator is not None:
-                cond_dim = conditions[name].dim if conditions[name] else 0
+                known = conditions[name]
+                cond_dim = known.dim if known else 0
                 problems.take(build_module, generator.prior, cond_dim=cond_dim, **stage.flow)
         for judge, attributes in self.evaluation.judges.items():
             network = problems.take(load_network, judge)
@@ -221,7 +222,7 @@ def load_sampler(name: str, options: Mapping[str, Any]):
 class Problems:
     """What is wrong with a config, collected, so that it is told at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.found: list[Exception] = []
 
     def take(self, function: Callable, *args, **kwargs):
@@ -281,7 +282,7 @@ def _are_names(values: Any) -> bool:
     return isinstance(values, (list, tuple)) and all(isinstance(each, str) for each in values)
 
 
-def _fits(kind: str, value: Any) -> bool:
+def _fits(kind: Any, value: Any) -> bool:
     if value is None:
         return True
     if kind.startswith(("dict", "EvaluationConfig")):
@@ -291,6 +292,6 @@ def _fits(kind: str, value: Any) -> bool:
     return kind not in ("str", "int") or isinstance(value, {"str": str, "int": int}[kind])
 
 
-def _expected(kind: str) -> str:
+def _expected(kind: Any) -> str:
     names = {"str": "text", "int": "an integer"}
     return names.get(kind, "a list" if kind.startswith("tuple") else "keys and values")

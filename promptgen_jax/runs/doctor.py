@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -44,7 +45,7 @@ def examine(say: Callable[[str], None] = print) -> dict:
       False if a network is wrong or damaged, or none is there, or no device can be used.
     """
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    found = {
+    found: dict[str, Any] = {
         "python": f"{platform.python_version()}, {machine}",
         "versions": {name: _version(name) for name in PACKAGES},
     }

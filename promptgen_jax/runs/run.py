@@ -26,7 +26,7 @@ from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.evaluation.stage import evaluate
 from promptgen_jax.flows.base import init_flow
 from promptgen_jax.metrics import Headline
-from promptgen_jax.metrics import mixture as mixtures
+from promptgen_jax.metrics.mixture import headline, measure_mixtures
 from promptgen_jax.models.network import load_network
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs import report
@@ -271,12 +271,12 @@ def mixtures_stage(config: dict, made: dict) -> dict:
     size = config["evaluation"]["num_samples"]
     print(f"equal numbers of each: evaluating {', '.join(config['mixtures'])} on {size} samples", flush=True)
     key = draws.seeded(config["seed"] + 2)
-    rows = mixtures.measure_mixtures(config["mixtures"], made, made[GENERATOR], key, num_samples=size)
-    headline = mixtures.headline(rows)
-    for line in headline:
+    rows = measure_mixtures(config["mixtures"], made, made[GENERATOR], key, num_samples=size)
+    headlines = headline(rows)
+    for line in headlines:
         print(f"  {line.text()}", flush=True)
     summary = "As many samples of every prompt in a group, judged together; before is the generator without a control."
-    found = {name: [row.to_json() for row in each] for name, each in (("headline", headline), ("shares", rows))}
+    found = {name: [row.to_json() for row in each] for name, each in (("headline", headlines), ("shares", rows))}
     return {"name": "equal numbers of each", "summary": summary} | found
 
 

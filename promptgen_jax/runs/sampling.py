@@ -74,7 +74,7 @@ def write_samples(
     if cond is not None:
         cond = np.atleast_2d(np.asarray(cond, np.float32))
     checks.check_cond("sample", cond, prompt.flow.cond_dim, 1 if cond is None else len(cond))
-    checks.warn_beyond(prompt, cond)
+    checks.warn_beyond(prompt.name, prompt.conditions, cond)
     folder = disk.open_folder("sample: folder", folder)
     with disk.locked("sample: folder", folder):
         _claim(folder, _describe(prompt, seed, cond), _described_earlier(prompt, seed, cond))
@@ -115,8 +115,8 @@ def _write_extras(prompt, folder: Path, key, num_samples: int, cond, *, latents:
         blocks = shown.reshape(faces, per_noise, *shown.shape[1:])
         images.save_png(folder / GRID, images.block_sheet(blocks, columns=per_noise // columns, per_row=3))
     elif num_samples > 1:
-        shown = [images.thumbnail(picture, SHEET_PIXELS) for picture in _read(folder, min(num_samples, SHEET_IMAGES))]
-        images.save_png(folder / SHEET, images.image_grid(np.stack(shown), columns=min(SHEET_COLUMNS, len(shown))))
+        small = [images.thumbnail(picture, SHEET_PIXELS) for picture in _read(folder, min(num_samples, SHEET_IMAGES))]
+        images.save_png(folder / SHEET, images.image_grid(np.stack(small), columns=min(SHEET_COLUMNS, len(small))))
     if npz:
         disk.write_npz(folder / IMAGES_NPZ, arr_0=_read(folder, num_samples * per_noise))
     if latents:

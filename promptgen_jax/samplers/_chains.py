@@ -15,12 +15,13 @@ import numpy as np
 
 from promptgen_jax import checks, devices
 from promptgen_jax.draws import Cost, Draws, sample_keys
+from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.types import Array
 
 BATCH_SIZE = 64  # chains per device at a time
 
 
-def start(who: str, key: Array, ebm, num_samples: int, given: Draws | None = None) -> Draws:
+def start(who: str, key: Array, ebm: LatentEBM, num_samples: int, given: Draws | None = None) -> Draws:
     """Draws of the prior, with conditions if the target has any, or those that were given.
 
     Raises:
@@ -43,12 +44,12 @@ def start(who: str, key: Array, ebm, num_samples: int, given: Draws | None = Non
     return given
 
 
-def log_target(ebm, key: Array, z: Array, cond: Array | None = None) -> Array:
+def log_target(ebm: LatentEBM, key: Array, z: Array, cond: Array | None = None) -> Array:
     """Log p_z(z) - E_C(G(z)) () of one latent (D,), nats, under a key of its own."""
     return ebm.log_prob(key, z[None], None if cond is None else cond[None])[0]
 
 
-def run(walk: Callable, sampler: Any, ebm, draws: Draws, key: Array) -> tuple[Any, float]:
+def run(walk: Callable, sampler: Any, ebm: LatentEBM, draws: Draws, key: Array) -> tuple[Any, float]:
     """`walk(sampler, ebm, chain_key, key, z, cond)` of one sample, for every one of some draws.
 
     Args:
@@ -68,17 +69,17 @@ def run(walk: Callable, sampler: Any, ebm, draws: Draws, key: Array) -> tuple[An
     return made, seconds()
 
 
-def energies(ebm, draws: Draws) -> tuple[np.ndarray, float]:
+def energies(ebm: LatentEBM, draws: Draws) -> tuple[np.ndarray, float]:
     """E_C(G(z)) (N,), nats, of draws, and the seconds it took."""
     return run(_energy, (), ebm, draws, jax.random.key(0))  # which it does not use
 
 
-def energy(z: Array, ebm, key: Array, cond: Array | None = None) -> Array:
+def energy(z: Array, ebm: LatentEBM, key: Array, cond: Array | None = None) -> Array:
     """E_C(G(z)) () of one latent (D,), nats, under a key of its own."""
     return ebm.energy(key, z[None], None if cond is None else cond[None])[0]
 
 
-def _energy(_, ebm, chain_key: Array, key: Array, z: Array, cond: Array | None = None) -> Array:
+def _energy(_, ebm: LatentEBM, chain_key: Array, key: Array, z: Array, cond: Array | None = None) -> Array:
     del chain_key
     return energy(z, ebm, key, cond)
 
@@ -95,9 +96,9 @@ def stopwatch() -> Iterator[Callable[[], float]]:
     """Measures seconds from its start, less those in which JAX traced and compiled."""
     compiling, began = [0.0], time.perf_counter()
 
-    def listen(event: str, duration: float, **_) -> None:
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/"):
-            compiling[0] += duration
+            compiling[0] += duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

@@ -8,6 +8,7 @@ from flax import struct
 
 from promptgen_jax import checks
 from promptgen_jax.draws import Draws
+from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.samplers import _chains
 from promptgen_jax.types import Array, Spec, spec_field
 
@@ -20,7 +21,7 @@ class BestOfN:
     name: str = struct.field(pytree_node=False, default="best_of_n")
     spec: Spec | None = spec_field()
 
-    def __call__(self, key: Array, ebm, num_samples: int, *, start: Draws | None = None) -> Draws:
+    def __call__(self, key: Array, ebm: LatentEBM, num_samples: int, *, start: Draws | None = None) -> Draws:
         """The best candidates.
 
         Raises:
@@ -42,3 +43,8 @@ def build(*, num_candidates: int = 16) -> BestOfN:
     """
     checks.check_count("best_of_n: num_candidates", num_candidates)
     return BestOfN(num_candidates)
+
+
+def tiny() -> BestOfN:
+    """A short one for tests."""
+    return build(num_candidates=2)

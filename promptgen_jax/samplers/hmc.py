@@ -8,6 +8,7 @@ from flax import struct
 
 from promptgen_jax import checks
 from promptgen_jax.draws import Draws
+from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.samplers import _adapted, _chains
 from promptgen_jax.types import Array, Spec, spec_field
 
@@ -34,7 +35,7 @@ class Hmc:
     name: str = struct.field(pytree_node=False, default="hmc")
     spec: Spec | None = spec_field()
 
-    def __call__(self, key: Array, ebm, num_samples: int, *, start: Draws | None = None) -> Draws:
+    def __call__(self, key: Array, ebm: LatentEBM, num_samples: int, *, start: Draws | None = None) -> Draws:
         """Draws of the last step, one chain each, from draws of the prior or those that were given.
 
         Raises:
@@ -46,7 +47,9 @@ class Hmc:
         return _chains.moved(draws, found.z, seconds, gradient_calls=calls)
 
 
-def _walk(sampler: Hmc, ebm, chain_key: Array, key: Array, z: Array, cond: Array | None = None) -> _adapted.Chain:
+def _walk(
+    sampler: Hmc, ebm: LatentEBM, chain_key: Array, key: Array, z: Array, cond: Array | None = None
+) -> _adapted.Chain:
     def log_prob(z):
         return _chains.log_target(ebm, key, z, cond)
 
@@ -79,3 +82,8 @@ def build(
     checks.check_count("hmc: num_leaps", num_leaps, minimum=0)
     _adapted.check("hmc", step_size, acceptance)
     return Hmc(num_warmup, num_steps, num_leaps, step_size, acceptance)
+
+
+def tiny() -> Hmc:
+    """A short one for tests."""
+    return build(num_warmup=3, num_steps=2, num_leaps=2)

@@ -8,6 +8,7 @@ from flax import struct
 from promptgen_jax import checks
 from promptgen_jax.draws import Draws
 from promptgen_jax.draws import importance as weigh
+from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.samplers import _chains
 from promptgen_jax.types import Array, Spec, spec_field
 
@@ -25,7 +26,7 @@ class Importance:
     name: str = struct.field(pytree_node=False, default="importance")
     spec: Spec | None = spec_field()
 
-    def __call__(self, key: Array, ebm, num_samples: int, *, start: Draws | None = None) -> Draws:
+    def __call__(self, key: Array, ebm: LatentEBM, num_samples: int, *, start: Draws | None = None) -> Draws:
         """Weighted draws, or equally weighted ones that were chosen.
 
         Raises:
@@ -47,3 +48,8 @@ def build(*, num_candidates: int = 1) -> Importance:
     """
     checks.check_count("importance: num_candidates", num_candidates)
     return Importance(num_candidates)
+
+
+def tiny() -> Importance:
+    """A short one for tests."""
+    return build()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from promptgen_jax.draws import Draws
+from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.samplers import _chains
 from promptgen_jax.types import Array, Spec, spec_field
 
@@ -32,7 +33,7 @@ class LaceOde:
     name: str = struct.field(pytree_node=False, default="lace_ode")
     spec: Spec | None = spec_field()
 
-    def __call__(self, key: Array, ebm, num_samples: int, *, start: Draws | None = None) -> Draws:
+    def __call__(self, key: Array, ebm: LatentEBM, num_samples: int, *, start: Draws | None = None) -> Draws:
         """Where the ODE ends.
 
         Raises:
@@ -43,7 +44,7 @@ class LaceOde:
         return _chains.moved(draws, z, seconds, gradient_calls=int(evaluations.sum()))
 
 
-def _walk(sampler: LaceOde, ebm, chain_key: Array, key: Array, z: Array, cond: Array | None = None):
+def _walk(sampler: LaceOde, ebm: LatentEBM, chain_key: Array, key: Array, z: Array, cond: Array | None = None):
     del chain_key  # it draws nothing but its start
 
     def drift(t, z, _):
@@ -72,3 +73,8 @@ def build(*, tolerance: float = 1e-3, max_steps: int = 4096) -> LaceOde:
     if not tolerance > 0:
         raise ValueError(f"lace_ode: tolerance is {tolerance}; expected a positive number, such as 1e-3.")
     return LaceOde(tolerance, max_steps)
+
+
+def tiny() -> LaceOde:
+    """A short one for tests."""
+    return build(tolerance=0.1)

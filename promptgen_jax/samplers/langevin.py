@@ -8,6 +8,7 @@ from flax import struct
 
 from promptgen_jax import checks
 from promptgen_jax.draws import Draws
+from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.samplers import _chains
 from promptgen_jax.types import Array, Spec, spec_field
 
@@ -31,7 +32,7 @@ class Langevin:
     name: str = struct.field(pytree_node=False, default="langevin")
     spec: Spec | None = spec_field()
 
-    def __call__(self, key: Array, ebm, num_samples: int, *, start: Draws | None = None) -> Draws:
+    def __call__(self, key: Array, ebm: LatentEBM, num_samples: int, *, start: Draws | None = None) -> Draws:
         """Draws of the last step, one chain each.
 
         Raises:
@@ -42,7 +43,9 @@ class Langevin:
         return _chains.moved(draws, z, seconds, gradient_calls=self.num_steps * num_samples)
 
 
-def _walk(sampler: Langevin, ebm, chain_key: Array, key: Array, z: Array, cond: Array | None = None) -> Array:
+def _walk(
+    sampler: Langevin, ebm: LatentEBM, chain_key: Array, key: Array, z: Array, cond: Array | None = None
+) -> Array:
     def pull(z):
         log_prior = ebm.generator.prior.log_prob(z[None])[0]
         return sampler.prior_weight * log_prior - sampler.energy_weight * _chains.energy(z, ebm, key, cond)
@@ -71,3 +74,8 @@ def build(
     if not step_size > 0:
         raise ValueError(f"langevin: step_size is {step_size}; expected a positive number, such as 0.05.")
     return Langevin(num_steps, step_size, prior_weight, energy_weight, noise_weight)
+
+
+def tiny() -> Langevin:
+    """A short one for tests."""
+    return build(num_steps=3)

@@ -7,6 +7,7 @@ from flax import struct
 
 from promptgen_jax import checks
 from promptgen_jax.draws import Draws
+from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.samplers import _adapted, _chains
 from promptgen_jax.types import Array, Spec, spec_field
 
@@ -31,7 +32,7 @@ class Mala:
     name: str = struct.field(pytree_node=False, default="mala")
     spec: Spec | None = spec_field()
 
-    def __call__(self, key: Array, ebm, num_samples: int, *, start: Draws | None = None) -> Draws:
+    def __call__(self, key: Array, ebm: LatentEBM, num_samples: int, *, start: Draws | None = None) -> Draws:
         """Draws of the last step, one chain each, from draws of the prior or those that were given.
 
         Raises:
@@ -43,7 +44,9 @@ class Mala:
         return _chains.moved(draws, found.z, seconds, gradient_calls=steps * num_samples)
 
 
-def _walk(sampler: Mala, ebm, chain_key: Array, key: Array, z: Array, cond: Array | None = None) -> _adapted.Chain:
+def _walk(
+    sampler: Mala, ebm: LatentEBM, chain_key: Array, key: Array, z: Array, cond: Array | None = None
+) -> _adapted.Chain:
     def log_prob(z):
         return _chains.log_target(ebm, key, z, cond)
 
@@ -68,3 +71,8 @@ def build(
     checks.check_count("mala: num_steps", num_steps)
     _adapted.check("mala", step_size, acceptance)
     return Mala(num_warmup, num_steps, step_size, acceptance)
+
+
+def tiny() -> Mala:
+    """A short one for tests."""
+    return build(num_warmup=3, num_steps=3)

@@ -1,4 +1,4 @@
-"""Optimisation of every latent by itself, as StyleCLIP's (arXiv 2103.17249, section 4). It samples nothing."""
+"""Gradient descent on every latent alone, as StyleCLIP (arXiv 2103.17249, section 4); not samples of the target."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from flax import struct
 
 from promptgen_jax import checks
 from promptgen_jax.draws import Draws
+from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.samplers import _chains
 from promptgen_jax.types import Array, Spec, spec_field
 
@@ -33,7 +34,7 @@ class Optimise:
     name: str = struct.field(pytree_node=False, default="optimise")
     spec: Spec | None = spec_field()
 
-    def __call__(self, key: Array, ebm, num_samples: int, *, start: Draws | None = None) -> Draws:
+    def __call__(self, key: Array, ebm: LatentEBM, num_samples: int, *, start: Draws | None = None) -> Draws:
         """Where the optimisation ends.
 
         Raises:
@@ -50,7 +51,9 @@ class Optimise:
         return self.learning_rate * down * jnp.clip((step + 1) / (RAMP_UP * self.num_steps), 0, 1)
 
 
-def _walk(sampler: Optimise, ebm, chain_key: Array, key: Array, z: Array, cond: Array | None = None) -> Array:
+def _walk(
+    sampler: Optimise, ebm: LatentEBM, chain_key: Array, key: Array, z: Array, cond: Array | None = None
+) -> Array:
     del chain_key  # it draws nothing but its start
     adam = optax.adam(sampler.schedule)
 
@@ -73,3 +76,8 @@ def build(*, num_steps: int = 300, learning_rate: float = 0.1, distance_weight: 
     """
     checks.check_count("optimise: num_steps", num_steps)
     return Optimise(num_steps, learning_rate, distance_weight)
+
+
+def tiny() -> Optimise:
+    """A short one for tests."""
+    return build(num_steps=3)

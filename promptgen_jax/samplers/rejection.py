@@ -1,4 +1,4 @@
-"""Rejection: draws of the prior, kept with probability exp(bound - E). Exact, and as slow as the wish is rare."""
+"""Rejection sampling: draws of the prior, kept with probability exp(bound - E). Exact, and slow for rare targets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from flax import struct
 
 from promptgen_jax import checks
 from promptgen_jax.draws import Draws
+from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.samplers import _chains
 from promptgen_jax.types import Array, Spec, spec_field
 
@@ -28,7 +29,7 @@ class Rejection:
     name: str = struct.field(pytree_node=False, default="rejection")
     spec: Spec | None = spec_field()
 
-    def __call__(self, key: Array, ebm, num_samples: int) -> Draws:
+    def __call__(self, key: Array, ebm: LatentEBM, num_samples: int) -> Draws:
         """Accepted draws of the prior.
 
         Raises:
@@ -68,3 +69,8 @@ def build(*, bound: float = 0.0, max_candidates: int = 1000) -> Rejection:
     if not np.isfinite(bound):
         raise ValueError(f"rejection: bound is {bound}; expected nats that the energy is never below, such as 0.")
     return Rejection(float(bound), max_candidates)
+
+
+def tiny() -> Rejection:
+    """A short one for tests."""
+    return build()

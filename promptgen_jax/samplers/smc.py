@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo from the prior to the target, in tempered steps: the referee, with log Z."""
+"""Sequential Monte Carlo from the prior to the target, in tempered steps, with log Z: the reference for others."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 
 from promptgen_jax import checks
 from promptgen_jax.draws import Draws
+from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.samplers import _chains
 from promptgen_jax.types import Array, Spec, spec_field
 
@@ -39,11 +40,11 @@ class Smc:
     name: str = struct.field(pytree_node=False, default="smc")
     spec: Spec | None = spec_field()
 
-    def __call__(self, key: Array, ebm, num_samples: int) -> Draws:
+    def __call__(self, key: Array, ebm: LatentEBM, num_samples: int) -> Draws:
         """Equally weighted particles of the target."""
         return self.sample_and_log_z(key, ebm, num_samples)[0]
 
-    def sample_and_log_z(self, key: Array, ebm, num_samples: int) -> tuple[Draws, float]:
+    def sample_and_log_z(self, key: Array, ebm: LatentEBM, num_samples: int) -> tuple[Draws, float]:
         """Particles of the target, and the estimate of log Z, nats, whose exponential is unbiased for fixed tempering.
 
         Raises:
@@ -59,8 +60,8 @@ class Smc:
             log_z += float(logsumexp(log_weight) - np.log(num_samples))
             temper = 1.0 if temper + step > 1 - 1e-6 else temper + step
             key_chosen, key_moves = jax.random.split(jax.random.fold_in(key, number))
-            weights = jax.nn.softmax(jnp.asarray(log_weight, jnp.float32))
-            draws = draws.take(resampling.systematic(key_chosen, weights, num_samples))
+            importance = jax.nn.softmax(jnp.asarray(log_weight, jnp.float32))
+            draws = draws.take(resampling.systematic(key_chosen, importance, num_samples))
             energy, draws, accepted = self._move(draws, ebm, temper, step_size, key_moves)
             step_size *= float(np.exp(accepted - ACCEPTANCE))
             if temper == 1:
@@ -70,7 +71,7 @@ class Smc:
             "control's weight, take more samples, or a smaller ess."
         )
 
-    def _move(self, draws: Draws, ebm, temper: float, step_size: float, key: Array):
+    def _move(self, draws: Draws, ebm: LatentEBM, temper: float, step_size: float, key: Array):
         """Energies (N,) and draws after some steps of MALA at t, and the mean acceptance."""
         options = _Moves(self.num_moves, jnp.float32(temper), jnp.float32(step_size))
         (z, energy, accepted), seconds = _chains.run(_walk, options, ebm, draws, key)
@@ -88,7 +89,7 @@ class _Moves:
     step_size: Array
 
 
-def _walk(moves: _Moves, ebm, chain_key: Array, key: Array, z: Array, cond: Array | None = None):
+def _walk(moves: _Moves, ebm: LatentEBM, chain_key: Array, key: Array, z: Array, cond: Array | None = None):
     def log_prob(z):
         return ebm.generator.prior.log_prob(z[None])[0] - moves.temper * _chains.energy(z, ebm, key, cond)
 
@@ -121,3 +122,8 @@ def build(*, num_moves: int = 5, ess: float = 0.5, step_size: float = 0.1) -> Sm
     if not step_size > 0:
         raise ValueError(f"smc: step_size is {step_size}; expected a positive number, such as 0.1.")
     return Smc(num_moves, ess, step_size)
+
+
+def tiny() -> Smc:
+    """A short one for tests."""
+    return build(num_moves=1)

@@ -89,7 +89,7 @@ def _face(key: str, file: str, converter: str, license: str, image_size: int = 2
 
 
 def _celeba(attribute: str) -> Checkpoint:
-    about = {"archive": "celeba.zip", "attributes": {attribute: BINARY}}
+    about: dict = {"archive": "celeba.zip", "attributes": {attribute: BINARY}}
     return _face("yzc8ydaa4ggj1zs", f"celeba/{attribute}/best.pth", "celeba_to_flax.py", CELEBA, **about)
 
 

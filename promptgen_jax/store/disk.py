@@ -29,7 +29,7 @@ from promptgen_jax import devices
 try:
     import fcntl
 except ImportError:  # Windows, which does not rename what is open anyway
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
 ADVICE = "Free some space, get the right to write there, or choose another place."
@@ -106,7 +106,7 @@ def write_npz(path: str | Path, **arrays) -> None:
     """Writes arrays as .npz atomically."""
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    write_bytes(path, content.getbuffer())
+    write_bytes(path, content.getvalue())
 
 
 def read_bytes(path: str | Path, limit: int) -> bytes:
@@ -358,7 +358,7 @@ def _put(partial: Path, folder: Path) -> None:
 def _exchange(one: Path, other: Path) -> bool:
     """Exchanges two paths in one step; False if this system or file system cannot."""
     sys.audit("os.rename", str(one), str(other), -1, -1)
-    libc = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    libc: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
     paths = os.fsencode(one), os.fsencode(other)
     if hasattr(libc, "renameat2"):
         return libc.renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_EXCHANGE) == 0

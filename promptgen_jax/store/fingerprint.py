@@ -60,7 +60,7 @@ def _update(digest, value, where: str, seen: dict[int, int]) -> None:
         tell(type(value).__name__, repr(value))
     elif isinstance(value, (np.ndarray, np.generic, jax.Array)) and value.dtype != object:
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-            value = jax.random.key_data(value)
+            value = jax.random.key_data(jnp.asarray(value))
         array = np.asarray(value)
         tell("array", array.dtype, array.shape)
         digest.update(np.ascontiguousarray(array).tobytes())

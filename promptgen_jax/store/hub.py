@@ -38,7 +38,7 @@ def is_pretrained(name_or_path: str | Path) -> bool:
     if path.is_dir():
         return (path / "config.json").is_file() and "model_type" in _config(path)
     found = REPOSITORY.fullmatch(str(name_or_path))
-    return bool(found) and not Path(found["repo_id"].partition("/")[0]).exists()
+    return found is not None and not Path(found["repo_id"].partition("/")[0]).exists()
 
 
 def find(name_or_path: str | Path) -> Path:
@@ -115,7 +115,7 @@ def read_tensors(
         if archive.is_file():
             hint = f"{ARCHIVE} is a pickle: convert it with `python convert/hub_to_flax.py {folder} OUT`."
         raise FileNotFoundError(f"{folder}: {', '.join(missing)} missing. {hint}")
-    tensors = {}
+    tensors: dict = {}
     for file in files:
         try:
             tensors |= load_file(file)

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from promptgen_jax import checks
 from promptgen_jax.store import disk, documents
@@ -72,7 +73,8 @@ class MetricLogger:
         self._started, self._stopped_for, self._pauses = clock(), 0.0, 0
         self._marks: deque[tuple[int, float]] = deque(maxlen=11)  # speed over the last ten lines
         self.compile_seconds = 0.0
-        self._file = self._board = None
+        self._file: Any = None
+        self._board: Any = None
         if enabled:
             workdir = Path(workdir)
             workdir.mkdir(parents=True, exist_ok=True)
@@ -226,7 +228,7 @@ def _drop_lines(path: Path, start_step: int) -> None:
         disk.write_bytes(path, kept.encode())
 
 
-def _scalar(name: str, value: object) -> float:
+def _scalar(name: str, value: Any) -> float:
     if name in RESERVED:
         raise ValueError(f"metrics: {name!r} is written by the logger itself; give the metric another name.")
     try:

@@ -11,6 +11,7 @@ import os
 import reprlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import flax.traverse_util
 import numpy as np
@@ -76,7 +77,7 @@ def find_weights(name_or_path: str | Path) -> Path:
             )
         raise FileNotFoundError(
             f"weights {str(name_or_path)!r}: no folder of that name holds a {CONFIG}. "
-            f"{checks.nearest(name_or_path, {*known, *catalogue.CHECKPOINTS})} "
+            f"{checks.nearest(str(name_or_path), {*known, *catalogue.CHECKPOINTS})} "
             f"Convert your own checkpoint with `{home.converter('MODEL_to_flax.py')}`, or pass the path of a folder."
         )
     return known[str(name_or_path)].resolve()
@@ -96,7 +97,7 @@ def read_config(name_or_path: str | Path) -> dict:
             f"{path}: format_version is {version!r}; this release reads {FORMAT_VERSION}. Convert the checkpoint again."
         )
     kind = config.get("kind")
-    schema = documents.FOLDERS.get(kind if isinstance(kind, str) else "", documents.WeightFolder)
+    schema: Any = documents.FOLDERS.get(kind if isinstance(kind, str) else "", documents.WeightFolder)
     documents.check(path, config, schema, advice="Restore the file or convert the checkpoint again.")
     _check_sizes(path, config)
     return config

@@ -6,6 +6,7 @@ Left and right are the viewer's: a face that looks left has its nose towards the
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def sure_labels(faces: Faces) -> np.ndarray:
     Where no face is seen, nothing is sure.
     """
     expression = faces.expression[:, EXPRESSION_COLUMNS]
-    sure = {
+    sure: dict[str, Any] = {
         "expression": expression.T > SURE_EXPRESSION,
         "gender": faces.gender.T > SURE_GENDER,
         "direction": (faces.yaw > TURNED, np.abs(faces.yaw) < STRAIGHT, faces.yaw < -TURNED),

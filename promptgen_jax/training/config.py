@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from jax.sharding import Mesh
+
 from promptgen_jax import checks, devices, parts
 from promptgen_jax.objectives import _shared as contract
 
@@ -44,7 +46,7 @@ class TrainConfig:
     batch_size: int = 8
     kl_batch_size: int = 0
     accumulation: int = 1
-    objective: Any = "reverse_kl"
+    objective: str | contract.Objective = "reverse_kl"
     learning_rate: float = 1e-3
     warmup_steps: int = 0
     clip_norm: float = 1.0
@@ -107,13 +109,13 @@ class TrainConfig:
         return options | {"objective": f"{name_of(self.objective)} {parts.fingerprint(self.objective)[:12]}"}
 
 
-def make_objective(config: TrainConfig, mesh=None):
+def make_objective(config: TrainConfig, mesh: Mesh | None = None) -> contract.Objective:
     """The objective of a config, its batch split over the mesh.
 
     Raises:
       ValueError: unknown name, with the nearest match; an object that is no objective.
     """
-    objective = config.objective
+    objective: Any = config.objective
     if isinstance(objective, str):
         known = inspect.signature(parts.find("objectives", objective).build).parameters
         options = {name: getattr(config, name) for name in ("batch_size", "kl_batch_size") if name in known}
@@ -128,6 +130,6 @@ def make_objective(config: TrainConfig, mesh=None):
     return objective if mesh is None else contract.sharded(objective, devices.batch_sharding(mesh))
 
 
-def name_of(objective) -> str:
+def name_of(objective: str | contract.Objective) -> str:
     """How messages call an objective."""
     return objective if isinstance(objective, str) else type(objective).__name__

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 from scipy.special import logsumexp
 
 from promptgen_jax import checks
@@ -51,7 +52,7 @@ class DrawnFit(MomentFit):
 
 
 def fit_beta(
-    gamma: Mapping[str, jax.Array], mu: Mapping[str, jax.Array | str], *, log_weights: jax.Array | None = None
+    gamma: Mapping[str, ArrayLike], mu: Mapping[str, ArrayLike | str], *, log_weights: jax.Array | None = None
 ) -> MomentFit:
     """Solves the moment constraint exactly on cached samples, all attributes jointly.
 
@@ -74,33 +75,33 @@ def fit_beta(
       ValueError: shapes or names that do not fit together, a mu that these samples cannot reach, or one that fewer
         than 20 effective samples support.
     """
-    names, gamma, mu, simplex = _check_inputs("fit_beta", gamma, mu)
-    count = len(gamma[names[0]])
+    names, values, target, simplex = _check_inputs("fit_beta", gamma, mu)
+    count = len(values[names[0]])
     base = _check_log_weights(log_weights, count)
     supported = np.isfinite(base)
     for name in names:
-        _check_range(name, gamma[name][supported], mu[name])
+        _check_range(name, values[name][supported], target[name])
 
-    shift = {name: 1 / mu[name].size if name in simplex else 0.0 for name in names}
-    features = np.concatenate([gamma[name] - shift[name] for name in names], axis=1)
-    flat = _newton(features, np.concatenate([mu[name] - shift[name] for name in names]), base)
-    ends = np.cumsum([mu[name].size for name in names])[:-1]
+    shift = {name: 1 / target[name].size if name in simplex else 0.0 for name in names}
+    features = np.concatenate([values[name] - shift[name] for name in names], axis=1)
+    flat = _newton(features, np.concatenate([target[name] - shift[name] for name in names]), base)
+    ends = np.cumsum([target[name].size for name in names])[:-1]
     beta = {name: _gauge(part, name in simplex) for name, part in zip(names, np.split(flat, ends), strict=True)}
 
-    fit = _evaluate(beta, gamma, base)
-    error = {name: np.max(np.abs(fit.reached[name] - mu[name])) for name in names}
-    worst = max(names, key=error.get)
+    fit = _evaluate(beta, values, base)
+    error = {name: np.max(np.abs(fit.reached[name] - target[name])) for name in names}
+    worst = max(names, key=lambda name: error[name])
     effective = fit.ess * count
     if not error[worst] <= MOMENT_TOLERANCE:
-        rows = gamma[worst][supported]
+        rows = values[worst][supported]
         problem = f"these samples reach only {_show(fit.reached[worst])}"
     elif effective < MIN_EFFECTIVE:
-        worst = max(names, key=lambda name: np.ptp(gamma[name][supported] @ beta[name]))
-        rows = gamma[worst][supported]
+        worst = max(names, key=lambda name: np.ptp(values[name][supported] @ beta[name]))
+        rows = values[worst][supported]
         problem = f"only {effective:.1f} effective samples of {count} support it, at least {MIN_EFFECTIVE} are needed"
     else:
         return fit
-    raise ValueError(_infeasible(worst, mu[worst], rows, problem))
+    raise ValueError(_infeasible(worst, target[worst], rows, problem))
 
 
 def moment_loss(
@@ -124,12 +125,12 @@ def moment_loss(
     """
     logits = {name: jnp.matmul(gamma[name], beta[name], precision="highest") for name in beta}
     if joint:
-        logits = dict.fromkeys(beta, sum(logits.values()))
+        logits = dict.fromkeys(beta, sum(logits.values(), start=jnp.zeros(())))
     parts = {}
     for name, value in logits.items():
         mean = jnp.matmul(jax.nn.softmax(value), gamma[name], precision="highest")
         parts[name] = jnp.sum((mean - _target(mu[name], mean.shape[-1])) ** 2)
-    return sum(parts.values()), parts
+    return sum(parts.values(), start=jnp.zeros(())), parts
 
 
 def fit_beta_sgd(
@@ -256,7 +257,7 @@ def _check_log_weights(log_weights, count):
     return base
 
 
-def _check_inputs(where, gamma, mu):
+def _check_inputs(where: str, gamma: Mapping, mu: Mapping) -> tuple[list[str], dict, dict, set[str]]:
     """Names, gamma and mu in float64, and the names of the attributes on a simplex, whose rows then sum to one."""
     if not mu or set(gamma) != set(mu):
         raise ValueError(

@@ -17,8 +17,7 @@ from scipy.special import logsumexp
 from promptgen_jax.devices import filter_none
 from promptgen_jax.draws import Draws, importance
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flows.base import Flow
-from promptgen_jax.types import Array, Prior, PyTree
+from promptgen_jax.types import Array, Density, Prior, PyTree
 
 NUM_DRAWS = 4096
 ENOUGH = 20  # effective samples, below which the prior's samples say nothing of the target
@@ -78,7 +77,7 @@ def closest_normal(draws: Draws, prior: Prior) -> Prior | None:
     return prior.replace(loc=jnp.asarray(mean, jnp.float32), scale=jnp.asarray(deviation, jnp.float32))
 
 
-def start_at(normal: Prior, flow: Flow, params: PyTree, key: Array, ebm: LatentEBM) -> PyTree:
+def start_at(normal: Prior, flow: Density, params: PyTree, key: Array, ebm: LatentEBM) -> PyTree:
     """Parameters with which the flow is about this normal, by 300 steps on KL(q || normal), which cost no image."""
     optimizer = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
 

@@ -77,7 +77,7 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
     if objective.tells_moments:
         # d loss / d beta = -weight · E_q[gamma], so the gradient also tells the moment that the flow has now
         moment = {c.name: -grad_beta[c.name] / c.weight for c in ebm.controls if c.name in grad_beta}
-        mu = {c.name: c.mu for c in ebm.controls if c.name in moment}
+        mu = {c.name: c.mu for c in types.constraints_of(ebm.controls) if c.name in moment}
         metrics |= {f"moment_gap/{name}": jnp.max(jnp.abs(moment[name] - mu[name])) for name in moment}
         # shares sum to one, as their mu does, so that their beta keeps summing to zero
         beta = moments.closed_loop_update(beta, moment, mu, rate=config.closed_loop, simplex=())
@@ -89,8 +89,12 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
 
 def with_beta(ebm: LatentEBM, beta: dict) -> LatentEBM:
     """The same target with other betas in its moment controls."""
-    controls = tuple(c.replace(beta=beta[c.name]) if c.name in beta else c for c in ebm.controls)
-    return ebm.replace(controls=controls)
+    return _with_fields(ebm, {name: {"beta": value} for name, value in beta.items()})
+
+
+def _with_fields(ebm: LatentEBM, fields: dict) -> LatentEBM:
+    controls: tuple = ebm.controls
+    return ebm.replace(controls=tuple(c.replace(**fields[c.name]) if c.name in fields else c for c in controls))
 
 
 def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_size: int = 64) -> tuple[LatentEBM, Any]:
@@ -118,8 +122,8 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
 
     gamma = map_batches(gammas, batch_size, sample_keys(key_x, np.arange(num_samples)), z, shared=(ebm,))
     mu = {c.name: fill_shares(np.asarray(c.mu), np.mean(gamma[c.name], axis=0)) for c in controls}
-    targets = {c.name: jnp.asarray(mu[c.name], jnp.float32) for c in controls if np.isnan(c.mu).any()}
-    ebm = ebm.replace(controls=tuple(c.replace(mu=targets[c.name]) if c.name in targets else c for c in ebm.controls))
+    filled = {c.name: {"mu": jnp.asarray(mu[c.name], jnp.float32)} for c in controls if np.isnan(c.mu).any()}
+    ebm = _with_fields(ebm, filled)
     fit = moments.DrawnFit(*moments.fit_beta(gamma, mu))
     ebm = with_beta(ebm, {name: jnp.asarray(beta, jnp.float32) for name, beta in fit.beta.items()})
     if len(controls) == len(ebm.controls) and ebm.cond_prior is None:  # all energies are known
@@ -176,10 +180,10 @@ def fit(
     if (config.start or config.objective == AUTO) and draws is None and not ebm.needs_reference:
         draws = weighted_draws(ebm, jax.random.fold_in(seeded(config.seed), 2**31 - 3))
     if config.objective == AUTO:
-        objective, reason = choose(ebm, draws)
-        config = dataclasses.replace(config, objective=objective)
+        chosen, reason = choose(ebm, draws)
+        config = dataclasses.replace(config, objective=chosen)
         if not quiet and devices.is_first_host():
-            print(f"objective {objective}: {reason}", flush=True)
+            print(f"objective {chosen}: {reason}", flush=True)
     _check_target(ebm, config, flow)
     cond_dim = ebm.cond_prior.dim if ebm.cond_prior else 0
     build_module(ebm.generator.prior, cond_dim=cond_dim, **flow)  # wrong options raise, before anything is written
@@ -205,7 +209,7 @@ def _fit(
     """`fit`, once all is checked, and the workdir is this training's."""
     key_flow = jax.random.fold_in(seeded(config.seed), 2**31 - 1)
     trained_flow, params = init_flow(key_flow, ebm.generator.prior, cond_dim=cond_dim, **flow)
-    normal = closest_normal(draws, ebm.generator.prior) if config.start else None
+    normal = closest_normal(draws, ebm.generator.prior) if config.start and draws is not None else None
     if normal is not None:
         params = start_at(normal, trained_flow, params, jax.random.fold_in(key_flow, 1), ebm)
     optimizer = optimizer or make_optimizer(
@@ -223,8 +227,7 @@ def _fit(
         "best": params,
         "best_loss": jnp.asarray(jnp.inf, jnp.float32),
     }
-    memory = objective.init(ebm, trained_flow, params)
-    memory = contract.received(objective, memory, draws)
+    memory = contract.receive(objective, objective.init(ebm, trained_flow, params), draws)
     state |= {MEMORY: memory} if jax.tree.leaves(memory) else {}
     state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)  # nothing shared: the step donates its state
     state, ebm, trained_flow = (devices.replicate(tree, mesh) for tree in (state, ebm, trained_flow))
@@ -353,7 +356,9 @@ def _run(state, step, ebm, flow, objective, config: TrainConfig, watch: Watch) -
         if watch.workdir is not None:
             checkpoints = stack.enter_context(Checkpoints(watch.workdir / CHECKPOINTS))
             state = checkpoints.load_latest(state) or state
-        stopped = stack.enter_context(stop_signals() if checkpoints else contextlib.nullcontext([]))
+        stopped: list = []
+        if checkpoints:
+            stopped = stack.enter_context(stop_signals())
         watch.start(int(state["step"]))
         stack.callback(watch.close)
         return _loop(state, step, ebm, flow, objective, config, watch, checkpoints, stopped)

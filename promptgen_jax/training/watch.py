@@ -1,4 +1,4 @@
-"""What is seen of a training while it runs, and how it is stopped."""
+"""Progress of a training in lines, files or a bar, and its orderly stop on a signal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -23,7 +24,8 @@ class Watch:
     def __init__(self, config: TrainConfig, workdir: str | Path | None, quiet: bool, callback: Callable | None):
         self.config, self.quiet, self.callback = config, quiet, callback
         self.workdir = None if workdir is None else Path(workdir)
-        self.logger = self.bar = None
+        self.logger: MetricLogger | None = None
+        self.bar: Any = None
 
     def start(self, step: int) -> None:
         """Opens logs or bar; `step` updates have been made before."""
@@ -74,7 +76,7 @@ def stop_signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield []
         return
-    received = []
+    received: list[int] = []
 
     def note(number, frame):
         if received:

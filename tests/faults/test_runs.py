@@ -14,7 +14,7 @@ import pytest
 
 import promptgen_jax as pg
 from promptgen_jax.generators import dcgan
-from promptgen_jax.runs import run as runs
+from promptgen_jax.runs import run
 from promptgen_jax.store import disk
 from promptgen_jax.store.checkpoints import Checkpoints
 
@@ -36,7 +36,7 @@ def test_a_second_training_is_refused(tmp_path):
     prompt = a_prompt()
     with disk.locked("workdir", tmp_path):
         for start in (
-            lambda: runs.train_and_evaluate(CONFIG, tmp_path),
+            lambda: run.train_and_evaluate(CONFIG, tmp_path),
             lambda: pg.fit(ebm, workdir=tmp_path, num_steps=1, batch_size=2, quiet=True),
             lambda: pg.write_samples(prompt, tmp_path, num_samples=1),
         ):

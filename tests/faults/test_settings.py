@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import promptgen_jax as pg
-from promptgen_jax.flows import base as flows
+from promptgen_jax.flows import base
 from promptgen_jax.generators import stylegan2
 from promptgen_jax.store import disk
 from promptgen_jax.training import TrainConfig
@@ -71,7 +71,7 @@ def test_numbers_of_other_libraries_are_saved(number, tmp_path):
     prior = pg.load_generator("synthetic", problem="linear", dim=2).prior
     options = {"hidden_dim": number(4), "num_layers": number(2), "negative_slope": np.float32(0.1)}
     flow, params = pg.init_flow(jax.random.key(0), prior, architecture="coupling", **options)
-    flows.save_flow(tmp_path / "flow", flow, params)
+    base.save_flow(tmp_path / "flow", flow, params)
     assert type(disk.read_json(tmp_path / "flow" / "config.json", advice="")["options"]["hidden_dim"]) is int
     assert TrainConfig(num_steps=number(3), learning_rate=np.float32(0.5)).about()["num_steps"] == 3
     assert json.dumps(TrainConfig(num_steps=number(3), learning_rate=np.float32(0.5)).about())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from promptgen_jax.runs.report.markup import Html, element, interval, number, percent
 
@@ -17,7 +18,7 @@ INTRO = (
 MOODS = {"good": "good", "agree": "good"} | dict.fromkeys(("fair", "second estimate too weak", "cannot tell"), "fair")
 
 
-def certificate(exactness: dict | None) -> Html | None:
+def certificate(exactness: Mapping | None) -> Html | None:
     """Effective sample size, log Z, KL and loss, each with what it means and a verdict.
 
     Args:
@@ -36,7 +37,7 @@ def certificate(exactness: dict | None) -> Html | None:
     )
 
 
-def _verdict(exactness: dict) -> Html | None:
+def _verdict(exactness: Mapping) -> Html | None:
     verdict = exactness.get("verdict")
     if verdict is None:  # of a version before 0.2
         return None
@@ -49,7 +50,7 @@ def _verdict(exactness: dict) -> Html | None:
     return _check("Verdict", [verdict], meaning.get(verdict, ""), verdict)
 
 
-def _missed(exactness: dict) -> Html | None:
+def _missed(exactness: Mapping) -> Html | None:
     missed = exactness.get("missed_mass")
     if missed is None:
         return None
@@ -62,7 +63,7 @@ def _missed(exactness: dict) -> Html | None:
     return _check("What the flow misses", shown, text, None)
 
 
-def _ess(exactness: dict) -> Html | None:
+def _ess(exactness: Mapping) -> Html | None:
     ess, num = exactness.get("ess"), exactness.get("num_samples")
     if ess is None:
         return None
@@ -76,7 +77,7 @@ def _ess(exactness: dict) -> Html | None:
     return _check("Effective sample size", value, text, _graded(share, [(0.5, "good"), (0.1, "fair"), (0.01, "weak")]))
 
 
-def _log_z(exactness: dict) -> Html | None:
+def _log_z(exactness: Mapping) -> Html | None:
     value, low, high = _estimate(exactness, "log_z")
     if value is None:
         return None
@@ -111,7 +112,7 @@ def _log_z(exactness: dict) -> Html | None:
     return _check("log Z", shown, f"{text}Here they agree.", "agree")
 
 
-def _kl(exactness: dict) -> Html | None:
+def _kl(exactness: Mapping) -> Html | None:
     kl = exactness.get("kl")
     if kl is None:
         return None
@@ -124,7 +125,7 @@ def _kl(exactness: dict) -> Html | None:
     return _check("Distance to the target", shown, text, _graded(-kl, [(-0.1, "good"), (-1, "fair"), (-3, "weak")]))
 
 
-def _loss(exactness: dict) -> Html | None:
+def _loss(exactness: Mapping) -> Html | None:
     loss, optimum = exactness.get("loss"), exactness.get("loss_optimum")
     if loss is None:
         return None
@@ -139,9 +140,10 @@ def _loss(exactness: dict) -> Html | None:
     return _check("Loss", shown, text, None)
 
 
-def _estimate(exactness: dict, name: str) -> tuple[float | None, float | None, float | None]:
+def _estimate(exactness: Mapping, name: str) -> tuple[float | None, float | None, float | None]:
     """Value, low and high end of an entry."""
-    return tuple(exactness.get(key) for key in (name, f"{name}_low", f"{name}_high"))
+    value, low, high = (exactness.get(key) for key in (name, f"{name}_low", f"{name}_high"))
+    return value, low, high
 
 
 def _labelled(name: str, value: float, low: float | None, high: float | None) -> Html:
@@ -167,7 +169,7 @@ def _graded(value: float | None, grades: list[tuple[float, str]]) -> str | None:
 
 
 def _check(title: str, value: list, text: str, verdict: str | None) -> Html:
-    mood = MOODS.get(verdict, "bad")
+    mood = MOODS.get(verdict or "", "bad")
     badge = element("span", verdict, class_=f"verdict {mood}") if verdict else None
     return element(
         "div",

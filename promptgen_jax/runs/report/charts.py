@@ -6,10 +6,12 @@ All are drawn 440 units wide; the style sheet stretches them to the column.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from promptgen_jax.metrics import Estimate, Share
+from promptgen_jax.metrics import Share
 from promptgen_jax.runs.report.markup import Html, element, number, percent
 
 WIDTH = 440
@@ -52,7 +54,7 @@ def line_chart(
     if optimum is not None:
         height = _text(y(optimum))
         dashed = element("line", x1=52, x2=WIDTH - 14, y1=height, y2=height, class_="target")
-    marks = [
+    marks: list = [
         [
             element("line", x1=52, x2=WIDTH - 14, y1=_text(y(tick)), y2=_text(y(tick)), class_="grid"),
             element("text", label, x=46, y=_text(y(tick) + 4), text_anchor="end"),
@@ -93,7 +95,7 @@ def line_chart(
     )
 
 
-def share_chart(title: str, labels: list[str], series: list[tuple[str, dict[str, Share]]], target) -> Html:
+def share_chart(title: str, labels: list[str], series: list[tuple[str, Mapping[str, Share]]], target) -> Html:
     """Horizontal bars of soft shares with intervals, hard shares as diamonds, targets as dashed marks.
 
     Args:
@@ -110,7 +112,7 @@ def share_chart(title: str, labels: list[str], series: list[tuple[str, dict[str,
     bar, gap = 12, 3
     group = len(series) * (bar + gap) + 12
     bottom = len(labels) * group + 6
-    marks = [
+    marks: list = [
         [
             element("line", x1=_text(x(tick)), x2=_text(x(tick)), y1=0, y2=bottom, class_="grid"),
             element("text", f"{100 * tick:.0f} %", x=_text(x(tick)), y=bottom + 16, text_anchor="middle"),
@@ -147,7 +149,7 @@ def _bar(x, top: float, height: float, style: str, share: Share) -> list:
     return drawn
 
 
-def spread_chart(title: str, rows: list[tuple[str, Estimate]], target: float | None) -> Html:
+def spread_chart(title: str, rows: list[tuple[str, Any]], target: float | None) -> Html:
     """Mean (dot) and one standard deviation to each side (bar) per row, the target as a dashed line.
 
     Args:
@@ -161,7 +163,7 @@ def spread_chart(title: str, rows: list[tuple[str, Estimate]], target: float | N
     low, high = min(edges) - margin, max(edges) + margin
     x = _scale(low, high, 74, WIDTH - 20)
     bottom = 30 * len(rows) + 4
-    marks = [
+    marks: list = [
         [
             element("line", x1=_text(x(tick)), x2=_text(x(tick)), y1=0, y2=bottom, class_="grid"),
             element("text", label, x=_text(x(tick)), y=bottom + 16, text_anchor="middle"),

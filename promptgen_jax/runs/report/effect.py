@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from promptgen_jax.evaluation.stage import Measured
 from promptgen_jax.metrics import Estimate, Figure, JudgedShares
 from promptgen_jax.metrics._figures import TITLES
@@ -78,7 +80,7 @@ def _options(found: Measured) -> list[str]:
     return ["", f"Measured on {', '.join(filter(None, facts))}."] if any(facts) else []
 
 
-def _percent(share: Estimate) -> str:
+def _percent(share: Any) -> str:
     return "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * value for value in (share.mean, share.low, share.high)))
 
 

@@ -30,7 +30,7 @@ def element(name: str, /, *children, **attributes) -> Html:
 
 
 def _content(children) -> str:
-    parts = []
+    parts: list[str] = []
     for child in children:
         if isinstance(child, Html):
             parts.append(child)

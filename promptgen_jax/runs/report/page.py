@@ -7,6 +7,7 @@ import json
 import math
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from promptgen_jax.evaluation.stage import Measured
 from promptgen_jax.runs.report.markup import Html, element, table
@@ -118,7 +119,7 @@ def header(report: dict) -> Html:
     )
 
 
-def _minutes(created: str | None) -> str | None:
+def _minutes(created: Any) -> Any:
     """An ISO time without its seconds; anything else as it is."""
     try:
         return datetime.datetime.fromisoformat(created).isoformat(sep=" ", timespec="minutes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def stage_parts(folder: Path, stage: dict, found: Measured) -> list[tuple[str, s
         ("training", "Training", training(folder, stage)),
         ("notes", "Notes", notes(found.notes)),
     ]
-    return [part for part in parts if part[2] is not None]
+    return [(name, title, content) for name, title, content in parts if content is not None]
 
 
 def headline(lines: tuple[Headline, ...]) -> Html | None:
@@ -114,8 +115,8 @@ def measured_line(options) -> Html | None:
         f"own metrics: {', '.join(options['metrics'])}" if options.get("metrics") else None,
         f"seed {options['seed']}" if "seed" in options else None,
     ]
-    facts = [fact for fact in facts if fact]
-    return element("p", " · ".join(facts), class_="facts") if facts else None
+    stated = [fact for fact in facts if fact]
+    return element("p", " · ".join(stated), class_="facts") if stated else None
 
 
 def images(folder: Path, items: list[dict] | None) -> Html | None:
@@ -243,7 +244,7 @@ def _cell(found: Estimate, form=number) -> list:
     return [form(found.mean), interval(found.low, found.high, form)]
 
 
-def _distances(kl: dict[str, Share]) -> Html | None:
+def _distances(kl: Mapping[str, Share]) -> Html | None:
     if not kl:
         return None
     text = "Distance of the shares to the target (KL in nats, 0 is a perfect match), with 95\u00a0% intervals:"
@@ -331,8 +332,8 @@ def _cost(timing: dict) -> Html | None:
         f"{duration(compiled)} of compilation" if compiled is not None else None,
         f"{number(timing['images'])} images generated" if timing.get("images") is not None else None,
     ]
-    facts = [fact for fact in facts if fact]
-    return element("p", " · ".join(facts), class_="facts") if facts else None
+    stated = [fact for fact in facts if fact]
+    return element("p", " · ".join(stated), class_="facts") if stated else None
 
 
 def notes(items: tuple[str, ...]) -> Html | None:
