@@ -12,6 +12,7 @@ from promptgen_jax.models.network import load_network
 from promptgen_jax.parts import load_control, load_generator, load_sampler
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs.sampling import write_samples
+from promptgen_jax.samplers._refine import refine
 from promptgen_jax.training import fit, fit_moments
 from promptgen_jax.types import Conditions, Prior, Sample
 
@@ -36,6 +37,7 @@ __all__ = [
     "load_generator",
     "load_network",
     "load_sampler",
+    "refine",
     "write_samples",
 ]
 

@@ -44,10 +44,12 @@ RANGES = {name: (0, 1) for name in ("biggan", "dcgan", "diffae", "nvae")}
 RANGES |= {"stylegan2": (-4, 5), "stylenerf": (-4, 5)}
 RANGES |= {"flame": (-1, 1), "synthetic": (-9, 9), "function": (-6, 6)}  # metres, and coordinates of points
 CONTROLS = {
+    "cells": dict(attributes=(("faceapi_age_gender", "gender"), ("faceapi_expression", "expression", "happy"))),
     "classifier": dict(network="emotion", attribute="emotion", target="happy"),
     "clip": dict(text="a face", num_augmentations=4, chunk=2),
     "function": dict(function=lambda images: jnp.mean(images, axis=(1, 2, 3))),
     "identity": dict(options={"input_size": 112}),
+    "judges": dict(judges=(("emotion", "emotion", "happy"), ("faceapi_expression", "expression", "happy"))),
     "lengths": dict(pairs=((0, 1), (2, 3)), lengths=(0.1, 0.2)),
     "moment": dict(network="faceapi_expression", attribute="expression"),
     "pose": dict(yaw=20.0),
@@ -73,7 +75,7 @@ def load_control(kind, tiny_clip):
         return pg.FunctionControl(**CONTROLS[kind])
     extra = {"network": tiny_clip} if kind == "clip" else {}
     control = parts.load_control(kind, **CONTROLS[kind], **extra)
-    return control.replace(beta=jnp.linspace(-1, 1, 7)) if kind == "moment" else control
+    return control.replace(beta=jnp.linspace(-1, 1, len(control.beta))) if hasattr(control, "beta") else control
 
 
 def faces():
