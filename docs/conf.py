@@ -36,6 +36,7 @@ CONTENTS = """
 
 method
 equal_shares
+comparison
 own_loop
 objectives
 generators

@@ -15,6 +15,7 @@ from promptgen_jax.objectives import FAB, CGMRelax, ForwardKL, Mixed, Objective,
 from promptgen_jax.parts import load_control, load_generator, load_sampler
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs.sampling import write_samples
+from promptgen_jax.samplers._refine import refine
 from promptgen_jax.training import TrainConfig, fit, fit_moments
 from promptgen_jax.training.moments import MomentFit
 from promptgen_jax.types import (
@@ -73,6 +74,7 @@ __all__ = [
     "load_generator",
     "load_network",
     "load_sampler",
+    "refine",
     "write_samples",
 ]
 

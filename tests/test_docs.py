@@ -129,8 +129,8 @@ def test_generators():
 def test_extending(tmp_path, monkeypatch):
     """Own functions, own network with weights and own file, as a reader would paste them one after the other."""
     torch = pytest.importorskip("torch")
+    import official_own
     import official_transformers as official
-    import test_own_networks
     from safetensors.torch import save_file
 
     monkeypatch.chdir(tmp_path)
@@ -150,7 +150,7 @@ def test_extending(tmp_path, monkeypatch):
     official.write_tokenizer(tmp_path / "my-clip", end=1)
     exec(hub.content, names)
     assert names["about"].attributes == {"my-mood": ("label",), "my-clip": ()}
-    _, file = test_own_networks.saved(tmp_path, test_own_networks.ResNet, (2, 2, 2, 2), False)
+    _, file = official_own.saved(tmp_path, official_own.ResNet, (2, 2, 2, 2), False)
     save_file(torch.load(file), tmp_path / "my_resnet18.safetensors")
     exec(own_torch.content, names)
     assert names["owl"].network.preprocess.resized(300, 400) == (256, 341)

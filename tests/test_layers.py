@@ -23,7 +23,7 @@ MAX_MODULES = 10  # of the root
 OBJECTIVES = {path.stem for path in (PACKAGE / "objectives").glob("[!_]*.py")}
 # who may ask: the folders of parts, the module of their contracts, and their finder
 PARTS = ("generators", "controls", "flows", "objectives", "samplers", "metrics", "types", "parts")
-NO_PARTS = ("module", "arguments", "os", "libc", "found")
+NO_PARTS = ("processor", "config", "module", "arguments", "os", "libc", "found")
 OTHERS = ("shape", "dtype", "ndim")  # of arrays, which are no parts; nor is what Python itself calls __so__
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -56,8 +56,8 @@ class MomentControl:
 
     @property
     def networks(self) -> tuple[Network, ...]:
-        """The network that it is made of."""
-        return (self.network,)
+        """The network that it is made of, or all of them."""
+        return getattr(self.network, "networks", (self.network,))
 
     def gamma(self, images: Array) -> Array:
         """P(label | image), (B, K), or 1 for the most probable label and 0 for the others."""
