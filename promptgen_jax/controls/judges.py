@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from flax import struct
@@ -13,7 +13,7 @@ from promptgen_jax.controls.classifier import ClassifierControl
 from promptgen_jax.models.network import Network
 from promptgen_jax.types import Aim, Array, Sample, Spec, spec_field
 
-COMBINED = {"mean": jnp.mean, "worst": jnp.max, "product": jnp.sum}  # of energies, over judges
+COMBINED: dict[str, Callable] = {"mean": jnp.mean, "worst": jnp.max, "product": jnp.sum}  # of energies, over judges
 
 
 @struct.dataclass

@@ -64,7 +64,8 @@ def coverage(
             "coverage: the target has constraints on shares alone, which any sample may meet. Leave it out."
         )
     sampler = parts.load_sampler("smc") if sampler is None else sampler
-    plain = ebm.replace(controls=tuple(control.replace(weight=1.0) for control in asking))
+    controls: tuple[Any, ...] = tuple(asking)
+    plain = ebm.replace(controls=tuple(control.replace(weight=1.0) for control in controls))
     keys = jax.random.split(key, repeats)
     found = np.array([sampler.sample_and_log_z(each, plain, num_samples)[1] for each in keys])
     mean = float(logsumexp(found) - np.log(repeats))
@@ -72,8 +73,9 @@ def coverage(
         names = ", ".join(control.name for control in asking)
         raise ValueError(f"coverage: the energies of {names} are below 0, so they are no probabilities. Leave it out.")
     half = float(stdtrit(repeats - 1, 0.975) * found.std(ddof=1) / np.sqrt(repeats))
-    share = Estimate(float(np.exp(mean)), None, float(np.exp(mean - half)), float(min(1, np.exp(mean + half))))
-    return Coverage(share, (_warning(share.mean),) if share.mean < RARE else ())
+    share = float(np.exp(mean))
+    estimate = Estimate(share, None, float(np.exp(mean - half)), float(min(1, np.exp(mean + half))))
+    return Coverage(estimate, (_warning(share),) if share < RARE else ())
 
 
 def _warning(share: float) -> str:
