@@ -31,7 +31,7 @@ from promptgen_jax.types import (
     Spec,
 )
 
-__version__ = "0.1.0"  # pyproject.toml reads it
+__version__ = "0.2.0.dev0"  # pyproject.toml reads it
 
 __all__ = [
     "Aim",

@@ -294,7 +294,7 @@ def test_the_list_shows_what_is_in_the_cache_of_the_hub(folder, tmp_path, monkey
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    text = inventory.describe("configs")
+    text = inventory.describe(inventory.take())
     assert "cached: ViTForImageClassification, 3 labels: sad, happy, angry, 0.1 MiB, licence apache-2.0" in text
     net = pg.load_network("me/mood")
     assert (net.name, net.license) == ("me/mood", "apache-2.0")

@@ -16,10 +16,10 @@ from promptgen_jax.types import Array, Density, PyTree, Sample, constraints_of
 
 @dataclasses.dataclass(frozen=True)
 class CGMRelax(Stateless):
-    """Σ_c |E_q[γ_c] - μ_c|² + λ (KL(q || p_z) + E_q[E_other]), which asks for the moments themselves.
+    """Σ_c (E_q[γ_c] - μ_c)² + λ (KL(q to p_z) + E_q[E_other]), which asks for the moments themselves.
 
     The other controls count as they do in the target, `beta` does not count at all. The optimum is the target with
-    another β, -2 (E_q[γ] - μ) / λ, so a moment is missed by λ |β| / 2: choose λ small. The square is estimated without
+    another β, -2 (E_q[γ] - μ) / λ, so a moment is missed by λ/2 times the size of β: choose λ small. The square is estimated without
     bias from pairs of different samples, its gradient by the score function with a leave-one-out baseline, so saturated
     classes and energies without a gradient are no obstacle.
 
@@ -28,7 +28,7 @@ class CGMRelax(Stateless):
       relaxation: λ.
       sharding: of the batch axis over devices; set by the trainer.
 
-    Metrics: as for reverse KL; `moment_gap/<name>` is the largest |E_q[γ] - μ| of the batch. `loss` is the free energy
+    Metrics: as for reverse KL; `moment_gap/<name>` is the largest distance of E_q[γ] from μ in the batch. `loss` is the free energy
     with the betas that the controls have.
     Source: H. Smith et al., Calibrating Generative Models to Distributional Constraints, arXiv 2510.10020, CGM-relax.
     """

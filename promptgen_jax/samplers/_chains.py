@@ -94,27 +94,17 @@ def moved(draws: Draws, z: Array, seconds: float, *, energy_calls: int = 0, grad
 @contextlib.contextmanager
 def stopwatch() -> Iterator[Callable[[], float]]:
     """Measures seconds from its start, less those in which JAX traced and compiled."""
-    spans, began = [], time.perf_counter()
+    compiling, began = [0.0], time.perf_counter()
 
     def listen(event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/"):
-            now = time.perf_counter()
-            spans.append((now - duration_secs, now))
+            compiling[0] += duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        yield lambda: max(0.0, time.perf_counter() - began - _covered(spans))
+        yield lambda: max(0.0, time.perf_counter() - began - compiling[0])
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-
-
-def _covered(spans: list[tuple[float, float]]) -> float:
-    """Seconds that spans cover together: what is traced inside of something else counts once."""
-    seconds, until = 0.0, -np.inf
-    for start, end in sorted(spans):
-        seconds += max(0.0, end - max(start, until))
-        until = max(until, end)
-    return seconds
 
 
 @functools.cache
