@@ -19,17 +19,17 @@ class CGMRelax(Stateless):
     """Σ_c (E_q[γ_c] - μ_c)² + λ (KL(q to p_z) + E_q[E_other]), which asks for the moments themselves.
 
     The other controls count as they do in the target, `beta` does not count at all. The optimum is the target with
-    another β, -2 (E_q[γ] - μ) / λ, so a moment is missed by λ/2 times the size of β: choose λ small. The square is estimated without
-    bias from pairs of different samples, its gradient by the score function with a leave-one-out baseline, so saturated
-    classes and energies without a gradient are no obstacle.
+    another β, -2 (E_q[γ] - μ) / λ, so a moment is missed by λ/2 times the size of β: choose λ small. The square is
+    estimated without bias from pairs of different samples, its gradient by the score function with a leave-one-out
+    baseline, so saturated classes and energies without a gradient are no obstacle.
 
     Attributes:
       batch_size: samples whose energy is computed, no gradient of it.
       relaxation: λ.
       sharding: of the batch axis over devices; set by the trainer.
 
-    Metrics: as for reverse KL; `moment_gap/<name>` is the largest distance of E_q[γ] from μ in the batch. `loss` is the free energy
-    with the betas that the controls have.
+    Metrics: as for reverse KL; `moment_gap/<name>` is the largest distance of E_q[γ] from μ in the batch. `loss` is the
+    free energy with the betas that the controls have.
     Source: H. Smith et al., Calibrating Generative Models to Distributional Constraints, arXiv 2510.10020, CGM-relax.
     """
 
