@@ -194,7 +194,7 @@ def towers(vision, text):
 BAD_FOLDERS = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "expected config.json beside"),
     "no tensors": (lambda folder: (folder / "model.safetensors").unlink(), "expected config.json beside"),
-    "cut config": (config_file('{"vision_config":'), "not the configuration of a CLIP model"),
+    "cut config": (config_file('{"vision_config":'), "not valid JSON"),
     "other config": (config_file('{"model_type": "bert"}'), "not the configuration of a CLIP model"),
     "activation": (towers({"hidden_act": "mish"}, {"hidden_act": "mish"}), "hidden_act .*mish"),
     "two activations": (towers({"hidden_act": "gelu"}, {}), "hidden_act .*gelu.*quick_gelu"),

@@ -138,7 +138,7 @@ def test_extending(tmp_path, monkeypatch):
     pages.write_modules(DOCS / "extending.md", tmp_path)
     monkeypatch.setattr(controls, "__path__", [*controls.__path__, str(tmp_path)])
     names = {}
-    ten_lines, hub, _, _, own_torch, network, own_file, *rest = [
+    ten_lines, hub, own_torch, network, own_file, *rest = [
         block for block in pages.blocks(DOCS / "extending.md") if block.language == "python"
     ]
 
