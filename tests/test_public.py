@@ -1,6 +1,9 @@
 """What is public is named, typed and has a page."""
 
+import os
 import re
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -29,3 +32,10 @@ def test_no_test_imports_another():
     imported = re.compile(r"^\s*(?:from|import) (test_\w+)", flags=re.MULTILINE)
     found = {path.name: imported.findall(path.read_text()) for path in sorted((ROOT / "tests").rglob("*.py"))}
     assert not {name: others for name, others in found.items() if others}
+
+
+def test_importing_touches_no_device():
+    """Several hosts have to find each other first."""
+    code = "import promptgen_jax, promptgen_jax.commands, promptgen_jax.runs.run"
+    environment = os.environ | {"JAX_PLATFORMS": "none such", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)

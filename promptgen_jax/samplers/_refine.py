@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import jax
 
+from promptgen_jax import parts
 from promptgen_jax.draws import Draws
-from promptgen_jax.samplers import _chains, mala
+from promptgen_jax.samplers import _chains
 from promptgen_jax.types import Array
 
 
@@ -26,6 +27,6 @@ def refine(prompt, ebm, key: Array, num_samples: int, *, num_warmup: int = 10, n
     Raises:
       TypeError, ValueError: a raw key, a count below 1, a target that moves with the flow.
     """
-    sampler = mala.build(num_warmup=num_warmup, num_steps=num_steps)
+    sampler = parts.load_sampler("mala", num_warmup=num_warmup, num_steps=num_steps)
     start = _chains.start("refine", key, ebm, num_samples)
     return sampler(jax.random.fold_in(key, 4), ebm, num_samples, start=start.through(prompt))

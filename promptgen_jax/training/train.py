@@ -252,7 +252,8 @@ def _recipe(ebm: LatentEBM, config: TrainConfig, flow: dict, objective) -> Froze
     about = parts.describe(objective)
     if isinstance(config.objective, str):
         about = about | {"kind": config.objective}
-    training = {name: value for name, value in config.about().items() if name not in ("objective", *about["options"])}
+    options = dataclasses.replace(config, objective="reverse_kl").about()  # without an object, which is told in `about`
+    training = {name: value for name, value in options.items() if name not in ("objective", *about["options"])}
     controls = [
         _asked(control)
         | {"checksums": {each.name: types.said(each, "checksum") for each in types.networks_of(control)}}
