@@ -109,8 +109,11 @@ def test_a_finished_run_is_measured_again(finished, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--mode=evaluate", "--num_samples=3"), "--num_samples: not used by --mode=evaluate, but by sample"),
-        (("--num_samples=3",), "--num_samples: not used by --mode=train, but by sample"),
+        (
+            ("--mode=evaluate", "--num_samples=3"),
+            "--num_samples: not used by --mode=evaluate, but by compare and sample",
+        ),
+        (("--num_samples=3",), "--num_samples: not used by --mode=train, but by compare and sample"),
         (("--mode=sample", "--config=configs/quickstart.py"), "--config: not used by --mode=sample"),
         (("--mode=list", "--workdir=x"), "--workdir: not used by --mode=list"),
         (("--mode=doctor", "--seed=3"), "--seed: not used by --mode=doctor"),

@@ -122,7 +122,7 @@ def test_card(tmp_path):
     prompt.with_note("Measured effect", "A little.").save(tmp_path / "a")
     text = (tmp_path / "a" / "README.md").read_text()
     facts = ("# grin", "DigiFace-1M", "num_steps 1", "faceapi_expression, MIT", "A little.")
-    facts += ("| attribute expression, floor 0.0, mirror False, network faceapi_expression, target happy | 1 |",)
+    facts += ("| network faceapi_expression, attribute expression, target happy, mirror False, floor 0.0 | 1 |",)
     assert text.startswith(
         '---\nlibrary_name: "promptgen_jax"\nlicense: "other"\nlicense_name: "dcgan-digiface-terms"\ntags: ['
     )
