@@ -101,7 +101,7 @@ def test_score_function_reaches_the_count_on_the_mixture():
 def test_path_gradient_reaches_the_count_where_the_mean_probability_is_another():
     ebm, _ = pg.fit_moments(target("hard"), KEY, batch_size=4096)
     flow, params = pg.init_flow(KEY, ebm.generator.prior, **FLOW)
-    notes = measure(pg.Prompt(ebm.generator, flow, params), ebm).notes
+    notes = measure(pg.Prompt(ebm.generator, flow, params), ebm).certificate["notes"]
     assert any(note.startswith("side: right was asked") and "by the control's first choices" in note for note in notes)
     prompt, _ = pg.fit(
         ebm,
@@ -118,7 +118,7 @@ def test_path_gradient_reaches_the_count_where_the_mean_probability_is_another()
     assert not is_met(share.soft)
     line = found.headline[0].text()
     assert line.startswith("share of first choices of right (unsure, control): target 70 %, soft")
-    assert not [note for note in found.notes if "was asked to be" in note]
+    assert not [note for note in (*found.notes, *found.certificate["notes"]) if "was asked to be" in note]
 
 
 @pytest.mark.parametrize(

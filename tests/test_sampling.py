@@ -244,7 +244,7 @@ def test_a_folder_of_version_0_1_goes_on(tmp_path):
     prompt = pg.Prompt.load(GOLDEN / "prompt_0_1")
     about = tmp_path / sampling.ABOUT
     shutil.copy(GOLDEN / "prompt_0_1" / "samples.json", tmp_path)
-    Image.new("RGB", (8, 8)).save(tmp_path / "000000.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "000000.png")
     cond, lines = np.array([0.1, 0.2]), []
     changed = prompt.replace(params=jax.tree.map(lambda leaf: leaf + 0.1, prompt.params))
     with pytest.raises(ValueError, match=r"another run .*fingerprint"):

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from promptgen_jax import checks, devices
-from promptgen_jax.draws import Draws, importance
+from promptgen_jax.draws import Draws
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.metrics._intervals import RESAMPLES, mean_interval
 from promptgen_jax.metrics._observed import About, Observed
@@ -181,11 +181,15 @@ def certify(
     key_eps, key_images = jax.random.split(key_flow)
     flow = _noise(ebm, key_eps, key_images, num_samples).through(prompt, batch_size=batch_size)
     prior = _noise(ebm, key_prior, jax.random.fold_in(key_prior, 2), reference_samples)
-    arrays = (flow.key, flow.z, *devices.filter_none(flow.cond))
+    (flow, gamma), (prior, _) = (_weighed(draws, ebm, batch_size) for draws in (flow, prior))
+    return _with_moments(of_draws(prompt, flow, prior, batch_size=batch_size), constraints_of(ebm.controls), gamma)
+
+
+def _weighed(draws: Draws, ebm: LatentEBM, batch_size: int) -> tuple[Draws, Mapping[str, np.ndarray]]:
+    """Draws weighted for the target, and what moment constraints are about, of each of them."""
+    arrays = (draws.key, draws.z, *devices.filter_none(draws.cond))
     seen = devices.map_batches(_look, batch_size, *arrays, shared=(ebm,))
-    flow = flow.weighted(seen["log_target"] - np.asarray(flow.log_prob))
-    found = of_draws(prompt, flow, importance(prior, ebm, batch_size=batch_size), batch_size=batch_size)
-    return _with_moments(found, constraints_of(ebm.controls), seen["gamma"])
+    return draws.weighted(seen["log_target"] - np.asarray(draws.log_prob)), seen["gamma"]
 
 
 @jax.jit
