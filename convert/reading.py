@@ -122,7 +122,7 @@ def _check_cost(path: Path) -> None:
 
 
 def _count_steps(file) -> None:
-    for number, (code, argument, _) in enumerate(pickletools.genops(file)):
+    for number, (code, argument, _) in enumerate(pickletools.genops(safe_pickle.Capped(file))):
         if number > safe_pickle.MAX_STEPS or (code.name == "BYTEARRAY8" and argument):
             raise pickle.UnpicklingError("it makes more than any network has")
 

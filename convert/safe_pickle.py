@@ -6,6 +6,7 @@ them. Attributes can be set on objects that ask for it only, never on the functi
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -15,6 +16,22 @@ FORBIDDEN = (
     *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.NEWOBJ_EX),
     *(pickle.EXT1, pickle.EXT2, pickle.EXT4),
 )
+
+
+class Capped:
+    """A file whose reads ask for no more than is left in it: Python makes room for what is asked for first."""
+
+    def __init__(self, file: BinaryIO):
+        """Reads from where the file is."""
+        start = file.tell()
+        self.end = file.seek(0, os.SEEK_END)
+        file.seek(start)
+        self.file, self.readline, self.tell = file, file.readline, file.tell
+
+    def read(self, count: int = -1) -> bytes:
+        """Up to `count` bytes, all that are left if it is negative."""
+        left = max(0, self.end - self.tell())
+        return self.file.read(left if count < 0 else min(count, left))
 
 
 class _Steps(dict):
@@ -47,7 +64,7 @@ class SafeUnpickler(pickle._Unpickler):
           what: what others are not, for messages.
           **options: of `pickle.Unpickler`.
         """
-        super().__init__(file, **options)
+        super().__init__(Capped(file), **options)
         self._known, self._what = known, what
         self.dispatch = _Steps(self.dispatch)
         for code in FORBIDDEN:

@@ -305,6 +305,10 @@ def run_small(words: list[str], code: str, folder: Path) -> None:
         arguments = [re.sub(r"^(--config=[^:]*:.+)(?<!smoke)$", r"\1_smoke", word) for word in arguments]
         arguments = [re.sub(r"^(--config=[^:]*)$", r"\1:smoke", word) for word in arguments]
         command = [sys.executable, *arguments]
-    variables = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | environment(words)
+    variables = (
+        os.environ
+        | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
+        | environment(words)
+    )
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{words or code}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"

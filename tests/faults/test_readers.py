@@ -37,6 +37,7 @@ from promptgen_jax.store import disk, logs, weights
 torch = pytest.importorskip("torch")
 pytestmark = ALLOWED
 CONSTANT, SECONDS = 200 * 2**20, 10
+MANY = 700  # changed inputs a reader: more than ten thousand in all
 FULL = pytest.mark.full
 STAGE = {
     "controls": {"c": {"kind": "synthetic", "energy": "quadratic", "target": [1.0, 0.0]}},
@@ -377,7 +378,7 @@ def settings(examples):
     )
 
 
-@pytest.mark.parametrize("examples", [12, pytest.param(700, marks=FULL)])
+@pytest.mark.parametrize("examples", [12, pytest.param(MANY, marks=FULL)])
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_changed_documents(name, examples, tmp_path):
     """One thing in it replaced by something else, removed, or nested beyond measure."""
@@ -450,7 +451,7 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("examples", [15, pytest.param(700, marks=FULL)])
+@pytest.mark.parametrize("examples", [15, pytest.param(MANY, marks=FULL)])
 @pytest.mark.parametrize("name", FILES)
 def test_changed_files(name, examples, tmp_path):
     """Bytes replaced, cut off, removed, repeated."""
