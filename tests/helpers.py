@@ -61,3 +61,11 @@ def rotated_landmarks(yaw=0.0, pitch=0.0, roll=0.0):
     about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
     about_z = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
     return jnp.asarray((points @ (about_y @ about_x @ about_z).T + 96)[None], jnp.float32)
+
+
+def build_controls(stage):
+    """The controls of a stage of a config."""
+    return tuple(
+        pg.load_control(options["kind"], name=name, **{key: options[key] for key in options if key != "kind"})
+        for name, options in stage["controls"].items()
+    )

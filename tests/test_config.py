@@ -9,6 +9,7 @@ import pytest
 import main
 from promptgen_jax.runs import run
 from promptgen_jax.runs.config import RunConfig
+from promptgen_jax.runs.finished import load_prompts
 from promptgen_jax.store import weights
 
 CONFIG = {
@@ -145,8 +146,8 @@ def test_a_run_of_groups_is_sampled_as_all_its_cells(tmp_path):
         (tmp_path / name / "prompt").mkdir(parents=True)
         (tmp_path / name / "prompt" / "prompt.json").write_text("{}")
     with pytest.raises(ValueError, match="Did you mean|Known: two"):
-        run.load_prompts(tmp_path, mixture="tow")
+        load_prompts(tmp_path, mixture="tow")
     config["mixtures"]["three"] = {"stages": ("a", "b", "c"), "judges": ()}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="--mixture is missing: this run has several groups of stages, two, three"):
-        run.load_prompts(tmp_path)
+        load_prompts(tmp_path)

@@ -1,5 +1,6 @@
 """FairFace, CelebA attributes, IR-SE50 and DECA's encoder: golden parity through converter and module, and controls."""
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from formulas import crop, pool
 from official_faces import CASES, every_network, golden, photos, seeded_state, torch, write_official
 
+import promptgen_jax as pg
 from configs import stylegan2_pose
 from convert import layers, reading
 from promptgen_jax import parts, training, types
@@ -15,7 +17,6 @@ from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.generators import dcgan
 from promptgen_jax.models import irse, network
 from promptgen_jax.ops import resample, rotations
-from promptgen_jax.runs import run as runs
 from promptgen_jax.store import catalogue, weights
 
 KEY = jax.random.key(0)
@@ -284,7 +285,7 @@ def test_pose_experiment_takes_a_step(convert):
     stage = config["stages"]["pose"]
     stage["controls"]["pose"]["network"] = str(convert("deca_encoder"))
     stage["controls"]["identity"]["network"] = str(convert("irse50"))
-    ebm = LatentEBM(dcgan.tiny(), runs.build_controls(stage), runs.build_conditions(stage))
+    ebm = LatentEBM(dcgan.tiny(), helpers.build_controls(stage), pg.Conditions.of(stage["condition"]))
     prompt, history = training.fit(ebm, flow=stage["flow"], quiet=True, **stage["training"])
     assert prompt.flow.cond_dim == 3
     assert [line["step"] for line in history] == [1, 2]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
 from PIL import Image
@@ -124,7 +125,7 @@ def test_configs_build(name, arg):
     config = importlib.import_module(f"configs.{name}").get_config(arg).to_dict()
     assert sorted(config["order"]) == sorted(config["stages"])
     for stage in config["order"]:
-        controls = run.build_controls(config["stages"][stage])
+        controls = helpers.build_controls(config["stages"][stage])
         assert [control.name for control in controls] == list(config["stages"][stage]["controls"])
 
 
@@ -145,7 +146,7 @@ def test_missing_checkpoints_say_where_to_get_them(name, tmp_path, monkeypatch):
     for stage in config["stages"].values():
         for control, options in stage["controls"].items():
             alone = stage | {"controls": {control: options}}
-            loads.append((options["network"], functools.partial(run.build_controls, alone)))
+            loads.append((options["network"], functools.partial(helpers.build_controls, alone)))
     for missing, load in loads:
         checkpoint = catalogue.CHECKPOINTS[missing]
         with pytest.raises(FileNotFoundError) as error:

@@ -10,7 +10,7 @@ from PIL import Image
 import promptgen_jax as pg
 from configs import flame_wide_mouth
 from promptgen_jax.generators import flame
-from promptgen_jax.runs import run
+from promptgen_jax.runs import finished, run
 from promptgen_jax.store import images
 
 
@@ -78,5 +78,5 @@ def test_run_renders_meshes(ball, tmp_path, monkeypatch):
     (stage,) = json.loads((tmp_path / "run" / "report.json").read_text())["stages"]
     assert {"name", "before", "after"} <= stage["statistics"][0].keys()
     assert np.ptp(np.asarray(Image.open(tmp_path / "run" / "mouth" / "samples.png").convert("L"))[40:]) > 100
-    pg.write_samples(run.load_prompt(tmp_path / "run"), tmp_path / "samples", num_samples=2)
+    pg.write_samples(finished.load_prompt(tmp_path / "run"), tmp_path / "samples", num_samples=2)
     assert np.asarray(Image.open(tmp_path / "samples" / "000001.png")).shape[1] >= 128

@@ -3,6 +3,7 @@ published weights: the same files, adapters and stages, small StyleGAN2, ResNets
 
 import json
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,7 +100,7 @@ def test_takes_a_step(name):
     module, arg = CONFIGS[name]
     config = module.get_config(f"{arg}_smoke").to_dict()
     (stage,) = config["stages"].values()
-    ebm = pg.LatentEBM(pg.load_generator(**config["generator"]), runs.build_controls(stage))
+    ebm = pg.LatentEBM(pg.load_generator(**config["generator"]), helpers.build_controls(stage))
     ebm, fit = training.fit_moments(ebm, jax.random.key(0), num_samples=512)
     assert (fit is None) == name.startswith("class")
     options, flow = stage["training"] | {"num_steps": 1, "batch_size": 2}, stage["flow"] | REDUCED_FLOW

@@ -17,7 +17,7 @@ from promptgen_jax import parts
 from promptgen_jax.controls import clip
 from promptgen_jax.controls._shares import fill_shares
 from promptgen_jax.generators import stylegan2
-from promptgen_jax.runs import run
+from promptgen_jax.runs import finished, run
 from promptgen_jax.types import Spec
 
 KEY = jax.random.key(0)
@@ -235,9 +235,9 @@ def test_a_finished_run_asks_for_consent_and_a_config_of_ones_own_does_not(packa
     assert main.main(evaluate) == 2
     assert "config.json: names a part of the package 'theirs'" in capsys.readouterr().err
     with pytest.raises(ValueError, match="names a part of the package 'theirs'"):
-        run.load_prompt(workdir)
+        finished.load_prompt(workdir)
     assert not (package / "imported").exists()
-    assert run.load_prompt(workdir, trust="theirs").name == "quadratic"
+    assert finished.load_prompt(workdir, trust="theirs").name == "quadratic"
     assert main.main([*evaluate, "--trust=theirs"]) == 0
     forget()
     own = tmp_path / "own.py"

@@ -63,7 +63,7 @@ def test_only_a_whole_training_is_timed(tmp_path):
     """Of one that was resumed, what went before is not known."""
     config = synthetic_linear.get_config("smoke").to_dict()
     config["stages"]["quadratic"]["flow"] = FLOW
-    (control,) = run.build_controls(config["stages"]["quadratic"])
+    (control,) = helpers.build_controls(config["stages"]["quadratic"])
     ebm = pg.LatentEBM(pg.load_generator(**config["generator"]), (control,))
     run.train_stage("quadratic", config, ebm, tmp_path)
     timing = tmp_path / "quadratic" / "timing.json"

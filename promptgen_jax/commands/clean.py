@@ -33,8 +33,9 @@ def run(arguments) -> _arguments.Outcome:
     total = f"{_mebibytes(sum(found.values()))} in {workdir}, beside {_mebibytes(kept)} worth keeping"
     if not arguments.yes and not _agreed(f"Free {total}? [y/N] "):
         return _arguments.Outcome(f"not freed: {total}. Say yes, or give --yes.", code=1)
-    for path in found:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with disk.locked("workdir", workdir):
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     return _arguments.Outcome(f"freed: {total}.")
 
 

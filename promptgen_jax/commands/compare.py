@@ -32,7 +32,7 @@ def run(arguments) -> _arguments.Outcome:
     """Compares, and writes the page."""
     from promptgen_jax.commands import _config
     from promptgen_jax.runs import compare
-    from promptgen_jax.runs import run as runs
+    from promptgen_jax.runs.finished import read_config
     from promptgen_jax.store import weights
 
     methods = compare.read_methods(arguments.method)
@@ -42,7 +42,7 @@ def run(arguments) -> _arguments.Outcome:
     else:
         if arguments.overrides:
             raise ValueError(f"{arguments.overrides[0][0]}: there is no --config to change. Name one.")
-        config = runs.read_config(workdir, trust=arguments.trust)
+        config = read_config(workdir, trust=arguments.trust)
     page = compare.compare_stage(
         config,
         workdir,

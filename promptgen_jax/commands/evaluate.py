@@ -27,7 +27,8 @@ def run(arguments) -> _arguments.Outcome:
 
     from promptgen_jax import parts
     from promptgen_jax.commands import _config
-    from promptgen_jax.runs.run import read_config, train_and_evaluate
+    from promptgen_jax.runs.finished import read_config
+    from promptgen_jax.runs.run import train_and_evaluate
     from promptgen_jax.store import weights
 
     if arguments.config is not None:

@@ -74,7 +74,7 @@ def run(arguments) -> _arguments.Outcome:
 def _prompts(arguments, workdir: str | None) -> dict:
     """The prompts to sample, by the folder of their pictures; all that reads a saved prompt is called here."""
     from promptgen_jax import Prompt
-    from promptgen_jax.runs.run import load_prompts
+    from promptgen_jax.runs.finished import load_prompts
 
     options = dict(map(option, arguments.options))
     if workdir is None:

@@ -30,6 +30,7 @@ from promptgen_jax.metrics import (
     pose,
     shares,
 )
+from promptgen_jax.metrics._missed import share_notes
 from promptgen_jax.prompt import Prompt
 
 NO_CERTIFICATE = (
@@ -182,7 +183,7 @@ def _missed_shares(result: Measured, about: About) -> Iterator[str]:
         for label, wanted in zip(row.labels, row.target or (), strict=True):
             share = getattr(row.shares["after"][label], count)
             ends = (share.mean, share.low, share.high)
-            yield from certificate.share_notes(row.attribute, label, wanted, *ends, row.num_samples or 0, count)
+            yield from share_notes(row.attribute, label, wanted, *ends, row.num_samples or 0, count)
 
 
 def _name(metric: str | Callable) -> str:

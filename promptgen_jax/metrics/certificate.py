@@ -11,7 +11,7 @@ cannot hide where the prior meets it; where the prior does not meet it either, t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from promptgen_jax import checks, devices
 from promptgen_jax.draws import Draws
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.metrics._intervals import RESAMPLES, mean_interval
+from promptgen_jax.metrics._missed import is_missed, share_notes
 from promptgen_jax.metrics._observed import About, Observed
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.types import Array, Constraint, Sample, aims_of, constraints_of
@@ -30,8 +31,6 @@ THIN = np.log(10)  # where the flow is this much thinner than the target, the ta
 ENOUGH = 20  # effective samples of the prior, below which nothing vouches for what the flow does not visit
 GOOD, FAIR = 0.1, 1.0  # nats, from either side
 MISSED_GOOD, MISSED_FAIR = 0.02, 0.15
-COUNTED = {"soft": "mean probability", "hard": "first choices"}
-MISSED_SHARE, EXPECTED = 0.02, 5  # of a moment that is missed; samples of a label, below which they do not show it
 
 
 class Side(NamedTuple):
@@ -220,38 +219,6 @@ def _with_moments(found: Certificate, controls: tuple[Constraint, ...], gamma: M
                 missed |= is_missed(wanted, *ends)
     verdict = "fair" if missed and found.verdict == "good" else found.verdict
     return dataclasses.replace(found, verdict=verdict, notes=(*found.notes, *notes))
-
-
-def is_missed(wanted: float, reached: float, low: float, high: float) -> bool:
-    """Whether a share is off by more than a fiftieth, and what was wanted lies outside its interval."""
-    return abs(reached - wanted) > MISSED_SHARE and not low <= wanted <= high
-
-
-def share_notes(
-    attribute: str,
-    label: str,
-    wanted: float,
-    reached: float,
-    low: float,
-    high: float,
-    num_samples: int,
-    count: str = "soft",
-) -> Iterator[str]:
-    """A note if a share (with its interval) misses the wanted one, or is too rare to be seen.
-
-    Too rare is a label with, or without which fewer than 5 samples are expected.
-    """
-    if is_missed(wanted, reached, low, high):
-        yield (
-            f"{attribute}: {label} was asked to be {wanted:.1%} of the samples and is {reached:.1%} by the "
-            f"control's {COUNTED[count]}. Train longer, with closed_loop, or with objective='score_function'."
-        )
-    expected = num_samples * min(wanted, 1 - wanted)
-    if expected < EXPECTED:
-        yield (
-            f"{attribute}: {label} was asked to be {wanted:.4%} of the samples, which {num_samples} samples cannot "
-            f"show: in {expected:.1f} of them it would be otherwise, below {EXPECTED}. More num_samples would tell."
-        )
 
 
 def _noise(ebm: LatentEBM, key: Array, key_images: Array, count: int) -> Draws:

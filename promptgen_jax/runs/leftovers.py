@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from promptgen_jax.runs import run
+from promptgen_jax.runs import finished
 from promptgen_jax.training import CHECKPOINTS
 
 TENSORBOARD = "tensorboard"
@@ -20,7 +20,7 @@ def spare(workdir: Path) -> dict[Path, int]:
     Raises:
       FileNotFoundError: no run, or one that is not trained to the end, whose checkpoints are its training.
     """
-    stages = [workdir / name for name in run.read_config(workdir)["stages"]]
+    stages = [workdir / name for name in finished.read_config(workdir)["stages"]]
     trained = [stage for stage in stages if (stage / "prompt" / "prompt.json").is_file()]
     paths = [stage / name for stage in trained for name in (CHECKPOINTS, TENSORBOARD)]
     paths += [workdir / COMPILED, *sorted(workdir.glob(f"samples/**/{COMPILED}"))]

@@ -12,7 +12,6 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,10 +30,11 @@ from promptgen_jax.models.network import load_network
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs import report
 from promptgen_jax.runs.config import GENERATOR, LOOSE, RunConfig, load_sampler
-from promptgen_jax.store import disk, documents, home, hub, images, weights
+from promptgen_jax.runs.finished import AGAIN
+from promptgen_jax.runs.finished import load_prompt as load_prompt  # notebooks of version 0.1.0 find it here
+from promptgen_jax.store import disk, documents, hub, images, weights
 from promptgen_jax.types import Conditions, makes, networks_of, said, view
 
-AGAIN = "Train again, in another --workdir."
 GRID_SIZE = 3  # values per component of a condition in pictures
 CONDITION_CAPTION = "One face per block, the same noise under every condition; the first faces, none picked."
 VERSIONS = ("jax", "flax", "optax", "distrax", "orbax-checkpoint", "numpy")
@@ -168,31 +168,6 @@ def open_workdir(workdir: str | Path, config: dict) -> Path:
         "this one.",
     )
     return file.parent
-
-
-def build_controls(stage: dict) -> tuple:
-    """Loads the controls of a stage and checks its training options, before anything is written.
-
-    Raises:
-      ValueError, FileNotFoundError: unknown kind, network, attribute, label or option, with the nearest match.
-    """
-    if stage["training"] is not None:
-        training.TrainConfig(**stage["training"])
-    return tuple(
-        parts.load_control(
-            options["kind"], name=name, **{key: value for key, value in options.items() if key != "kind"}
-        )
-        for name, options in stage["controls"].items()
-    )
-
-
-def build_conditions(stage: dict) -> Conditions | None:
-    """What the conditions of a stage are drawn from, of its `condition`; None without.
-
-    Raises:
-      ValueError: as `Conditions.of`.
-    """
-    return Conditions.of(stage["condition"]) if stage["condition"] else None
 
 
 def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple[LatentEBM, Prompt]:
@@ -353,84 +328,3 @@ def _innermost(generator):
 def _hardware() -> str:
     device = jax.devices()[0].device_kind
     return f"{jax.device_count()} x {device}, {os.cpu_count()} cores, {platform.machine()}"
-
-
-def load_prompt(workdir: str | Path, *, stage: str = "", trust: str | Iterable[str] = (), **options) -> Prompt:
-    """The prompt of a stage of a run, with the generator's options for pictures; no control model is needed.
-
-    Args:
-      workdir: of a finished run.
-      stage: by name; the last one by default.
-      trust: packages outside the library, by name, whose code may run to build what config.json names.
-      **options: of the generator, on top of those for pictures in the config.
-
-    Raises:
-      FileNotFoundError: not trained yet; TypeError, ValueError: unknown stage, or options that the generator does not
-        have; a part of a package that is not trusted.
-    """
-    run, workdir = RunConfig.from_dict(read_config(workdir, trust=trust)), disk.local_path("workdir", workdir).resolve()
-    stage = stage or run.order[-1]
-    checks.check_known("--stage", stage, run.order)
-    generator = parts.load_generator(**run.generator | run.evaluation.pictures | options)
-    return Prompt.load(workdir / stage / "prompt", generator=generator, trust=trust)
-
-
-def load_prompts(
-    workdir: str | Path, *, mixture: str = "", stage: str = "", trust: str | Iterable[str] = (), **options
-) -> dict[str, Prompt]:
-    """What a run is sampled as: equal numbers of every stage of a mixture, by name, or one stage, by the name "".
-
-    Args:
-      workdir: of a finished run.
-      mixture: one of those of the run; needed if it has several, and `stage` is not given.
-      stage: one stage alone.
-      trust: as `load_prompt`.
-      **options: as `load_prompt`.
-
-    Raises:
-      ValueError: unknown mixture or stage, both, or none of several mixtures; else as `load_prompt`.
-    """
-    mixtures = read_config(workdir, trust=trust).get("mixtures") or {}
-    if mixture and stage:
-        raise ValueError("--mixture and --stage: give one of the two.")
-    if mixture:
-        checks.check_known("--mixture", mixture, mixtures)
-    if len(mixtures) > 1 and not mixture and not stage:
-        raise ValueError(
-            f"--mixture is missing: this run has several groups of stages, {', '.join(mixtures)}. Name one of them, "
-            "or one stage by --stage."
-        )
-    if stage or not mixtures:
-        return {"": load_prompt(workdir, stage=stage, trust=trust, **options)}
-    cells = mixtures[mixture or next(iter(mixtures))]["stages"]
-    return {cell: load_prompt(workdir, stage=cell, trust=trust, **options) for cell in cells}
-
-
-def read_config(workdir: str | Path, *, trust: str | Iterable[str] = ()) -> dict:
-    """The config of a finished run.
-
-    Args:
-      workdir: of the run.
-      trust: packages outside the library, by name, whose code may run to check what it names.
-
-    Raises:
-      FileNotFoundError: the folder holds none, or one that is not trained to the end; ValueError: it is damaged, or
-        names a part of a package that is not trusted.
-    """
-    workdir = disk.local_path("workdir", workdir).resolve()
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"workdir {workdir}: holds no config.json. Train first: {home.command('train')}.")
-    config = documents.read(path, documents.StoredRun, advice=AGAIN)
-    parts.check_trusted(path, parts.kinds_in(config), trust)
-    with documents.one_sentence(path, "no config of a run", advice=AGAIN):
-        try:
-            last = RunConfig.from_dict(config).order[-1]
-        except ValueError as error:
-            raise ValueError(f"{path}: {error} {AGAIN}") from None
-    if not (workdir / last / "prompt" / "prompt.json").is_file():
-        raise FileNotFoundError(
-            f"workdir {workdir}: its stage {last} is not trained to the end. Repeat the command that "
-            "began it; it goes on where it was."
-        )
-    return config

@@ -13,27 +13,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.core import FrozenDict
 
-from promptgen_jax import checks, devices, parts, types
+from promptgen_jax import checks, devices, types
 from promptgen_jax.controls._shares import fill_shares
 from promptgen_jax.devices import map_batches
-from promptgen_jax.draws import Draws, sample_keys, seeded, settings
+from promptgen_jax.draws import Draws, sample_keys, seeded
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flows.base import build_module, check_options, init_flow, named_in
+from promptgen_jax.flows.base import build_module, check_options, init_flow
 from promptgen_jax.objectives import _shared as contract
 from promptgen_jax.prompt import Prompt
-from promptgen_jax.store import disk, weights
+from promptgen_jax.store import disk
 from promptgen_jax.store.checkpoints import Checkpoints
 from promptgen_jax.training import moments
+from promptgen_jax.training.about import claim_workdir, recipe
 from promptgen_jax.training.config import AUTO, TrainConfig, make_objective, name_of
 from promptgen_jax.training.optimizer import make_optimizer
 from promptgen_jax.training.start import choose, closest_normal, start_at, weighted_draws
 from promptgen_jax.training.watch import Watch, stop_signals
 from promptgen_jax.types import Array, PyTree
 
-CHECKPOINTS, ABOUT, MEMORY = "checkpoints", "training.json", "objective"
-REPORTING = ("save_every", "log_every", "tensorboard")  # options that leave the trained flow as it is
+CHECKPOINTS, MEMORY = "checkpoints", "objective"
 
 
 def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, config: TrainConfig) -> tuple[dict, dict]:
@@ -199,7 +198,7 @@ def fit(
     if workdir is None:
         return _fit(ebm, objective, config, mesh, **about, **seen)
     with disk.locked("fit: workdir", disk.open_folder("fit: workdir", workdir)):
-        _claim_workdir(workdir, ebm, config, flow, optimizer)
+        claim_workdir(workdir, ebm, config, flow, optimizer)
         return _fit(ebm, objective, config, mesh, **about, **seen)
 
 
@@ -238,44 +237,13 @@ def _fit(
         trained_flow,
         params,
         conditions=ebm.cond_prior,
-        recipe=_recipe(ebm, config, flow, objective),
+        recipe=recipe(ebm, config, flow, objective),
         name=name,
     )
     watch = Watch(config, workdir, quiet, None if callback is None else functools.partial(_call, callback, prompt))
     params_best, history = _run(state, step, ebm, trained_flow, objective, config, watch)
     prompt = prompt.replace(params=params_best, generator=ebm.generator, flow=trained_flow)
     return devices.local(prompt), history
-
-
-def _recipe(ebm: LatentEBM, config: TrainConfig, flow: dict, objective) -> FrozenDict:
-    """How a prompt is trained, for its prompt.json and card."""
-    about = parts.describe(objective)
-    if isinstance(config.objective, str):
-        about = about | {"kind": config.objective}
-    options = dataclasses.replace(config, objective="reverse_kl").about()  # without an object, which is told in `about`
-    training = {name: value for name, value in options.items() if name not in ("objective", *about["options"])}
-    controls = [
-        _asked(control)
-        | {"checksums": {each.name: types.said(each, "checksum") for each in types.networks_of(control)}}
-        for control in ebm.controls
-    ]
-    return types.plain({"controls": controls, "objective": about, "training": training | flow})
-
-
-def _asked(control) -> dict:
-    """What a control asks for, of which model, completely: for the card and for the claim of a work directory."""
-    about = parts.describe(control)
-    targets = {name: value for aim in types.aims_of(control) for name, value in aim.target}
-    networks = (
-        f"{each.name}, {types.said(each, 'license') or 'licence not stated'}" for each in types.networks_of(control)
-    )
-    return {
-        "name": control.name,
-        "kind": about["kind"],
-        "options": about["options"] | ({"target": targets} if targets else {}),
-        "weight": float(control.weight),
-        "networks": "; ".join(networks),
-    }
 
 
 def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
@@ -301,49 +269,6 @@ def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
             f"fit: the generator is the conditional prompt {ebm.generator.name!r}, which a control on top of it could "
             "not tell its condition. Train the conditional prompt last."
         )
-
-
-def _claim_workdir(workdir: Path, ebm: LatentEBM, config: TrainConfig, flow: dict, optimizer) -> None:
-    """Raises ValueError if a training of something else, which would be resumed, is in the workdir."""
-    generator, file = ebm.generator, weights.open_folder("fit: workdir", workdir) / ABOUT
-    about = {
-        "generator": {
-            "name": generator.name,
-            "checksum": generator.checksum,
-            "fingerprint": parts.fingerprint(generator),
-        },
-        "controls": {
-            control.name: _asked(control) | {"fingerprint": parts.fingerprint(control)} for control in ebm.controls
-        },
-        "conditions": parts.fingerprint(ebm.cond_prior) if ebm.cond_prior else None,
-        "training": {name: value for name, value in config.about().items() if name not in REPORTING},
-        "flow": flow | _own_code(flow),
-    } | ({"optimizer": parts.fingerprint(optimizer)} if optimizer else {})
-    about |= {"settings": settings()} if settings() else {}
-    if file.is_file() and "conditions" not in weights.read_json(file, advice="Delete the folder."):
-        weights.write_json(file, _since_fingerprints(weights.read_json(file, advice="Delete the folder."), about))
-    weights.claim(
-        file,
-        about,
-        refusal="fit: workdir {} holds another training (differs in {}). Choose another workdir, or delete this one.",
-    )
-
-
-def _own_code(flow: dict) -> dict:
-    """A checksum of the code outside the library that options of a flow name."""
-    return {
-        f"{kind} code": parts.fingerprint(parts.find("flows", kind).build) for kind in named_in(flow) if "." in kind
-    }
-
-
-def _since_fingerprints(found: dict, about: dict) -> dict:
-    """What version 0.1.0 wrote, which had no fingerprints: those of `about` where the rest of an entry agrees."""
-    generator = about["generator"]
-    same = {"generator": found.get("generator") == [generator["name"], generator["checksum"]]}
-    same["controls"] = {name: entry[1] for name, entry in found.get("controls", {}).items()} == {
-        name: entry["weight"] for name, entry in about["controls"].items()
-    }
-    return {**about, **found, **{name: about[name] for name in same if same[name]}}
 
 
 def _call(callback: Callable, prompt: Prompt, number: int, metrics: dict, params: PyTree) -> None:

@@ -30,7 +30,7 @@ import promptgen_jax as pg
 from convert import array_pickle, biggan_to_flax, clip_to_flax, fairface_to_flax, nvidia_pickle, reading, torchscript
 from promptgen_jax.flows import base as flows
 from promptgen_jax.generators import synthetic
-from promptgen_jax.runs import inventory, report
+from promptgen_jax.runs import finished, inventory, report
 from promptgen_jax.runs import run as runs
 from promptgen_jax.store import disk, logs, weights
 
@@ -267,7 +267,7 @@ def test_stages_of_a_report_lie_in_its_run(folder, tmp_path):
 def test_stage_names_are_plain_names(name, tmp_path):
     config = RUN | {"stages": {name: STAGE, "last": STAGE}, "order": [name, "last"]}
     (tmp_path / "config.json").write_text(json.dumps(config | {"mixtures": {}}))
-    assert "cannot be the name of a stage" in tell(runs.read_config, tmp_path, named="config.json")
+    assert "cannot be the name of a stage" in tell(finished.read_config, tmp_path, named="config.json")
 
 
 def test_code_in_the_folder_of_a_run_is_not_run(tmp_path, monkeypatch):
@@ -279,7 +279,7 @@ def test_code_in_the_folder_of_a_run_is_not_run(tmp_path, monkeypatch):
     evaluation = {"num_samples": 8, "metrics": ["stranger.evil"]}
     (run / "config.json").write_text(json.dumps(RUN | {"evaluation": evaluation, "mixtures": {}}))
     monkeypatch.syspath_prepend(str(tmp_path / "place"))
-    assert "whose code would run" in tell(runs.read_config, run)
+    assert "whose code would run" in tell(finished.read_config, run)
 
 
 # Any change of any document
@@ -333,7 +333,7 @@ DOCUMENTS = {
     "prompt": (saved_prompt, "prompt.json", lambda folder: pg.Prompt.load(folder, generator=a_generator())),
     "report": (a_run, "report.json", lambda folder: report.write_report(folder)),
     "config-in-report": (a_run, "config.json", lambda folder: report.write_report(folder)),
-    "run": (a_run, "config.json", lambda folder: runs.read_config(folder)),
+    "run": (a_run, "config.json", lambda folder: finished.read_config(folder)),
     "workdir": (a_run, "config.json", lambda folder: runs.open_workdir(folder, RUN)),
     "tfjs": (tfjs, "m.json", lambda folder: reading.read_tfjs(folder / "m.json")),
     "biggan": (biggan, "c.json", lambda folder: biggan_to_flax.read_options(folder / "c.json")),
