@@ -1,11 +1,14 @@
 """Options and settings that all tests share."""
 
+import gc
 import os
 import sys
+from pathlib import Path
 
 import jax
 import pytest
 
+ROOMY = 3 << 30  # bytes that a process of tests may keep of what it compiled
 LARGE = ("test_biggan", "test_diffae", "test_nvae", "test_stylegan2", "test_stylenerf")  # gigabytes: never two at once
 
 
@@ -16,7 +19,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     """Compile small programs fast, not well, and once for all processes, unless the environment says otherwise."""
     settings = {
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_compile_time_secs": 0.02,
         "jax_disable_most_optimizations": not config.getoption("--full"),
     }
     if hasattr(config, "cache"):
@@ -25,6 +28,7 @@ def pytest_configure(config):
         if name.upper() not in os.environ:
             os.environ[name.upper()] = str(value)
             jax.config.update(name, value)
+    gc.set_threshold(100_000, 50, 100)  # tracing makes many objects that stay
 
 
 def pytest_collection_modifyitems(config, items):
@@ -38,13 +42,24 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="slow full-size check, run with --full"))
 
 
+def resident():
+    """Bytes of memory that this process holds; all there is where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return sys.maxsize
+
+
 @pytest.fixture(autouse=True, scope="module")
-def memory_is_given_back():
-    """What a module compiled and loaded, when it is done: together they take gigabytes."""
+def memory_is_given_back(tmp_path_factory):
+    """What a module of tests loaded and wrote to import, when it is done, and compiled programs before they fill up."""
     yield
-    jax.clear_caches()
-    for name in [name for name in sys.modules if name.partition(".")[0] == "mypackage"]:
-        del sys.modules[name]  # another page or test writes its own
+    if resident() > ROOMY:
+        jax.clear_caches()
+    written = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or [*getattr(module, "__path__", ""), ""][0]).startswith(written):
+            del sys.modules[name]  # another module of tests writes its own under that name
     for name, module in list(sys.modules.items()):
         for function in vars(module).values() if name.startswith(("official_", "test_", "formulas")) else ():
             if hasattr(function, "cache_clear"):

@@ -275,20 +275,20 @@ def certificate(flow: Side, prior: Side, *, seed: int = 0) -> Certificate:
     log_importance = (log_target - log_q)[:n]
 
     counts = _resampled(n, m, np.random.default_rng(seed))  # the first row is the samples themselves
-    log_total = logsumexp(np.broadcast_to(log_weight, counts.shape), b=counts, axis=1)
-    weight = counts * np.exp(np.where(counts > 0, log_weight - log_total[:, None], 0.0))  # each row sums to 1
-    log_z = log_total - np.log(n + m)
+    weight, log_scale = _scaled(log_weight)
+    total = counts @ weight
+    log_z = np.log(total / (n + m)) + log_scale
     distance = log_target - log_q  # log target / q, up to log Z
     reverse = log_z - (counts[:, :n] @ np.maximum(log_importance, -1e6)) / n
-    forward = weight @ np.clip(distance, -1e6, 1e6) - log_z
-    missed = np.sum(weight * (distance[None] - log_z[:, None] > THIN), axis=1)
+    forward = counts @ (weight * np.clip(distance, -1e6, 1e6)) / total - log_z
+    missed = (counts * (distance - log_z[:, None] > THIN)) @ weight / total
 
     ess_prior = _ess((log_target - log_prior)[n:])
     accounted = float(np.exp(min(0.0, logsumexp(log_importance) - np.log(n) - log_z[0])))
-    alone = (log_target - log_prior)[n:]
+    alone, log_scale_alone = _scaled((log_target - log_prior)[n:])
     found = {
         "log_z": log_z,
-        "log_z_prior": logsumexp(np.broadcast_to(alone, (len(counts), m)), b=counts[:, n:], axis=1) - np.log(m),
+        "log_z_prior": np.log(counts[:, n:] @ alone / m) + log_scale_alone,
         "reverse_kl": reverse,
         "forward_kl": forward,
         "missed_mass": missed,
@@ -340,6 +340,12 @@ def _resampled(n: int, m: int, rng: np.random.Generator) -> np.ndarray:
     """How often each sample counts, (1 + resamples, N + M): all once, then the bootstrap of each side."""
     rows = [rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) for size in (n, m)]
     return np.concatenate([np.ones((1, n + m)), np.concatenate(rows, axis=1)])
+
+
+def _scaled(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights over their largest, at least e^-700 so that no resample weighs nothing, and the log of the largest."""
+    largest = float(log_weight.max())
+    return np.exp(np.maximum(log_weight - largest, -700.0)), largest
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:

@@ -7,6 +7,7 @@ Which Linen module reads a weight folder is written in its config.json:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import os
 from pathlib import Path
@@ -102,7 +103,13 @@ def _hashable(value):
 
 def expected_tree(module: nn.Module, example: Any) -> dict:
     """Shapes of what a weight folder of this module holds: its parameters, or, if it has buffers, both by name."""
-    variables = jax.eval_shape(module.init, jax.random.key(0), example)
+    leaves, tree = jax.tree.flatten(example)
+    return _expected_tree(module, tree, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves))
+
+
+@functools.lru_cache(maxsize=64)
+def _expected_tree(module: nn.Module, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> dict:
+    variables = jax.eval_shape(module.init, jax.random.key(0), jax.tree.unflatten(tree, leaves))
     return variables if "buffers" in variables else variables["params"]
 
 
@@ -140,7 +147,8 @@ def load_params(
         module = load_module(config)
         expected = expected_tree(module, example(module) if callable(example) else example)
     weights.check_tree(str(name_or_path), tree, expected, converter=converter)
-    tree = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float16 else None), tree)
+    tree = jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float16 else leaf, tree)
+    tree = jax.tree.map(jnp.asarray, tree)
     return module, tree, config
 
 
