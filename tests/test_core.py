@@ -204,7 +204,7 @@ def test_samples_do_not_depend_on_the_batch_size():
 
 
 PROGRAM = """
-import sys; sys.path.insert(0, "tests")
+import sys; sys.path.insert(0, "tests/support")
 import jax, promptgen_jax as pg, helpers as t
 _, history = pg.fit(t.make_ebm(), flow=t.FLOW, **t.OPTIONS)
 print(jax.device_count(), *[line["loss"] for line in history])

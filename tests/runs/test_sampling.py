@@ -24,8 +24,8 @@ from promptgen_jax.devices import compilations_kept
 from promptgen_jax.generators import nvae, stylegan2
 from promptgen_jax.runs import sampling
 
-ROOT = Path(__file__).parent.parent
-GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).parents[1] / "golden"
 KEY = jax.random.key(0)
 
 

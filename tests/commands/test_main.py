@@ -30,7 +30,7 @@ from configs import (
 from promptgen_jax.runs import run
 from promptgen_jax.store import catalogue
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONTROLS = ("faceapi_age_gender", "faceapi_expression", "facemesh", "faceres", "emotion")
 ARGUMENTS = (
     "--config=configs/quickstart.py:smoke",

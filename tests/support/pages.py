@@ -35,7 +35,7 @@ import main
 from promptgen_jax.commands import helps, modes, parser
 from promptgen_jax.store import catalogue
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 STAND_INS = ("index.md", "changelog.md")  # for README.md and CHANGELOG.md on the site
 PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in STAND_INS)]
 BLOCK = re.compile(r"^ *```(\S*)(?: title=\"(.*?)\")?\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)

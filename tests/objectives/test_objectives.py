@@ -17,7 +17,7 @@ import pytest
 import promptgen_jax as pg
 from promptgen_jax.objectives import ForwardKL, ReverseKL
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FLOW = {"num_layers": 2, "hidden_dim": 8}
 OPTIONS = {"num_steps": 4, "batch_size": 16, "log_every": 1, "quiet": True, "flow": FLOW}
 STOPPED = """

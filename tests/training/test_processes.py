@@ -13,8 +13,8 @@ from helpers import free_address
 
 import promptgen_jax as pg
 
-ROOT = Path(__file__).parent.parent
-HEAD = 'import sys; sys.path.insert(0, "tests")\nimport jax, numpy as np, promptgen_jax as pg, helpers as t\n'
+ROOT = Path(__file__).parents[2]
+HEAD = 'import sys; sys.path.insert(0, "tests/support")\nimport jax, numpy as np, promptgen_jax as pg, helpers as t\n'
 TRAIN = (
     HEAD
     + """

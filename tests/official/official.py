@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from golden import seeded
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 SLICES = {"global_scale": "global_scale", "subnet.2.bias": "bias2", "subnet.0.weight": "weight0_corner"}
 
 

@@ -182,7 +182,7 @@ def test_missing_network_says_where_to_get_it(folder):
         network.load_network(folder)
     for fact in (checkpoint.file, checkpoint.url, checkpoint.command(folder), checkpoint.license):
         assert fact in str(refusal.value)
-    assert (Path(__file__).parent.parent / "convert" / checkpoint.converter).is_file()
+    assert (Path(__file__).parents[2] / "convert" / checkpoint.converter).is_file()
 
 
 def test_every_published_celeba_classifier_is_an_attribute():

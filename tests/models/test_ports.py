@@ -15,7 +15,7 @@ from helpers import rotated_landmarks
 from promptgen_jax.generators import dcgan
 from promptgen_jax.models import facemesh, faceres, network
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 NETWORKS = ("faceapi_expression", "faceapi_age_gender", "emotion", "facemesh", "faceres")
 
 

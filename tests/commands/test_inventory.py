@@ -16,7 +16,7 @@ import promptgen_jax as pg
 from promptgen_jax.runs import doctor
 from promptgen_jax.store import catalogue, weights
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_list(capsys, monkeypatch, tmp_path):

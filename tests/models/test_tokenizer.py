@@ -10,7 +10,7 @@ import pytest
 import promptgen_jax as pg
 from promptgen_jax.models import tokenizer
 
-GOLDEN = Path(__file__).parent / "golden" / "clip_vit_b32"
+GOLDEN = Path(__file__).parents[1] / "golden" / "clip_vit_b32"
 ROWS = json.loads((GOLDEN / "tokens.json").read_text())["rows"]
 LONG = [row for row in ROWS if row["openai_length"] > 77]
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from golden import seeded
 
-ROOT = Path(__file__).parent.parent
-GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).parents[1] / "golden"
 LANDSCAPE = "stylegan2_landscape"
 pytestmark = official_clip.ALLOWED
 

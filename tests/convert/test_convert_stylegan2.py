@@ -15,7 +15,7 @@ from convert import nvidia_pickle, reading, stylegan2_to_flax
 from promptgen_jax.generators import stylegan2
 from promptgen_jax.store import weights
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 # --- weight folders --------------------------------------------------------------------------------------------------
