@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.types import Array, Density, Prior, PyTree
+from promptgen_jax.types import FOLLOWS, Array, Density, Prior, PyTree
 
 CONTRACT = ("init", "loss", "needs_fixed_target", "tells_moments")
 
@@ -65,6 +65,11 @@ def can_choose(objective: object) -> bool:
 def receive(objective: Any, memory: PyTree, draws: Any) -> PyTree:
     """What an objective remembers, with weighted samples of the prior, if it has a place for them."""
     return objective.receive(memory, draws) if draws is not None and hasattr(objective, "receive") else memory
+
+
+def sharding_field() -> Any:
+    """The field of an objective in which the trainer writes how the batch is split; no part of what it is."""
+    return dataclasses.field(default=None, repr=False, metadata={FOLLOWS: True})
 
 
 def sharded(objective: Any, sharding: jax.sharding.Sharding) -> Any:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from promptgen_jax import checks
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.objectives._shared import Stateless, draw, summary
-from promptgen_jax.types import Array, Density, PyTree, Sample, constraints_of
+from promptgen_jax.objectives._shared import Stateless, draw, sharding_field, summary
+from promptgen_jax.types import Array, Density, PyTree, Sample, Spec, constraints_of, spec_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,8 @@ class CGMRelax(Stateless):
 
     batch_size: int
     relaxation: float = 1e-2
-    sharding: Any = None
+    sharding: Any = sharding_field()
+    spec: Spec | None = spec_field()
 
     def __post_init__(self) -> None:
         """Raises ValueError for a batch without a baseline, or no relaxation."""

@@ -13,9 +13,9 @@ from flax import struct
 from promptgen_jax import checks
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.objectives._buffer import Buffer
-from promptgen_jax.objectives._shared import draw
+from promptgen_jax.objectives._shared import draw, sharding_field
 from promptgen_jax.objectives.forward_kl import ForwardKL
-from promptgen_jax.types import Array, Density, PyTree
+from promptgen_jax.types import Array, Density, PyTree, Spec, spec_field
 
 ACCEPTED, PACE = 0.65, 1.05  # wanted share of accepted moves, and the factor by which the step size follows it
 LARGEST_CORRECTION = 10.0
@@ -66,7 +66,8 @@ class FAB:
     every: int = 4
     forward_batch: int = 256
     buffer_size: int = 8192
-    sharding: Any = None
+    sharding: Any = sharding_field()
+    spec: Spec | None = spec_field()
 
     def __post_init__(self) -> None:
         """Raises ValueError for counts out of range."""

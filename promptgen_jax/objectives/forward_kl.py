@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from promptgen_jax import checks
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.objectives._shared import Stateless, shard
-from promptgen_jax.types import Array, Density, PyTree
+from promptgen_jax.objectives._shared import Stateless, shard, sharding_field
+from promptgen_jax.types import Array, Density, PyTree, Spec, spec_field
 
 BISECTIONS = 20
 
@@ -42,7 +42,8 @@ class ForwardKL(Stateless):
     batch_size: int
     prior_share: float = 0.5
     least_ess: float = 0.0
-    sharding: Any = None
+    sharding: Any = sharding_field()
+    spec: Spec | None = spec_field()
 
     def __post_init__(self) -> None:
         """Raises ValueError for shares out of range."""

@@ -13,10 +13,10 @@ from promptgen_jax import checks
 from promptgen_jax.draws import Draws
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.objectives._buffer import Buffer
-from promptgen_jax.objectives._shared import draw
+from promptgen_jax.objectives._shared import draw, sharding_field
 from promptgen_jax.objectives.forward_kl import ForwardKL, log_mixture
 from promptgen_jax.objectives.path_gradient import PathGradient
-from promptgen_jax.types import Array, Density, PyTree
+from promptgen_jax.types import Array, Density, PyTree, Spec, spec_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Mixed:
     prior_batch: int = 0
     forward_batch: int = 256
     buffer_size: int = 8192
-    sharding: Any = None
+    sharding: Any = sharding_field()
+    spec: Spec | None = spec_field()
 
     def __post_init__(self) -> None:
         """Raises ValueError for counts and shares out of range."""

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import jax
 
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.objectives._shared import Stateless, draw, reference, summary
+from promptgen_jax.objectives._shared import Stateless, draw, reference, sharding_field, summary
 from promptgen_jax.objectives.reverse_kl import ReverseKL
-from promptgen_jax.types import Array, Density, PyTree
+from promptgen_jax.types import Array, Density, PyTree, Spec, spec_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,8 @@ class PathGradient(Stateless):
     tells_moments: ClassVar[bool] = True
 
     batch_size: int
-    sharding: Any = None
+    sharding: Any = sharding_field()
+    spec: Spec | None = spec_field()
 
     def __call__(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Density) -> tuple[Array, dict]:
         """Returns the loss (), and its terms by name."""

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.objectives._shared import Stateless, draw, reference, shard, summary
-from promptgen_jax.types import Array, Density, PyTree
+from promptgen_jax.objectives._shared import Stateless, draw, reference, shard, sharding_field, summary
+from promptgen_jax.types import Array, Density, PyTree, Spec, spec_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,8 @@ class ReverseKL(Stateless):
 
     batch_size: int
     kl_batch_size: int = 0
-    sharding: Any = None
+    sharding: Any = sharding_field()
+    spec: Spec | None = spec_field()
 
     def __call__(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Density) -> tuple[Array, dict]:
         """Returns the loss () and its terms by name."""

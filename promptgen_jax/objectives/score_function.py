@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.objectives._shared import Stateless, draw, summary
+from promptgen_jax.objectives._shared import Stateless, draw, sharding_field, summary
 from promptgen_jax.objectives.reverse_kl import ReverseKL
-from promptgen_jax.types import Array, Density, PyTree
+from promptgen_jax.types import Array, Density, PyTree, Spec, spec_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,8 @@ class ScoreFunction(Stateless):
     tells_moments: ClassVar[bool] = True
 
     batch_size: int
-    sharding: Any = None
+    sharding: Any = sharding_field()
+    spec: Spec | None = spec_field()
 
     def __post_init__(self) -> None:
         """Raises ValueError for a batch without a baseline."""

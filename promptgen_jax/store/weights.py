@@ -7,6 +7,7 @@ options, and the sha256 of the tensor file. Reading executes nothing from a file
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import reprlib
 import shutil
@@ -106,7 +107,8 @@ def read_config(name_or_path: str | Path) -> dict:
 def _check_sizes(path: Path, config: dict) -> None:
     """Raises ValueError for sizes that the tensors beside a config.json cannot have, before anything is made of them.
 
-    No network has more layers than its file has tensors, nor a size far beyond the longest axis of them.
+    No network has more layers than its file has tensors, nor a size far beyond the longest axis of them, nor, where
+    latents are maps as those of an NVAE are, more latents than weights.
     """
     file = path.parent / TENSORS
     if not file.is_file():
@@ -117,10 +119,11 @@ def _check_sizes(path: Path, config: dict) -> None:
     except SafetensorError:
         return  # damaged, as its sha256 will tell
     longest = LARGEST_RATIO * max((size for shape in shapes for size in shape), default=1)
+    weights = max(longest, sum(math.prod(shape) for shape in shapes))
     sizes = {**config.get("options", {}), **{name: config[name] for name in SIZES if name in config}}
     for name, value in sizes.items():
         values = value if isinstance(value, list) else [value]
-        limit = len(shapes) if "layers" in name else longest
+        limit = len(shapes) if "layers" in name else weights if name == "latent_dim" else longest
         integers = [each for each in values if isinstance(each, int)]
         if len(values) > len(shapes) or any(abs(each) > limit for each in integers):
             raise ValueError(

@@ -21,8 +21,6 @@ REPORTING = ("save_every", "log_every", "tensorboard")  # options that leave the
 def recipe(ebm: LatentEBM, config: TrainConfig, flow: dict, objective) -> FrozenDict:
     """How a prompt is trained, for its prompt.json and card."""
     about = parts.describe(objective)
-    if isinstance(config.objective, str):
-        about = about | {"kind": config.objective}
     options = dataclasses.replace(config, objective="reverse_kl").about()  # without an object, which is told in `about`
     training = {name: value for name, value in options.items() if name not in ("objective", *about["options"])}
     controls = [

@@ -15,7 +15,8 @@ import optax
 import pytest
 
 import promptgen_jax as pg
-from promptgen_jax.objectives import ForwardKL, ReverseKL
+from promptgen_jax import parts
+from promptgen_jax.objectives import ForwardKL, ReverseKL, _shared
 
 ROOT = Path(__file__).parents[2]
 FLOW = {"num_layers": 2, "hidden_dim": 8}
@@ -48,6 +49,19 @@ def make_ebm(level=1.0):
         pg.Prior.standard(2), lambda z: jnp.broadcast_to(z[:, None, None, :1], (len(z), 2, 2, 3)), image_size=2
     )
     return pg.LatentEBM(generator, (pg.FunctionControl(lambda x: 4 * jnp.mean((x - level) ** 2, axis=(1, 2, 3))),))
+
+
+@pytest.mark.parametrize("name", parts.available("objectives"))
+def test_an_objective_remembers_what_it_is(name):
+    """Its kind and all its options, on however many devices; and with an option replaced, that one."""
+    objective = parts.load("objectives", name, batch_size=8)
+    spec = parts.describe(objective)
+    assert spec["kind"] == name
+    assert spec["options"]["batch_size"] == 8
+    assert parts.describe(_shared.sharded(objective, jax.sharding.SingleDeviceSharding(jax.devices()[0]))) == spec
+    assert parts.describe(dataclasses.replace(objective, batch_size=4))["options"] == spec["options"] | {
+        "batch_size": 4
+    }
 
 
 @dataclasses.dataclass(frozen=True)
