@@ -10,6 +10,8 @@ import pytest
 
 ROOMY = 3 << 30  # bytes that a process of tests may keep of what it compiled
 LARGE = ("test_biggan", "test_diffae", "test_nvae", "test_stylegan2", "test_stylenerf")  # gigabytes: never two at once
+RUN_LONG = ("test_exact_bench", "test_mixture_flow")  # longer than XLA's optimiser takes
+RUN_LONG_IN_FULL = (*LARGE, "test_face_networks")
 
 
 def pytest_addoption(parser):
@@ -17,10 +19,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Compile small programs fast, not well, and once for all processes, unless the environment says otherwise."""
+    """Compile fast, not well, and once for all processes, unless the environment says otherwise."""
     settings = {
         "jax_persistent_cache_min_compile_time_secs": 0.02,
-        "jax_disable_most_optimizations": not config.getoption("--full"),
+        "jax_disable_most_optimizations": True,
     }
     if hasattr(config, "cache"):
         settings["jax_compilation_cache_dir"] = str(config.cache.mkdir("compiled"))
@@ -64,6 +66,17 @@ def memory_is_given_back(tmp_path_factory):
         for function in vars(module).values() if name.startswith(("official_", "test_", "formulas")) else ():
             if hasattr(function, "cache_clear"):
                 function.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def compiled_well(request):
+    """XLA's optimiser where it saves more time than it takes."""
+    files, before = RUN_LONG, jax.config.values["jax_disable_most_optimizations"]
+    if request.node.get_closest_marker("full"):
+        files += RUN_LONG_IN_FULL
+    jax.config.update("jax_disable_most_optimizations", before and request.path.stem not in files)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True)
