@@ -120,7 +120,7 @@ def observe(module, tree, cond, truncation):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["biggan_deep_256", "biggan_deep_512"])
+@pytest.mark.parametrize("name", ["biggan_deep_256", pytest.param("biggan_deep_512", marks=pytest.mark.largest)])
 def test_golden(name):
     golden, problems, checked = load_golden(name), [], set()
 

@@ -189,7 +189,7 @@ def test_golden_networks(name):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["diffae_ffhq128", "diffae_ffhq256"])
+@pytest.mark.parametrize("name", ["diffae_ffhq128", pytest.param("diffae_ffhq256", marks=pytest.mark.largest)])
 def test_golden_images(name):
     """Five steps of both samplers, and the gradient through all of them."""
     module, tree, golden = load(name)
@@ -203,7 +203,7 @@ def test_golden_images(name):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["diffae_ffhq128", "diffae_ffhq256"])
+@pytest.mark.parametrize("name", [pytest.param("diffae_ffhq128", marks=pytest.mark.largest), "diffae_ffhq256"])
 def test_golden_steps(name):
     """With other step counts, at 128 pixels those of the official pictures: 1000 of latents and 100 of pictures."""
     module, tree, golden = load(name)

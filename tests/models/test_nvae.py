@@ -214,7 +214,7 @@ def group_statistics(captured, groups, noises, temperature):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["nvae_celeba64", "nvae_ffhq256"])
+@pytest.mark.parametrize("name", ["nvae_celeba64", pytest.param("nvae_ffhq256", marks=pytest.mark.largest)])
 def test_golden(name):
     tree, config = converted(name)
     tree = jax.tree.map(jnp.asarray, tree)

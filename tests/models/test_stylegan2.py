@@ -130,7 +130,9 @@ def block_values(prefix, resolution, outputs):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["stylegan2_ada_256", "stylegan2_256", "stylegan2_1024"])
+@pytest.mark.parametrize(
+    "name", ["stylegan2_ada_256", "stylegan2_256", pytest.param("stylegan2_1024", marks=pytest.mark.largest)]
+)
 def test_golden(name):
     golden, problems, compared = load_golden(name), [], set()
     sets = seeded.load_manifest(name, GOLDEN)["golden_sets"]["sets"].values()
