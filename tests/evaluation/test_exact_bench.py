@@ -10,7 +10,7 @@ import pytest
 from scipy.special import ndtr
 
 from promptgen_jax import training
-from promptgen_jax.controls import synthetic as energies
+from promptgen_jax.controls import synthetic as toy
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.evaluation import closed_forms, exactness, log_weights
 from promptgen_jax.generators import synthetic
@@ -21,7 +21,7 @@ FLOW = {"hidden_dim": 64}
 
 
 def make(problem, energy, **options):
-    return LatentEBM(synthetic.build(problem=problem), (energies.build(energy=energy, **options),))
+    return LatentEBM(synthetic.build(problem=problem), (toy.build(energy=energy, **options),))
 
 
 def debias():
@@ -106,7 +106,7 @@ def test_quadrature_agrees_with_the_formulas():
     classifier = closed_forms.log_z_quadrature(make("mixture2d", "classifier"), num_points=(2**14, 32))
     assert classifier == pytest.approx(closed_forms.mixture_classifier().log_z, abs=1e-3)
     wells = closed_forms.log_z_quadrature(make("wells", "wells"))
-    assert wells == pytest.approx(closed_forms.wells_log_z(energies.WELLS, energies.WELL_SCALE), abs=1e-4)
+    assert wells == pytest.approx(closed_forms.wells_log_z(toy.WELLS, toy.WELL_SCALE), abs=1e-4)
     with pytest.raises(ValueError, match="expected 2"):
         closed_forms.log_z_quadrature(make("linear", "quadratic", target=TARGET))
 
@@ -126,11 +126,11 @@ def test_fitted_beta():
     "build",
     [
         lambda: synthetic.build(problem="linaer"),
-        lambda: energies.build(energy="well"),
-        lambda: energies.build(energy="classifier", target="a_3"),
-        lambda: energies.build(energy="quadratic"),
-        lambda: energies.build(energy="wells", scale=-1.0),
-        lambda: energies.build(energy="moment", mu=(0.5, 0.6)),
+        lambda: toy.build(energy="well"),
+        lambda: toy.build(energy="classifier", target="a_3"),
+        lambda: toy.build(energy="quadratic"),
+        lambda: toy.build(energy="wells", scale=-1.0),
+        lambda: toy.build(energy="moment", mu=(0.5, 0.6)),
     ],
 )
 def test_bad_options(build):
@@ -147,7 +147,7 @@ def test_wells_forward_kl_finds_all_four():
     prompt = train(ebm, objective="forward_kl", batch_size=1024, num_steps=600, learning_rate=3e-3)
     result = certificate(prompt, ebm)
     assert result["ess"] > 0.2 * NUM_SAMPLES
-    assert result["log_z"] == pytest.approx(closed_forms.wells_log_z(energies.WELLS, energies.WELL_SCALE), abs=0.03)
+    assert result["log_z"] == pytest.approx(closed_forms.wells_log_z(toy.WELLS, toy.WELL_SCALE), abs=0.03)
     z, _, weight = points(prompt, ebm)
     well = 2 * (z[:, 0] > 0) + (z[:, 1] > 0)
     share = np.bincount(well, minlength=4) / NUM_SAMPLES

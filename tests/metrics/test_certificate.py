@@ -9,7 +9,7 @@ from scipy.stats import multivariate_normal
 
 import promptgen_jax as pg
 from promptgen_jax import parts
-from promptgen_jax.evaluation import closed_forms as exact_answers
+from promptgen_jax.evaluation import closed_forms
 from promptgen_jax.metrics.certificate import Certificate, Side, certificate, pareto_shape
 
 SIGMA = 0.3
@@ -92,7 +92,7 @@ def linear():
     generator = pg.load_generator("synthetic", problem="linear")
     target = (1.0, -1.0, 0.5, 0.0, 0.3, -0.6, 0.2, 0.8)
     ebm = pg.LatentEBM(generator, (pg.load_control("synthetic", energy="quadratic", target=target, scale=0.5),))
-    exact = exact_answers.linear_target(generator, target, 0.5)
+    exact = closed_forms.linear_target(generator, target, 0.5)
     deviation = np.sqrt(np.diag(exact.covariance))
     return ebm, exact.log_z, multivariate_normal(exact.mean + deviation / 3, exact.covariance)
 
@@ -102,7 +102,7 @@ def classifier():
     ebm = pg.LatentEBM(
         pg.load_generator("synthetic", problem="mixture2d"), (pg.load_control("synthetic", energy="classifier"),)
     )
-    return ebm, exact_answers.mixture_classifier().log_z, multivariate_normal([1.1, 0.0], np.diag([0.25, 1.0]))
+    return ebm, closed_forms.mixture_classifier().log_z, multivariate_normal([1.1, 0.0], np.diag([0.25, 1.0]))
 
 
 @pytest.mark.full
@@ -172,7 +172,7 @@ def test_moments_that_are_missed_or_cannot_be_seen():
     prompt = pg.Prompt(generator, flow, params)
     found = {}
     for share in (0.3, 0.37, 0.999):
-        half = exact_answers.mixture_debias(share).beta_gap / 2
+        half = closed_forms.mixture_debias(share).beta_gap / 2
         control = pg.load_control("synthetic", energy="moment", mu={"a_1": share})
         ebm = pg.LatentEBM(generator, (control.replace(beta=jnp.array([half, -half], jnp.float32)),))
         certificate = pg.certify(prompt, ebm, jax.random.key(1), num_samples=1024, batch_size=1024)

@@ -18,7 +18,7 @@ from convert import nvae_to_flax
 from promptgen_jax import parts
 from promptgen_jax.generators import nvae
 from promptgen_jax.models import network
-from promptgen_jax.models import nvae as models
+from promptgen_jax.models import nvae as model
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
@@ -39,12 +39,12 @@ def make(module, temperature=1.0):
     def forward(tree, eps, num_truncated=0):
         capture = {"capture_intermediates": True, "mutable": ["intermediates"]}
         logits, captured = module.apply(tree, eps, temperature=temperature, num_truncated=num_truncated, **capture)
-        return logits, models.mean_image(logits), captured["intermediates"]
+        return logits, model.mean_image(logits), captured["intermediates"]
 
     def gradient(tree, eps, weights, num_truncated=0):
         def total(eps):
             logits = module.apply(tree, eps, temperature=temperature, num_truncated=num_truncated)
-            return jnp.sum(models.mean_image(logits) * weights)
+            return jnp.sum(model.mean_image(logits) * weights)
 
         return jax.grad(total)(eps)
 
@@ -75,7 +75,7 @@ def test_small_generator_is_pytorchs():
     weights, (mean, coefficient) = weighting((2, 3, 16, 16)), torch_mixture(want)
     image = torch_chain(mean, coefficient)
     torch.sum(image * torch.from_numpy(weights.transpose(0, 3, 1, 2).copy())).backward()
-    np.testing.assert_allclose(nchw(jax.jit(models.mean_image)(logits)), image.detach(), atol=2e-5)
+    np.testing.assert_allclose(nchw(jax.jit(model.mean_image)(logits)), image.detach(), atol=2e-5)
     wanted = np.concatenate([each.grad.flatten(1).numpy() for each in noises], axis=1)
     slope = gradient(tree, flat, weights, num_truncated)
     np.testing.assert_allclose(slope, wanted, atol=2e-4 * np.abs(wanted).max())
@@ -235,7 +235,7 @@ def test_golden(name):
         seeded.seeded_tensor(each, manifest["inputs"][each], manifest["seed"]).transpose(0, 2, 3, 1)
         for each in ("in_u_mix", "in_u_pix")
     ]
-    for prefix, made in (("out_mean", image), ("out_sample", jax.jit(models.sample_image)(logits, *uniform))):
+    for prefix, made in (("out_mean", image), ("out_sample", jax.jit(model.sample_image)(logits, *uniform))):
         for key, got in pictures(prefix, made).items():
             compare.values(key, got, 5e-5)
     sizes = np.cumsum(module.group_sizes)[:-1]

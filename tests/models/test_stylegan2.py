@@ -16,7 +16,7 @@ from official_stylegan2 import converted, torch
 
 from promptgen_jax.generators import stylegan2
 from promptgen_jax.models import network
-from promptgen_jax.models import stylegan2 as models
+from promptgen_jax.models import stylegan2 as model
 from promptgen_jax.ops import upfirdn
 
 # --- golden parity ---------------------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ def compiled(module):
         if "cutoff" not in options:
             return module(z, truncation_psi=options["psi"], noise=noise)
         w = module.mapping(z)[:, None]
-        truncated = models.truncate(w, module.mean_latent.value, options["psi"])
+        truncated = model.truncate(w, module.mean_latent.value, options["psi"])
         slots = jnp.arange(2 * len(module.channels))[:, None]
         return (module.synthesis(jnp.where(slots < options["cutoff"], truncated, w), noise) + 1) / 2
 
@@ -95,7 +95,7 @@ def observe(name, prefix, options):
     values = {f"grad{prefix}_z": gradient} | pictures(f"out{prefix}_image", image)
     (w,) = captured["mapping"]["__call__"]
     if raw:
-        truncated = models.truncate(w, tree["buffers"]["mean_latent"], traced["psi"])
+        truncated = model.truncate(w, tree["buffers"]["mean_latent"], traced["psi"])
         values[f"mid{prefix}_ws"] = np.stack([truncated, truncated if traced["cutoff"] == slots else w], 1)
     else:
         values[f"mid{prefix}_w"] = w

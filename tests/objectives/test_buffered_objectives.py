@@ -7,7 +7,7 @@ import pytest
 
 import promptgen_jax as pg
 from promptgen_jax import parts
-from promptgen_jax.controls import synthetic as energies
+from promptgen_jax.controls import synthetic as toy
 from promptgen_jax.generators import synthetic
 from promptgen_jax.objectives import FAB, CGMRelax, Mixed
 from promptgen_jax.objectives._buffer import Buffer
@@ -25,7 +25,7 @@ def make_ebm():
 
 def thirds():
     """A moment constraint on a smooth step of the latent itself."""
-    return pg.LatentEBM(synthetic.build(problem="wells"), (energies.build(energy="moment", mu={"a_1": 0.7}),))
+    return pg.LatentEBM(synthetic.build(problem="wells"), (toy.build(energy="moment", mu={"a_1": 0.7}),))
 
 
 def run(objective, ebm, steps, rate=0.0):

@@ -7,7 +7,7 @@ import pytest
 
 import promptgen_jax as pg
 from promptgen_jax import training
-from promptgen_jax.controls import synthetic as energies
+from promptgen_jax.controls import synthetic as toy
 from promptgen_jax.draws import importance
 from promptgen_jax.generators import synthetic
 from promptgen_jax.training import start
@@ -17,7 +17,7 @@ OPTIONS = {"num_steps": 1, "batch_size": 8, "flow": FLOW, "learning_rate": 1e-9}
 
 
 def make(problem, energy, **options):
-    return pg.LatentEBM(synthetic.build(problem=problem), (energies.build(energy=energy, **options),))
+    return pg.LatentEBM(synthetic.build(problem=problem), (toy.build(energy=energy, **options),))
 
 
 def linear(scale):
