@@ -27,4 +27,6 @@ def __getattr__(name: str):
     """A public name, imported when it is first asked for, or a module, also by its earlier name."""
     if name in _MOVED or name in {info.name for info in pkgutil.iter_modules(__path__)}:
         return importlib.import_module(f"promptgen_jax.{_MOVED.get(name, name)}")
+    if name not in __all__:
+        raise AttributeError(f"module 'promptgen_jax' has no attribute {name!r}")
     return _public(name)

@@ -26,6 +26,8 @@ def pytest_configure(config):
     }
     if hasattr(config, "cache"):
         settings["jax_compilation_cache_dir"] = str(config.cache.mkdir("compiled"))
+    if jax.__version_info__ >= (0, 10):  # an older XLA may not know the flag, and one unknown ends it
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
     for name, value in settings.items():
         if name.upper() not in os.environ:
             os.environ[name.upper()] = str(value)
