@@ -143,9 +143,10 @@ def license_of(folder: Path) -> str:
 def cached() -> list[tuple[str, Path]]:
     """Name and newest snapshot of every model in the cache of the Hub."""
     import huggingface_hub
+    from huggingface_hub import constants
 
     try:
-        repositories = huggingface_hub.scan_cache_dir().repos
+        repositories = huggingface_hub.scan_cache_dir(constants.HF_HUB_CACHE).repos
     except huggingface_hub.CacheNotFound:
         return []
     newest = {
