@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import math
 import pickle
 import pickletools
 import re
@@ -22,10 +21,10 @@ from safetensors.numpy import load_file
 
 from convert import nvidia_pickle, safe_pickle, torchscript
 from promptgen_jax.models import network
-from promptgen_jax.models.recipe import Part
+from promptgen_jax.models.recipe import Part as Part
 from promptgen_jax.models.recipe import build_tree as build_tree
 from promptgen_jax.models.recipe import keep as keep
-from promptgen_jax.store import catalogue, disk, documents, home, weights
+from promptgen_jax.store import catalogue, documents, home, weights
 
 LEGACY_TORCH = pickle.dumps(nvidia_pickle.LEGACY_MAGIC, protocol=2)
 
@@ -41,14 +40,6 @@ COMPLETE = "Check that the file is complete and is the model this converter read
 LEGACY_PICKLES = 5  # of an archive before zip files
 REPEATED, FREE = 2, 192 * 2**20  # tensors may share numbers: how often the file's size they may be, and how much more
 
-TFJS_DTYPES = {"float32": "<f4", "int32": "<i4", "bool": "|b1", "uint8": "|u1"}
-TFJS_QUANTISED = {"uint8": "|u1", "uint16": "<u2", "float16": "<f2"}
-
-
-def depthwise(name: str) -> Part:
-    """A depthwise kernel (3, 3, C, 1) of TensorFlow as HWIO, (3, 3, 1, C)."""
-    return Part((name,), lambda kernel: kernel.transpose(0, 1, 3, 2))
-
 
 def read_checkpoint(path: str | Path) -> dict:
     """What a checkpoint holds, told by its content and not by its name; nothing in it is executed.
@@ -61,7 +52,7 @@ def read_checkpoint(path: str | Path) -> dict:
       FileNotFoundError: no such file.
       ValueError: none of these, damaged, or needing code to load.
     """
-    path = _existing(path)
+    path = existing(path)
     with open(path, "rb") as file:
         start = file.read(len(LEGACY_TORCH))
     if torchscript.is_torchscript(path):
@@ -91,7 +82,7 @@ def read_torch(path: str | Path, harmless: Iterable = ()) -> dict:
       FileNotFoundError: no such file.
       ValueError: not such an archive, truncated, or holding anything but tensors and containers.
     """
-    path = _existing(path)
+    path = existing(path)
     try:
         import torch
     except ModuleNotFoundError:
@@ -193,83 +184,11 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
       ValueError: damaged, or of a dtype that NumPy lacks.
     """
     with documents.one_sentence(path, "not a complete safetensors file", advice="Download it again."):
-        return load_file(_existing(path))
+        return load_file(existing(path))
 
 
-def read_tfjs(path: str | Path) -> dict[str, np.ndarray]:
-    """All tensors of a TensorFlow.js model or weights manifest (JSON beside its binary shards).
-
-    8- and 16-bit affine quantisation (value = q · scale + min) is undone to float32; float16 stays float16.
-
-    Raises:
-      FileNotFoundError: the JSON file or a shard is missing.
-      ValueError: not such a file, or its shards have the wrong length.
-    """
-    path = _existing(path)
-    what, advice = "not a TensorFlow.js model or weights manifest", "Pass the .json file of the package."
-    with documents.one_sentence(path, what, advice=advice):
-        content = disk.parse_json(disk.read_bytes(path, disk.DOCUMENT_BYTES))
-        groups = content["weightsManifest"] if isinstance(content, dict) else content
-        entries = [([path.parent / Path(shard).name for shard in group["paths"]], group["weights"]) for group in groups]
-        shards = [shard for group, _ in entries for shard in group]
-        if len(set(shards)) < len(shards):
-            raise ValueError("a shard is named twice")
-        tensors = {}
-        for group, specs in entries:
-            tensors |= _read_group(path, group, specs)
-        return tensors
-
-
-def _read_group(path, shards, specs):
-    """Tensors of one manifest group, whose shards are read as one stream of bytes."""
-    content = b"".join(_existing(shard).read_bytes() for shard in shards)
-    tensors, start = {}, 0
-    for spec in specs:
-        try:
-            name, shape, stored, affine = _read_spec(spec)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{path}: unreadable tensor entry {str(spec)[:120]} ({type(error).__name__}: {error}). This "
-                f"converter reads {', '.join(TFJS_DTYPES)}, quantised to {', '.join(TFJS_QUANTISED)}."
-            ) from None
-        if name in tensors:
-            raise ValueError(f"{path}: names {name} twice. Download the file again.")
-        count = math.prod(shape)
-        stop = start + count * np.dtype(stored).itemsize
-        if stop > len(content):
-            raise ValueError(
-                f"{path}: its shards hold {len(content)} bytes but {name} ends at byte {stop}; a shard is "
-                "truncated. Download it again."
-            )
-        values = np.frombuffer(content, stored, count, start).reshape(shape)
-        if affine:
-            scale, minimum = affine
-            values = (values.astype(np.float64) * scale + minimum).astype(np.float32)
-        tensors[name] = values
-        start = stop
-    if start != len(content):
-        raise ValueError(
-            f"{path}: its shards hold {len(content)} bytes, but the manifest describes {start}. The files belong "
-            "to different models; download both again."
-        )
-    return tensors
-
-
-def _read_spec(spec):
-    """Name, shape, stored dtype and (scale, min) or None of a manifest entry."""
-    shape = tuple(int(size) for size in spec["shape"])
-    if any(size < 0 for size in shape):
-        raise ValueError("negative size")
-    quantisation = spec.get("quantization")
-    if not quantisation:
-        return spec["name"], shape, TFJS_DTYPES[spec["dtype"]], None
-    stored = TFJS_QUANTISED[quantisation["dtype"]]
-    if stored == TFJS_QUANTISED["float16"]:
-        return spec["name"], shape, stored, None
-    return spec["name"], shape, stored, (float(quantisation["scale"]), float(quantisation["min"]))
-
-
-def _existing(path: str | Path) -> Path:
+def existing(path: str | Path) -> Path:
+    """The path of a file. Raises FileNotFoundError if there is none."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file. Pass the path of the official checkpoint.")
     return Path(path)

@@ -9,7 +9,7 @@ import flax.traverse_util
 import numpy as np
 import pytest
 
-from convert import dcgan_to_flax, faceapi_to_flax, human_models_to_flax, reading
+from convert import dcgan_to_flax, faceapi_to_flax, human_models_to_flax, tfjs
 from promptgen_jax.generators import dcgan
 from promptgen_jax.models import network
 from promptgen_jax.store import weights
@@ -205,10 +205,10 @@ def test_tfjs_refuses_files(tmp_path, case):
     damage, error, message = BAD_TFJS_FILES[case]
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
     source = write_tfjs(tmp_path, {"a": values, "b": values}, graph=True)
-    np.testing.assert_array_equal(reading.read_tfjs(source)["b"], values)
+    np.testing.assert_array_equal(tfjs.read_tfjs(source)["b"], values)
     damage(tmp_path)
     with pytest.raises(error, match=message):
-        reading.read_tfjs(source)
+        tfjs.read_tfjs(source)
     assert human_models_to_flax.main([str(source), str(tmp_path / "out")]) == 1
     assert not (tmp_path / "out").exists()
 

@@ -27,7 +27,16 @@ from official_clip import ALLOWED
 from sample_report import full_report, make_workdir
 
 import promptgen_jax as pg
-from convert import array_pickle, biggan_to_flax, clip_to_flax, fairface_to_flax, nvidia_pickle, reading, torchscript
+from convert import (
+    array_pickle,
+    biggan_to_flax,
+    clip_to_flax,
+    fairface_to_flax,
+    nvidia_pickle,
+    reading,
+    tfjs,
+    torchscript,
+)
 from promptgen_jax.flows import base as flows
 from promptgen_jax.generators import synthetic
 from promptgen_jax.runs import finished, inventory, report
@@ -300,7 +309,7 @@ def a_run(folder):
     return folder
 
 
-def tfjs(folder):
+def tensorflow(folder):
     folder.mkdir()
     (folder / "s.bin").write_bytes(bytes(24))
     specs = [{"name": "a", "shape": [2, 3], "dtype": "float32"}]
@@ -335,7 +344,7 @@ DOCUMENTS = {
     "config-in-report": (a_run, "config.json", lambda folder: report.write_report(folder)),
     "run": (a_run, "config.json", lambda folder: finished.read_config(folder)),
     "workdir": (a_run, "config.json", lambda folder: runs.open_workdir(folder, RUN)),
-    "tfjs": (tfjs, "m.json", lambda folder: reading.read_tfjs(folder / "m.json")),
+    "tfjs": (tensorflow, "m.json", lambda folder: tfjs.read_tfjs(folder / "m.json")),
     "biggan": (biggan, "c.json", lambda folder: biggan_to_flax.read_options(folder / "c.json")),
     "hugging-face": (hugging_face, "config.json", lambda folder: clip_to_flax.read_hugging_face(folder)),
 }
