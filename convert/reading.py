@@ -12,7 +12,7 @@ import pickletools
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -38,6 +38,8 @@ NUMPY_NUMBERS = [
 PLAIN = "Download it again; a file that needs code to load is refused."
 COMPLETE = "Check that the file is complete and is the model this converter reads."
 LEGACY_PICKLES = 5  # of an archive before zip files
+STATES = ("state_dict", "model", "model_state_dict")  # where training scripts put a state dict
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 REPEATED, FREE = 2, 192 * 2**20  # tensors may share numbers: how often the file's size they may be, and how much more
 
 
@@ -136,6 +138,19 @@ def torch_arrays(where: str | Path, state: dict) -> dict[str, np.ndarray]:
         return {name: value.detach().float().numpy() for name, value in state.items()}
 
 
+def unwrapped(state: dict) -> dict:
+    """A state dict without the prefix that DataParallel or torch.compile has put before every name in it."""
+    for wrapper in WRAPPERS:
+        if state and all(str(name).startswith(wrapper) for name in state):
+            return unwrapped({name.removeprefix(wrapper): value for name, value in state.items()})
+    return state
+
+
+def state_in(content: dict) -> dict:
+    """The state dict of a training checkpoint, which holds it beside counters and optimizer, or what was given."""
+    return unwrapped(next((content[name] for name in STATES if isinstance(content.get(name), dict)), content))
+
+
 def consecutive(names: Iterable[str], pattern: str) -> int:
     """How many of 0, 1, 2, ... the first group of a pattern finds in names, without a gap.
 
@@ -162,18 +177,21 @@ def read_state(path: str | Path, official: str, entry: str = "") -> dict[str, np
     Args:
       path: the archive.
       official: what to pass instead, for messages.
-      entry: under which the archive holds the state dict; by default it is one. Other entries are ignored.
+      entry: under which the archive holds the state dict, other entries being ignored; by default it is one, or a
+        training checkpoint with one.
 
     Raises:
       FileNotFoundError, ValueError: as `read_torch`; or no such entry; or something in it is not a tensor.
     """
     content = read_torch(path)
-    state = content.get(entry) if entry and isinstance(content, dict) else content
+    state = content
+    if isinstance(content, dict):
+        state = content.get(entry) if entry else state_in(content)
     if not isinstance(state, dict):
         found = ", ".join(map(str, list(content)[:10])) if isinstance(content, dict) else f"a {type(content).__name__}"
         what = f"no {entry} with a state dict in it" if entry else "no state dict"
         raise ValueError(f"{path}: holds {what} but {found or 'nothing'}. Pass {official}.")
-    return torch_arrays(path, state)
+    return torch_arrays(path, unwrapped(state))
 
 
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
@@ -219,7 +237,12 @@ def checked_network(where: str | Path, tree: dict, **facts) -> tuple[dict, dict]
 
 
 def run(
-    convert: Callable[[str], tuple[dict, dict]], argv: list[str] | None, description: str, *, script: str = ""
+    convert: Callable[..., tuple[dict, dict]],
+    argv: list[str] | None,
+    description: str,
+    *,
+    script: str = "",
+    options: dict[str, dict] | None = None,
 ) -> int:
     """The command line of a converter: reads SOURCE, writes FOLDER, or says in one sentence why not.
 
@@ -231,6 +254,7 @@ def run(
       description: for --help.
       script: the converter's file name, if it serves many checkpoints: the config then takes its name and licence
         from FOLDER, and SOURCE.md is written.
+      options: arguments of `ArgumentParser.add_argument` by flag; `convert` gets their values by name.
 
     Returns:
       The exit status.
@@ -245,9 +269,12 @@ def run(
     )
     parser.add_argument("source", help="the official file")
     parser.add_argument("folder", help="weight folder to write, e.g. ported_weights/<name>")
+    for flag, about in (options or {}).items():
+        parser.add_argument(flag, **about)
     arguments = parser.parse_args(argv)
+    told = {name: value for name, value in vars(arguments).items() if name not in ("source", "folder")}
     try:
-        tree, config = convert(arguments.source)
+        tree, config = convert(arguments.source, **told)
         source = ""
         if script:
             config |= _provenance(config, Path(arguments.source), Path(arguments.folder).resolve().name, script)
@@ -277,6 +304,12 @@ def _provenance(config: dict, source: Path, name: str, script: str) -> dict:
             f"{source}: a network of {config['image_size']} pixels, but {name} has {known.image_size}. "
             f"{catalogue.how_to_get(name)} Or choose another folder name for this file."
         )
+    labels = {attribute: tuple(names) for attribute, names in config.get("attributes", {}).items()}
+    if known and labels != known.attributes:
+        raise ValueError(
+            f"{source}: labels {_said(labels)}, but {name} has {_said(known.attributes)}. Choose another folder name "
+            "for this file."
+        )
     file, flags = source / config.pop("file", ""), config.pop("flags", "")
     official = known and file.resolve().parts[-len(Path(known.file).parts) :] == Path(known.file).parts
     command = known.command(name) if official else f"{home.converter(script)} {source.name} ported_weights/{name}"
@@ -288,6 +321,10 @@ def _provenance(config: dict, source: Path, name: str, script: str) -> dict:
         "license": known.license if known else "that of the file it was converted from",
         "converter": f"{command} {flags}".rstrip(),
     }
+
+
+def _said(labels: Mapping[str, tuple[str, ...]]) -> str:
+    return "; ".join(f"{attribute} {', '.join(names)}" for attribute, names in labels.items())
 
 
 def source_md(config: dict) -> str:
