@@ -24,8 +24,8 @@ SEVEN, FOUR = (
     "4 logits, for apparent race: the first 4 of the 18 in the file, as the official predict.py reads no others of it",
 )
 ABOUT = (
-    "FairFace: ResNet-34 with {}. It judges the whole frame without aligning faces, as the paper's code does. Its groups "
-    "are those of its annotators: no statement about who somebody is, and no basis for decisions about people."
+    "FairFace: ResNet-34 with {}. It judges the whole frame without aligning faces, as the paper's code does. Its "
+    "groups are those of its annotators: no statement about who somebody is, and no basis for decisions about people."
 )
 
 
