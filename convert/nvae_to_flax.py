@@ -228,6 +228,7 @@ def convert(source: str | Path, *, num_batches: int = 0, temperature: float = 1.
     family.check_family(source, content, "NVAE")
     if not isinstance(content.get("state_dict"), dict):
         raise ValueError(f"{source}: holds no state_dict. Pass the checkpoint.pt of the authors.")
+    content = {**content, "state_dict": reading.unwrapped(content["state_dict"])}
     options = read_options(source, content)
     decoder = {name: value for name, value in content["state_dict"].items() if not name.startswith(ENCODER)}
     decoder = {name: value for name, value in decoder.items() if not name.endswith(COPIES)}

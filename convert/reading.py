@@ -290,8 +290,8 @@ def run(
 def _provenance(config: dict, source: Path, name: str, script: str) -> dict:
     """Name, licence and command of a folder. Raises ValueError if it is named for a checkpoint that this is not.
 
-    `config["file"]` is the file that was read, if `source` is a folder, and `config["flags"]` what the converter was
-    told besides.
+    `config["file"]` is the file that was read, if `source` is a folder, `config["flags"]` what the converter was told
+    besides, and `config["source_sha256"]` a checksum, if it is not that of one file.
     """
     known = catalogue.CHECKPOINTS.get(name)
     if known and known.converter != script:
@@ -311,12 +311,13 @@ def _provenance(config: dict, source: Path, name: str, script: str) -> dict:
             "for this file."
         )
     file, flags = source / config.pop("file", ""), config.pop("flags", "")
+    checksum = config.pop("source_sha256", "") or weights.file_sha256(file)
     official = known and file.resolve().parts[-len(Path(known.file).parts) :] == Path(known.file).parts
     command = known.command(name) if official else f"{home.converter(script)} {source.name} ported_weights/{name}"
     return {
         "name": name,
         "source": known.file if official else str(file.relative_to(source.parent)),
-        "source_sha256": weights.file_sha256(file),
+        "source_sha256": checksum,
         "url": known.url if official else "not a file of `promptgen_jax/store/catalogue.py`",
         "license": known.license if known else "that of the file it was converted from",
         "converter": f"{command} {flags}".rstrip(),

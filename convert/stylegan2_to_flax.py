@@ -226,7 +226,8 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     else:
         held = ", ".join(map(str, [*content][:10])) or "nothing"
         raise ValueError(
-            f"{source}: holds {held}; expected g_ema, as in rosinality's .pt, or G_ema, as in NVIDIA's .pkl. Check that this is a StyleGAN2 checkpoint."
+            f"{source}: holds {held}; expected g_ema, as in rosinality's .pt, or G_ema, as in NVIDIA's .pkl. "
+            "Check that this is a StyleGAN2 checkpoint."
         )
     sizes, depth = _count(source, layout, tensors)
     noise = _noise(layout, tensors, sizes)
