@@ -130,8 +130,12 @@ def test_tfjs_round_trip(tmp_path, name, quantised, atol):
 
 
 def test_dcgan_round_trip(tmp_path):
+    """As DataParallel names the layers, too."""
+    source = write_torch(tmp_path, {"netG_state_dict": {f"module.{k}": v for k, v in package_state().items()}})
+    wrapped, _ = dcgan_to_flax.convert(source)
     source = write_torch(tmp_path, {"netG_state_dict": package_state()})
     assert dcgan_to_flax.main([str(source), str(tmp_path / "copy")]) == 0
+    assert_trees_close(wrapped, weights.load_weights(tmp_path / "copy")[0], atol=0)
     shipped = weights.load_weights("dcgan_digiface")[0]
     assert_trees_close(weights.load_weights(tmp_path / "copy")[0], shipped, atol=2e-6)
     assert dcgan.build(weights=str(tmp_path / "copy")).name == "dcgan_digiface"
