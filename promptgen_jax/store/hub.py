@@ -120,7 +120,7 @@ def shards(index: Path) -> list[Path]:
     where = disk.read_json(index, advice="Download it again.").get("weight_map")
     if not isinstance(where, dict) or not where or not all(isinstance(name, str) for name in where.values()):
         raise ValueError(f"{index}: names no shards in weight_map. Download it again.")
-    files = [index.with_name(Path(name).name) for name in sorted(set(where.values()))]
+    files = [index.parent / Path(name).name for name in sorted(set(where.values()))]
     if missing := [file.name for file in files if not file.is_file()]:
         raise FileNotFoundError(f"{index.parent}: {', '.join(missing)} missing. Download the whole folder.")
     return files

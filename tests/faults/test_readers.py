@@ -41,7 +41,7 @@ from promptgen_jax.flows import base as flows
 from promptgen_jax.generators import synthetic
 from promptgen_jax.runs import finished, inventory, report
 from promptgen_jax.runs import run as runs
-from promptgen_jax.store import disk, logs, weights
+from promptgen_jax.store import disk, hub, logs, weights
 
 torch = pytest.importorskip("torch")
 pytestmark = ALLOWED
@@ -332,6 +332,14 @@ def hugging_face(folder):
     return folder
 
 
+def in_shards(folder):
+    folder.mkdir()
+    weights.write_tensors(folder / "a.safetensors", {"a": np.zeros(1, np.float32)})
+    index = {"metadata": {"total_size": 4}, "weight_map": {"a": "a.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
 @functools.cache
 def a_generator():
     return synthetic.build(problem="linear", dim=2)
@@ -346,6 +354,7 @@ DOCUMENTS = {
     "workdir": (a_run, "config.json", lambda folder: runs.open_workdir(folder, RUN)),
     "tfjs": (tensorflow, "m.json", lambda folder: tfjs.read_tfjs(folder / "m.json")),
     "biggan": (biggan, "c.json", lambda folder: biggan_to_flax.read_options(folder / "c.json")),
+    "shards": (in_shards, "model.safetensors.index.json", lambda folder: hub.read_tensors(folder)),
     "hugging-face": (hugging_face, "config.json", lambda folder: clip_to_flax.read_hugging_face(folder)),
 }
 JUNK = st.one_of(

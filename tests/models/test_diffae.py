@@ -15,7 +15,7 @@ from official import GOLDEN, load_golden
 from official_diffae import converted, small_state, torch, write
 
 from convert import diffae_to_flax, reading
-from promptgen_jax import parts
+from promptgen_jax import commands, parts
 from promptgen_jax.generators import diffae
 from promptgen_jax.models import diffusion, network
 from promptgen_jax.models.diffae import generate
@@ -359,6 +359,8 @@ def test_statistics_are_no_network(tmp_path, capsys):
     source = write(tmp_path / "official.ckpt", small_state())
     assert diffae_to_flax.main([str(source.with_name("official_latent.pkl")), str(tmp_path / "out")]) == 1
     assert "the statistics of the latents, no network. Pass the checkpoint" in capsys.readouterr().err
+    assert commands.main(["convert", f"--from={tmp_path}"]) == 0
+    assert "official_latent.pkl: statistics of latents, which the checkpoint beside" in capsys.readouterr().out
 
 
 def test_classes_of_other_programs_are_refused(tmp_path, capsys):
