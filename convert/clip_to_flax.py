@@ -1,11 +1,12 @@
-"""Converts CLIP with vision transformers: OpenAI's archive or a Hugging Face folder.
+"""Converts CLIP with vision transformers: OpenAI's archive, a Hugging Face folder, or what open_clip saves.
 
     python convert/clip_to_flax.py ViT-B-32.pt ported_weights/clip_vit_b32
     python convert/clip_to_flax.py clip-vit-base-patch32 ported_weights/clip_vit_b32
+    python convert/clip_to_flax.py epoch_32.pt ported_weights/my_clip --activation gelu
 
-Reads the TorchScript archives of openai/CLIP, state dicts of the same names saved with torch.save, and folders with
-config.json and model.safetensors or pytorch_model.bin. Sizes are read off the tensors. These keep the precision of the
-file, float16 for most of OpenAI's, and are float32 once loaded.
+Reads the TorchScript archives of openai/CLIP, state dicts of the same names saved with torch.save, open_clip's training
+checkpoints, and folders with config.json and model.safetensors or pytorch_model.bin, whole or in shards. Sizes are read
+off the tensors. These keep the precision of the file, float16 for most of OpenAI's, and are float32 once loaded.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from convert import reading
 from promptgen_jax.models import network
 from promptgen_jax.models.clip import CLIP, TRANSFORMERS, Layout, clip_recipe
 from promptgen_jax.models.vit import ACTIVATIONS, BlockNames
-from promptgen_jax.store import disk, documents, weights
+from promptgen_jax.store import disk, documents, hub, weights
 
-HEAD_DIM = 64
-
+HEAD_DIM, HUGE_WIDTH, HUGE_HEAD_DIM = 64, 1280, 80  # the last two: image tower of open_clip's ViT-H
+OPEN_CLIP, OPEN_CLIP_CONFIG = "open_clip_", "open_clip_config.json"  # how the files of a folder of open_clip begin
+SHARD = r".*-\d+-of-\d+\.\w+"
 
 OPENAI = Layout(
     arrays={
@@ -72,6 +74,11 @@ def read_sizes(source: Path, layout: Layout, tensors: dict[str, np.ndarray]) -> 
             "ViT-L-14.pt or a Hugging Face folder of the same models."
         )
     patch, positions, table, context, projection = (tensors[name].shape for name in names)
+    if math.isqrt(positions[0] - 1) ** 2 != positions[0] - 1:
+        raise ValueError(
+            f"{source}: reads pictures of {positions[0] - 1} patches, which are not square. Only square ones are "
+            "computed here; use another model."
+        )
     return {
         "embed_dim": projection[0 if layout.transposed else 1],
         "image_size": math.isqrt(positions[0] - 1) * patch[-1],
@@ -89,23 +96,29 @@ def _count_blocks(tensors, prefix):
     return reading.consecutive(tensors, rf"{re.escape(prefix)}\.(\d+)\.")
 
 
-def read_hugging_face(source: Path) -> tuple[dict[str, np.ndarray], dict, Path]:
-    """Tensors, attention options and the tensor file of a Hugging Face folder, or of the given one of its files.
+def read_hugging_face(source: Path) -> tuple[dict[str, np.ndarray], dict, list[Path]]:
+    """Tensors, attention options and tensor files of a Hugging Face folder, or of the given one of its files.
 
     Raises:
       FileNotFoundError, ValueError: no such files, damaged, or an option that is not supported.
     """
     folder = source if source.is_dir() else source.parent
-    names = ("model.safetensors", "pytorch_model.bin") if source.is_dir() else (source.name,)
-    file = next((folder / name for name in names if (folder / name).is_file()), None)
-    if file is None or not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder}: expected config.json beside model.safetensors or pytorch_model.bin. Download the whole folder."
         )
-    if file.suffix == ".bin":
-        tensors = reading.torch_arrays(file, reading.read_torch(file))
+    if source.is_dir():
+        files = hub.tensor_files(folder, archives=True)
+    elif re.fullmatch(SHARD, source.name):
+        raise ValueError(f"{source}: one shard of a model in several. Pass its folder.")
     else:
-        tensors = reading.read_safetensors(file)
+        files = hub.shards(source) if source.suffix == ".json" else [source]
+    tensors: dict[str, np.ndarray] = {}
+    for file in files:
+        is_archive = file.suffix == ".bin"
+        tensors |= (
+            reading.torch_arrays(file, reading.read_torch(file)) if is_archive else reading.read_safetensors(file)
+        )
     path = folder / "config.json"
     with documents.one_sentence(path, "not the configuration of a CLIP model", advice="Download it again."):
         config = disk.read_json(path, advice="Download it again.")
@@ -122,12 +135,55 @@ def read_hugging_face(source: Path) -> tuple[dict[str, np.ndarray], dict, Path]:
             f"{path}: hidden_act {sorted(activations)} and layer_norm_eps {sorted(epsilons)}; "
             f"expected one of {', '.join(ACTIVATIONS)} for both towers, and 1e-05. Use another model."
         )
-    return tensors, {**heads, "activation": activations.pop()}, file
+    return tensors, {**heads, "activation": activations.pop()}, files
+
+
+def read_openai(source: Path, activation: str | None = None) -> tuple[dict[str, np.ndarray], dict]:
+    """Tensors under OpenAI's names, and the activation, if it is not certainly OpenAI's.
+
+    A state dict on its own is taken for one of OpenAI's network. open_clip's are of either activation: it is what was
+    told, or the name of the run says, or the configuration beside it.
+
+    Args:
+      source: OpenAI's archive, a state dict, or a file of open_clip.
+      activation: what was told.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, damaged, no state dict, or one of which nothing tells the activation.
+    """
+    content = reading.read_checkpoint(source)
+    if not isinstance(content, dict):
+        raise ValueError(f"{source}: holds a {type(content).__name__}, no state dict. Pass ViT-B-32.pt or a folder.")
+    state = reading.state_in(content)
+    is_open_clip = "state_dict" in content or source.name.startswith(OPEN_CLIP)
+    if not all(isinstance(value, np.ndarray) for value in state.values()):
+        state = reading.torch_arrays(source, state)
+    tensors = {name.removeprefix("text."): value for name, value in state.items()}
+    found = activation or (_open_clip_activation(source, str(content.get("name", ""))) if is_open_clip else None)
+    return tensors, {"activation": found} if found else {}
+
+
+def _open_clip_activation(source, run):
+    config = source.with_name(OPEN_CLIP_CONFIG)
+    if "quickgelu" in run:
+        return "quick_gelu"
+    if config.is_file():
+        with documents.one_sentence(config, "not a configuration of open_clip", advice="Download it again."):
+            model = disk.read_json(config, advice="Download it again.")["model_cfg"]
+            return "quick_gelu" if model.get("quick_gelu") else "gelu"
+    raise ValueError(
+        f"{source}: a CLIP of open_clip, whose activation is not in it. Pass --activation quick_gelu if its model is "
+        "called so (ViT-B-32-quickgelu) or was fine-tuned from OpenAI's weights, else --activation gelu."
+    )
 
 
 @reading.one_door
-def convert(source: str | Path) -> tuple[dict, dict]:
-    """Reads an official CLIP.
+def convert(source: str | Path, *, activation: str | None = None) -> tuple[dict, dict]:
+    """Reads a CLIP.
+
+    Args:
+      source: OpenAI's archive, a state dict, a file of open_clip, or a Hugging Face folder or one of its files.
+      activation: a key of `vit.ACTIVATIONS`, where the file does not tell.
 
     Returns:
       (tree, config) for `promptgen_jax.models.clip.CLIP`.
@@ -136,46 +192,42 @@ def convert(source: str | Path) -> tuple[dict, dict]:
       FileNotFoundError, ValueError: missing, damaged, or another model.
     """
     source = Path(source)
-    if source.is_dir() or source.suffix in (".safetensors", ".bin"):
+    is_hugging_face = source.suffix in (".safetensors", ".bin", ".json") and not source.name.startswith(OPEN_CLIP)
+    if source.is_dir() or is_hugging_face:
         layout = TRANSFORMERS
-        tensors, attention, file = read_hugging_face(source)
+        tensors, attention, files = read_hugging_face(source)
+        if activation:
+            raise ValueError(f"{source}: its config.json says which activation it has. Leave out --activation.")
     else:
-        layout, tensors, attention, file = OPENAI, _read_openai(source), {}, source
+        layout, files = OPENAI, [source]
+        tensors, attention = read_openai(source, activation)
     tensors = {
         name: value if value.dtype == np.float16 else np.asarray(value, np.float32) for name, value in tensors.items()
     }
     sizes = read_sizes(source, layout, tensors)
     heads = {f"{tower}_heads": sizes[f"{tower}_width"] // HEAD_DIM for tower in ("vision", "text")}
+    if sizes["vision_width"] == HUGE_WIDTH:
+        heads["vision_heads"] = HUGE_WIDTH // HUGE_HEAD_DIM
     ignored = [name for name in tensors if re.fullmatch(layout.ignored, name)]
     layers = {tower: sizes[f"{tower}_layers"] for tower in ("vision", "text")}
     tree = reading.build_tree(source, tensors, clip_recipe(layout, layers), ignored)
     module = CLIP(**{**sizes, **heads, **attention})
     _check(source, tree, module)
+    index = hub.INDEX.format(hub.ARCHIVE if files[0].suffix == ".bin" else hub.TENSORS)
     config = {
         "kind": "clip",
         "module": "clip.CLIP",
         "options": {**sizes, **heads, **attention},
         "image_size": module.image_size,
-        "file": file.name if source.is_dir() else "",
+        "file": (files[0].name if len(files) == 1 else index) if source.is_dir() else "",
+        "source_sha256": hub.checksum(files),
+        "flags": f"--activation {activation}" if activation else "",
         "about": f"CLIP, both towers: {module.image_size} pixels in patches of {module.patch_size}, image tower of "
         f"{module.vision_layers} blocks of width {module.vision_width}, text tower of {module.text_layers} of "
-        f"{module.text_width}, embeddings of {module.embed_dim}. It learnt from pictures and captions of the internet "
-        "and controls a generator with whatever bias it took from them.",
+        f"{module.text_width}, embeddings of {module.embed_dim}, activation {module.activation}. It learnt from "
+        "pictures and captions of the internet and controls a generator with whatever bias it took from them.",
     }
     return tree, config
-
-
-def _half_or_single(tensor):
-    return tensor if tensor.dtype == np.float16 else np.asarray(tensor, np.float32)
-
-
-def _read_openai(source):
-    content = reading.read_checkpoint(source)
-    if not isinstance(content, dict):
-        raise ValueError(f"{source}: holds a {type(content).__name__}, no state dict. Pass ViT-B-32.pt or a folder.")
-    if all(isinstance(value, np.ndarray) for value in content.values()):
-        return content
-    return reading.torch_arrays(source, content)
 
 
 def _check(source, tree, module):
@@ -193,7 +245,8 @@ def _check(source, tree, module):
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     description = "Converts CLIP with vision transformers to a weight folder."
-    return reading.run(convert, argv, description, script="clip_to_flax.py")
+    options = {"--activation": {"choices": tuple(ACTIVATIONS), "help": "where the file of open_clip does not tell"}}
+    return reading.run(convert, argv, description, script="clip_to_flax.py", options=options)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     state = archive.get("netG_state_dict") if isinstance(archive, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f"{source}: has no netG_state_dict. Pass weights.tar of the package gan_face_generate 1.1.1.")
-    tensors = reading.torch_arrays(source, state)
+    tensors = reading.torch_arrays(source, reading.unwrapped(state))
     tree = reading.build_tree(source, tensors, recipe(), layers.unused(tensors))
     config = {
         "kind": "generator",

@@ -2,8 +2,10 @@
 
     python convert/diffae_to_flax.py diffae_ffhq256.ckpt ported_weights/diffae_ffhq256
 
-The statistics of the latents, `diffae_ffhq256_latent.pkl`, are expected beside it. Sizes are read off the tensors; the
-averaged weights are taken. The encoder, which sampling does not need, is left out.
+The statistics of the latents are those of `diffae_ffhq256_latent.pkl` or `latent.pkl` beside it, or of `latent.pkl`
+where the official code puts it, checkpoints/ffhq256_autoenc for checkpoints/ffhq256_autoenc_latent/last.ckpt; without
+such a file, those that the checkpoint itself holds. Sizes are read off the tensors; the averaged weights are taken. The
+encoder, which sampling does not need, is left out.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert import family, reading
 
-AVERAGED, STATISTICS = "ema_model.", ("conds_mean", "conds_std")
+AVERAGED, STATISTICS, BESIDE = "ema_model.", ("conds_mean", "conds_std"), "latent.pkl"
 UNUSED = r"model\..*|x_T|conds_mean|conds_std|ema_model\.encoder\..*"
 ATTENTION_SIZE = 16
 
@@ -158,7 +160,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     """Reads an official diffusion autoencoder.
 
     Args:
-      source: diffae_<name>.ckpt, with diffae_<name>_latent.pkl beside it.
+      source: diffae_<name>.ckpt, with the statistics in or beside it.
 
     Returns:
       (tree, config) for `promptgen_jax.models.diffae.DiffAE`.
@@ -171,12 +173,17 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     content = content if isinstance(content, dict) else {}
     family.check_family(source, content, "DiffAE")
     state = content.get("state_dict")
+    if all(name in content for name in STATISTICS):
+        raise ValueError(
+            f"{source}: the statistics of the latents, no network. Pass the checkpoint, with this file beside it."
+        )
     if not isinstance(state, dict):
         raise ValueError(f"{source}: holds no state_dict. Pass diffae_ffhq256.ckpt.")
+    statistics, where = read_statistics(source, state)
     state = reading.torch_arrays(source, {key: each for key, each in state.items() if not re.fullmatch(UNUSED, key)})
     tensors = _without_copies(source, {name.removeprefix(AVERAGED): value for name, value in state.items()})
     options = read_options(source, tensors)
-    tree = reading.build_tree(source, tensors | read_statistics(source), recipe(options))
+    tree = reading.build_tree(source, tensors | statistics, recipe(options))
     config = {
         "kind": "generator",
         "adapter": "diffae",
@@ -191,21 +198,39 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     config["about"] = (
         f"A diffusion autoencoder without its encoder: latent N(0, I) on R^{config['latent_dim']}, whose denoiser has "
         f"{options['latent_layers']} layers, to {size} x {size} RGB. {count:,} parameters, float32, and as buffers "
-        "mean and standard deviation of the latents."
+        f"mean and standard deviation of the latents, those of {where}."
     )
     return tree, config
 
 
-def read_statistics(source: Path) -> dict:
-    """Mean and standard deviation of the latents from the file beside `source`."""
-    path = source.with_name(f"{source.stem}_latent.pkl")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file. Download it from where {source.name} is, and put it beside it.")
+def read_statistics(source: Path, state: dict) -> tuple[dict[str, np.ndarray], str]:
+    """Mean and standard deviation of the latents, and where they are from.
+
+    Args:
+      source: the checkpoint.
+      state: its state dict, whose own statistics are taken if there is no file with them.
+
+    Raises:
+      FileNotFoundError, ValueError: there are none, or the file with them is damaged.
+    """
+    named, trained = source.with_name(f"{source.stem}_{BESIDE}"), source.resolve().parent
+    places = [named, source.with_name(BESIDE), trained.with_name(trained.name.removesuffix("_latent")) / BESIDE]
+    path = next((path for path in places if path.is_file()), None)
+    if path is None:
+        found = {name: state[name] for name in STATISTICS if name in state}
+        if len(found) < len(STATISTICS):
+            raise FileNotFoundError(
+                f"{named}: no such file, nor {BESIDE}, and no statistics of the latents in {source.name}. Download it "
+                f"from where {source.name} is, and put it beside it."
+            )
+        return reading.torch_arrays(source, found), "the checkpoint"
     content = reading.read_torch(path)
     found = {name: content[name] for name in STATISTICS if name in content}
     if len(found) < len(STATISTICS):
-        raise ValueError(f"{path}: holds no {' and '.join(STATISTICS)}. Download it again.")
-    return reading.torch_arrays(path, found)
+        raise ValueError(
+            f"{path}: holds no {' and '.join(STATISTICS)}. Pass the file that the official code infers from its images."
+        )
+    return reading.torch_arrays(path, found), path.name
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from convert import reading
+from convert import reading, tfjs
 
 EXPRESSIONS = ["neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised"]
 GENDERS = ["male", "female"]
@@ -29,7 +29,7 @@ def convolution(target: str, source: str, *, weight: str = "filters") -> dict[st
 def separable(target: str, source: str) -> dict[str, reading.Part]:
     """A depthwise and a pointwise convolution."""
     return {
-        f"{target}/depthwise/kernel": reading.depthwise(f"{source}/depthwise_filter"),
+        f"{target}/depthwise/kernel": tfjs.depthwise(f"{source}/depthwise_filter"),
         f"{target}/pointwise/kernel": reading.keep(f"{source}/pointwise_filter"),
         f"{target}/pointwise/bias": reading.keep(f"{source}/bias"),
     }
@@ -72,7 +72,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     Raises:
       FileNotFoundError, ValueError: missing, damaged, or another model.
     """
-    tensors = reading.read_tfjs(source)
+    tensors = tfjs.read_tfjs(source)
     expression = any(name.startswith("dense0/") for name in tensors)
     if expression:
         name, file, module = "faceapi_expression", "face_expression_model", "faceapi.Expression"

@@ -22,12 +22,12 @@ class Family(NamedTuple):
 DEPTH = 3  # of names that tell a family
 
 FAMILIES = {
-    "StyleGAN2": Family(r"g_ema\.|G_ema\.synthesis\.b4\.", "stylegan2_to_flax.py"),
+    "StyleGAN2": Family(r"g_ema\.|input\.input$|G_ema\.synthesis\.b4\.", "stylegan2_to_flax.py"),
     "StyleNeRF": Family(r"G_ema\.synthesis\.fg_nerf\.", "stylenerf_to_flax.py"),
     "BigGAN-deep": Family(r"generator\.gen_z\.", "biggan_to_flax.py"),
-    "NVAE": Family(r"(state_dict\.)?dec_tower\.", "nvae_to_flax.py"),
+    "NVAE": Family(r"(state_dict\.)?(module\.)?dec_tower\.", "nvae_to_flax.py"),
     "DiffAE": Family(r"(state_dict\.)?ema_model\.", "diffae_to_flax.py"),
-    "CLIP": Family(r"visual\.transformer\.|text_model\.", "clip_to_flax.py"),
+    "CLIP": Family(r"(state_dict\.)?(module\.)?(visual\.transformer\.|text_model\.)", "clip_to_flax.py"),
 }
 
 

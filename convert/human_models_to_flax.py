@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from convert import reading
+from convert import reading, tfjs
 
 NUM_TRUNK_UNITS, NUM_FACERES_BLOCKS = 14, 13
 PREFIX = "StatefulPartitionedCall/model_1"
@@ -39,7 +39,7 @@ def emotion_recipe() -> dict[str, reading.Part]:
     depthwise = ["unknown_9", "unknown_15", "unknown_26", "unknown_32"]
     targets = ["block1/separable1", "block1/separable2", "block2/separable1", "block2/separable2"]
     for index, (target, source) in enumerate(zip(targets, depthwise, strict=True), start=1):
-        parts[f"{target}/depthwise/kernel"] = reading.depthwise(source)
+        parts[f"{target}/depthwise/kernel"] = tfjs.depthwise(source)
         parts |= folded_conv(f"{target}/pointwise", f"{PREFIX}/separable_conv2d_{index}/separable_conv2d")
     return parts
 
@@ -70,7 +70,7 @@ def facemesh_recipe() -> dict[str, reading.Part]:
 
 def facemesh_unit(target: str, *, depthwise: int, conv: int, activation: int) -> dict[str, reading.Part]:
     """A residual unit of the face mesh, by its numbers in the graph."""
-    kernel = reading.depthwise(f"{PREFIX}/depthwise_conv2d_{depthwise}/depthwise/ReadVariableOp")
+    kernel = tfjs.depthwise(f"{PREFIX}/depthwise_conv2d_{depthwise}/depthwise/ReadVariableOp")
     return {
         f"{target}/depthwise/kernel": kernel,
         **folded_conv(f"{target}/pointwise", f"{PREFIX}/conv2d_{conv}/Conv2D"),
@@ -92,7 +92,7 @@ def faceres_recipe() -> dict[str, reading.Part]:
     for index in range(1, NUM_FACERES_BLOCKS + 1):
         norm = f"conv_dw_{index}_bn/batchnorm_1"
         parts |= {
-            f"depthwise{index}/kernel": reading.depthwise(f"conv_dw_{index}/depthwise_kernel"),
+            f"depthwise{index}/kernel": tfjs.depthwise(f"conv_dw_{index}/depthwise_kernel"),
             f"norm{index}/scale": reading.keep(f"{norm}/mul"),
             f"norm{index}/bias": reading.keep(f"{norm}/sub"),
             f"pointwise{index}/kernel": reading.keep(f"conv_pw_{index}/convolution/merged_input"),
@@ -168,7 +168,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     Raises:
       FileNotFoundError, ValueError: missing, damaged, or another model.
     """
-    tensors = reading.read_tfjs(source)
+    tensors = tfjs.read_tfjs(source)
     name = identify(source, tensors)
     recipe, facts = MODELS[name]
     return reading.checked_network(

@@ -11,7 +11,6 @@ temperature, as the official script does before sampling; they are stored, so th
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -229,6 +228,7 @@ def convert(source: str | Path, *, num_batches: int = 0, temperature: float = 1.
     family.check_family(source, content, "NVAE")
     if not isinstance(content.get("state_dict"), dict):
         raise ValueError(f"{source}: holds no state_dict. Pass the checkpoint.pt of the authors.")
+    content = {**content, "state_dict": reading.unwrapped(content["state_dict"])}
     options = read_options(source, content)
     decoder = {name: value for name, value in content["state_dict"].items() if not name.startswith(ENCODER)}
     decoder = {name: value for name, value in decoder.items() if not name.endswith(COPIES)}
@@ -261,16 +261,18 @@ def convert(source: str | Path, *, num_batches: int = 0, temperature: float = 1.
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--readjust", type=int, default=0)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    options, rest = parser.parse_known_args(argv)
-    description = (
-        "Converts the generating half of an NVAE to a weight folder. --readjust N --temperature T adjusts the "
-        f"batch-norm statistics to N batches of {BATCH_SIZE} samples at temperature T."
-    )
-    make = functools.partial(convert, num_batches=options.readjust, temperature=options.temperature)
-    return reading.run(make, rest, description, script="nvae_to_flax.py")
+    options = {
+        "--readjust": {
+            "dest": "num_batches",
+            "type": int,
+            "default": 0,
+            "metavar": "N",
+            "help": f"adjust the batch-norm statistics to N batches of {BATCH_SIZE} samples",
+        },
+        "--temperature": {"type": float, "default": 1.0, "metavar": "T", "help": "of those samples"},
+    }
+    description = "Converts the generating half of an NVAE to a weight folder."
+    return reading.run(convert, argv, description, script="nvae_to_flax.py", options=options)
 
 
 if __name__ == "__main__":

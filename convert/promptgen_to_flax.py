@@ -41,12 +41,14 @@ ATTRIBUTES = {
 
 
 def read_state(source: str | Path) -> dict:
-    """The state dict of an official run, tensors by name.
+    """The state dict of an official run, tensors by name, as DataParallel names them or, on one GPU, without prefix.
 
     Raises:
-      FileNotFoundError, ValueError: missing, damaged, or not a dict of tensors that begin with "module.".
+      FileNotFoundError, ValueError: missing, damaged, or not a dict of such tensors.
     """
     state = reading.read_torch(source)
+    if isinstance(state, dict) and any(str(name).startswith((*FLOWS, INNER, BETA)) for name in state):
+        state = {f"{ROOT}{name}": value for name, value in state.items()}
     if not isinstance(state, dict) or not any(str(name).startswith(ROOT) for name in state):
         raise ValueError(
             f"{source}: no tensor begins with {ROOT!r}. Pass the pytorch_model.bin that an official run has written."

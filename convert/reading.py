@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import math
 import pickle
 import pickletools
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -22,10 +21,10 @@ from safetensors.numpy import load_file
 
 from convert import nvidia_pickle, safe_pickle, torchscript
 from promptgen_jax.models import network
-from promptgen_jax.models.recipe import Part
+from promptgen_jax.models.recipe import Part as Part
 from promptgen_jax.models.recipe import build_tree as build_tree
 from promptgen_jax.models.recipe import keep as keep
-from promptgen_jax.store import catalogue, disk, documents, home, weights
+from promptgen_jax.store import catalogue, documents, home, weights
 
 LEGACY_TORCH = pickle.dumps(nvidia_pickle.LEGACY_MAGIC, protocol=2)
 
@@ -39,15 +38,9 @@ NUMPY_NUMBERS = [
 PLAIN = "Download it again; a file that needs code to load is refused."
 COMPLETE = "Check that the file is complete and is the model this converter reads."
 LEGACY_PICKLES = 5  # of an archive before zip files
+STATES = ("state_dict", "model", "model_state_dict")  # where training scripts put a state dict
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 REPEATED, FREE = 2, 192 * 2**20  # tensors may share numbers: how often the file's size they may be, and how much more
-
-TFJS_DTYPES = {"float32": "<f4", "int32": "<i4", "bool": "|b1", "uint8": "|u1"}
-TFJS_QUANTISED = {"uint8": "|u1", "uint16": "<u2", "float16": "<f2"}
-
-
-def depthwise(name: str) -> Part:
-    """A depthwise kernel (3, 3, C, 1) of TensorFlow as HWIO, (3, 3, 1, C)."""
-    return Part((name,), lambda kernel: kernel.transpose(0, 1, 3, 2))
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -61,7 +54,7 @@ def read_checkpoint(path: str | Path) -> dict:
       FileNotFoundError: no such file.
       ValueError: none of these, damaged, or needing code to load.
     """
-    path = _existing(path)
+    path = existing(path)
     with open(path, "rb") as file:
         start = file.read(len(LEGACY_TORCH))
     if torchscript.is_torchscript(path):
@@ -91,7 +84,7 @@ def read_torch(path: str | Path, harmless: Iterable = ()) -> dict:
       FileNotFoundError: no such file.
       ValueError: not such an archive, truncated, or holding anything but tensors and containers.
     """
-    path = _existing(path)
+    path = existing(path)
     try:
         import torch
     except ModuleNotFoundError:
@@ -145,6 +138,19 @@ def torch_arrays(where: str | Path, state: dict) -> dict[str, np.ndarray]:
         return {name: value.detach().float().numpy() for name, value in state.items()}
 
 
+def unwrapped(state: dict) -> dict:
+    """A state dict without the prefix that DataParallel or torch.compile has put before every name in it."""
+    for wrapper in WRAPPERS:
+        if state and all(str(name).startswith(wrapper) for name in state):
+            return unwrapped({name.removeprefix(wrapper): value for name, value in state.items()})
+    return state
+
+
+def state_in(content: dict) -> dict:
+    """The state dict of a training checkpoint, which holds it beside counters and optimizer, or what was given."""
+    return unwrapped(next((content[name] for name in STATES if isinstance(content.get(name), dict)), content))
+
+
 def consecutive(names: Iterable[str], pattern: str) -> int:
     """How many of 0, 1, 2, ... the first group of a pattern finds in names, without a gap.
 
@@ -171,18 +177,21 @@ def read_state(path: str | Path, official: str, entry: str = "") -> dict[str, np
     Args:
       path: the archive.
       official: what to pass instead, for messages.
-      entry: under which the archive holds the state dict; by default it is one. Other entries are ignored.
+      entry: under which the archive holds the state dict, other entries being ignored; by default it is one, or a
+        training checkpoint with one.
 
     Raises:
       FileNotFoundError, ValueError: as `read_torch`; or no such entry; or something in it is not a tensor.
     """
     content = read_torch(path)
-    state = content.get(entry) if entry and isinstance(content, dict) else content
+    state = content
+    if isinstance(content, dict):
+        state = content.get(entry) if entry else state_in(content)
     if not isinstance(state, dict):
         found = ", ".join(map(str, list(content)[:10])) if isinstance(content, dict) else f"a {type(content).__name__}"
         what = f"no {entry} with a state dict in it" if entry else "no state dict"
         raise ValueError(f"{path}: holds {what} but {found or 'nothing'}. Pass {official}.")
-    return torch_arrays(path, state)
+    return torch_arrays(path, unwrapped(state))
 
 
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
@@ -193,83 +202,11 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
       ValueError: damaged, or of a dtype that NumPy lacks.
     """
     with documents.one_sentence(path, "not a complete safetensors file", advice="Download it again."):
-        return load_file(_existing(path))
+        return load_file(existing(path))
 
 
-def read_tfjs(path: str | Path) -> dict[str, np.ndarray]:
-    """All tensors of a TensorFlow.js model or weights manifest (JSON beside its binary shards).
-
-    8- and 16-bit affine quantisation (value = q · scale + min) is undone to float32; float16 stays float16.
-
-    Raises:
-      FileNotFoundError: the JSON file or a shard is missing.
-      ValueError: not such a file, or its shards have the wrong length.
-    """
-    path = _existing(path)
-    what, advice = "not a TensorFlow.js model or weights manifest", "Pass the .json file of the package."
-    with documents.one_sentence(path, what, advice=advice):
-        content = disk.parse_json(disk.read_bytes(path, disk.DOCUMENT_BYTES))
-        groups = content["weightsManifest"] if isinstance(content, dict) else content
-        entries = [([path.parent / Path(shard).name for shard in group["paths"]], group["weights"]) for group in groups]
-        shards = [shard for group, _ in entries for shard in group]
-        if len(set(shards)) < len(shards):
-            raise ValueError("a shard is named twice")
-        tensors = {}
-        for group, specs in entries:
-            tensors |= _read_group(path, group, specs)
-        return tensors
-
-
-def _read_group(path, shards, specs):
-    """Tensors of one manifest group, whose shards are read as one stream of bytes."""
-    content = b"".join(_existing(shard).read_bytes() for shard in shards)
-    tensors, start = {}, 0
-    for spec in specs:
-        try:
-            name, shape, stored, affine = _read_spec(spec)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{path}: unreadable tensor entry {str(spec)[:120]} ({type(error).__name__}: {error}). This "
-                f"converter reads {', '.join(TFJS_DTYPES)}, quantised to {', '.join(TFJS_QUANTISED)}."
-            ) from None
-        if name in tensors:
-            raise ValueError(f"{path}: names {name} twice. Download the file again.")
-        count = math.prod(shape)
-        stop = start + count * np.dtype(stored).itemsize
-        if stop > len(content):
-            raise ValueError(
-                f"{path}: its shards hold {len(content)} bytes but {name} ends at byte {stop}; a shard is "
-                "truncated. Download it again."
-            )
-        values = np.frombuffer(content, stored, count, start).reshape(shape)
-        if affine:
-            scale, minimum = affine
-            values = (values.astype(np.float64) * scale + minimum).astype(np.float32)
-        tensors[name] = values
-        start = stop
-    if start != len(content):
-        raise ValueError(
-            f"{path}: its shards hold {len(content)} bytes, but the manifest describes {start}. The files belong "
-            "to different models; download both again."
-        )
-    return tensors
-
-
-def _read_spec(spec):
-    """Name, shape, stored dtype and (scale, min) or None of a manifest entry."""
-    shape = tuple(int(size) for size in spec["shape"])
-    if any(size < 0 for size in shape):
-        raise ValueError("negative size")
-    quantisation = spec.get("quantization")
-    if not quantisation:
-        return spec["name"], shape, TFJS_DTYPES[spec["dtype"]], None
-    stored = TFJS_QUANTISED[quantisation["dtype"]]
-    if stored == TFJS_QUANTISED["float16"]:
-        return spec["name"], shape, stored, None
-    return spec["name"], shape, stored, (float(quantisation["scale"]), float(quantisation["min"]))
-
-
-def _existing(path: str | Path) -> Path:
+def existing(path: str | Path) -> Path:
+    """The path of a file. Raises FileNotFoundError if there is none."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file. Pass the path of the official checkpoint.")
     return Path(path)
@@ -300,7 +237,12 @@ def checked_network(where: str | Path, tree: dict, **facts) -> tuple[dict, dict]
 
 
 def run(
-    convert: Callable[[str], tuple[dict, dict]], argv: list[str] | None, description: str, *, script: str = ""
+    convert: Callable[..., tuple[dict, dict]],
+    argv: list[str] | None,
+    description: str,
+    *,
+    script: str = "",
+    options: dict[str, dict] | None = None,
 ) -> int:
     """The command line of a converter: reads SOURCE, writes FOLDER, or says in one sentence why not.
 
@@ -312,6 +254,7 @@ def run(
       description: for --help.
       script: the converter's file name, if it serves many checkpoints: the config then takes its name and licence
         from FOLDER, and SOURCE.md is written.
+      options: arguments of `ArgumentParser.add_argument` by flag; `convert` gets their values by name.
 
     Returns:
       The exit status.
@@ -326,9 +269,12 @@ def run(
     )
     parser.add_argument("source", help="the official file")
     parser.add_argument("folder", help="weight folder to write, e.g. ported_weights/<name>")
+    for flag, about in (options or {}).items():
+        parser.add_argument(flag, **about)
     arguments = parser.parse_args(argv)
+    told = {name: value for name, value in vars(arguments).items() if name not in ("source", "folder")}
     try:
-        tree, config = convert(arguments.source)
+        tree, config = convert(arguments.source, **told)
         source = ""
         if script:
             config |= _provenance(config, Path(arguments.source), Path(arguments.folder).resolve().name, script)
@@ -344,8 +290,8 @@ def run(
 def _provenance(config: dict, source: Path, name: str, script: str) -> dict:
     """Name, licence and command of a folder. Raises ValueError if it is named for a checkpoint that this is not.
 
-    `config["file"]` is the file that was read, if `source` is a folder, and `config["flags"]` what the converter was
-    told besides.
+    `config["file"]` is the file that was read, if `source` is a folder, `config["flags"]` what the converter was told
+    besides, and `config["source_sha256"]` a checksum, if it is not that of one file.
     """
     known = catalogue.CHECKPOINTS.get(name)
     if known and known.converter != script:
@@ -358,17 +304,28 @@ def _provenance(config: dict, source: Path, name: str, script: str) -> dict:
             f"{source}: a network of {config['image_size']} pixels, but {name} has {known.image_size}. "
             f"{catalogue.how_to_get(name)} Or choose another folder name for this file."
         )
+    labels = {attribute: tuple(names) for attribute, names in config.get("attributes", {}).items()}
+    if known and labels != known.attributes:
+        raise ValueError(
+            f"{source}: labels {_said(labels)}, but {name} has {_said(known.attributes)}. Choose another folder name "
+            "for this file."
+        )
     file, flags = source / config.pop("file", ""), config.pop("flags", "")
+    checksum = config.pop("source_sha256", "") or weights.file_sha256(file)
     official = known and file.resolve().parts[-len(Path(known.file).parts) :] == Path(known.file).parts
     command = known.command(name) if official else f"{home.converter(script)} {source.name} ported_weights/{name}"
     return {
         "name": name,
         "source": known.file if official else str(file.relative_to(source.parent)),
-        "source_sha256": weights.file_sha256(file),
+        "source_sha256": checksum,
         "url": known.url if official else "not a file of `promptgen_jax/store/catalogue.py`",
         "license": known.license if known else "that of the file it was converted from",
         "converter": f"{command} {flags}".rstrip(),
     }
+
+
+def _said(labels: Mapping[str, tuple[str, ...]]) -> str:
+    return "; ".join(f"{attribute} {', '.join(names)}" for attribute, names in labels.items())
 
 
 def source_md(config: dict) -> str:

@@ -6,6 +6,9 @@
 Any size; channels and the depth of the mapping network are read off the tensors. Equalised learning rate scales are
 folded into the weights. The mean latent is the mean of w over 50,000 standard normal z for a .pt, as PromptGen takes
 it, and for a .pkl the running mean that NVIDIA stores in it and truncates with.
+
+A .pt may lack the noise maps, which matter for noise "const" only and are refused there. Layers without any noise, as
+NVIDIA's use_noise=False makes them, get noise of strength 0.
 """
 
 from __future__ import annotations
@@ -59,6 +62,16 @@ class Layout(NamedTuple):
     filter_gain: int
     noise: Callable[[int, int], str]
     ignored: str
+
+
+class Noise(NamedTuple):
+    """Which tensors of the noise a file has: how strong it is at every layer, and the stored maps."""
+
+    strengths: bool = True
+    maps: bool = True
+
+
+ALL = Noise()
 
 
 def _block(size):
@@ -117,13 +130,19 @@ def kernel(weight, *filters, flip: bool = False, gain: int = 1) -> np.ndarray:
     return np.float32(weight[::-1, ::-1] if flip else weight)
 
 
-def recipe(layout: Layout, sizes: list[int], depth: int) -> dict[str, reading.Part]:
+def convolutions(sizes: list[int]) -> list[tuple[int, int]]:
+    """(resolution, index in its block) of every convolution with noise; at 4 pixels there is the second only."""
+    return [(size, index) for size in sizes for index in ((1,) if size == 4 else (0, 1))]
+
+
+def recipe(layout: Layout, sizes: list[int], depth: int, noise: Noise = ALL) -> dict[str, reading.Part]:
     """Parameters and noise maps of `models.stylegan2.StyleGAN2` by target.
 
     Args:
       layout: official names.
       sizes: resolutions, 4, 8, ...
       depth: of the mapping network.
+      noise: what there is of it; without maps there are no buffers for them, unless without strengths too.
     """
     constant = reading.Part((layout.constant,), lambda c: c.reshape(c.shape[-3:]).transpose(1, 2, 0))
     parts = {"params/synthesis/constant": constant}
@@ -137,17 +156,25 @@ def recipe(layout: Layout, sizes: list[int], depth: int) -> dict[str, reading.Pa
         filters = () if size == 4 else (layout.upsample(size),)
         parts |= _modulated(layout, f"{block}/to_rgb", colours, filters)
         parts[f"{block}/to_rgb/bias"] = reading.Part((f"{colours}.bias",), np.ravel)
-        for index in (1,) if size == 4 else (0, 1):
-            target, name = f"{block}/conv{index}", layout.convolution(size, index)
-            filters = (f"{name}.{layout.blur}",) if index == 0 else ()
-            parts |= _modulated(layout, target, name, filters, flip=index == 0)
-            parts[f"{target}/bias"] = reading.keep(f"{name}.{layout.bias}")
-            parts[f"{target}/noise_strength"] = reading.Part((f"{name}.{layout.strength}",), lambda s: s.reshape(()))
-            number = 2 * _block(size) + 1 + index
-            parts[f"buffers/noise_{number}"] = reading.Part(
-                (layout.noise(size, index),), lambda noise: noise.reshape(noise.shape[-2:])
-            )
+    for size, index in convolutions(sizes):
+        target, name = f"params/synthesis/block_{size}/conv{index}", layout.convolution(size, index)
+        filters = (f"{name}.{layout.blur}",) if index == 0 else ()
+        parts |= _modulated(layout, target, name, filters, flip=index == 0)
+        parts[f"{target}/bias"] = reading.keep(f"{name}.{layout.bias}")
+        strength, stored = f"{target}/noise_strength", f"buffers/noise_{2 * _block(size) + 1 + index}"
+        if noise.strengths:
+            parts[strength] = reading.Part((f"{name}.{layout.strength}",), lambda each: each.reshape(()))
+        else:
+            parts[strength] = _zeros()
+        if noise.maps:
+            parts[stored] = reading.Part((layout.noise(size, index),), lambda each: each.reshape(each.shape[-2:]))
+        elif not noise.strengths:
+            parts[stored] = _zeros(size, size)
     return parts
+
+
+def _zeros(*shape):
+    return reading.Part((), lambda: np.zeros(shape, np.float32))
 
 
 def _modulated(layout, target, name, filters, *, flip=False):
@@ -193,21 +220,23 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     if "G_ema" in content:
         layout, clamp = NVIDIA, _check_nvidia(source, content["G_ema"])
         tensors = {name: np.asarray(value, np.float32) for name, value in content["G_ema"].tensors().items()}
-    elif isinstance(content.get("g_ema"), dict):
+    elif isinstance(content.get("g_ema"), dict) or ROSINALITY.constant in content:
         layout, clamp = ROSINALITY, None
-        tensors = reading.torch_arrays(source, content["g_ema"])
+        tensors = reading.torch_arrays(source, reading.unwrapped(content.get("g_ema", content)))
     else:
+        held = ", ".join(map(str, [*content][:10])) or "nothing"
         raise ValueError(
-            f"{source}: holds {', '.join(map(str, content)) or 'nothing'}; expected g_ema, as in rosinality's .pt, or "
-            "G_ema, as in NVIDIA's .pkl. Check that this is a StyleGAN2 checkpoint."
+            f"{source}: holds {held}; expected g_ema, as in rosinality's .pt, or G_ema, as in NVIDIA's .pkl. "
+            "Check that this is a StyleGAN2 checkpoint."
         )
     sizes, depth = _count(source, layout, tensors)
-    parts = recipe(layout, sizes, depth)
+    noise = _noise(layout, tensors, sizes)
+    parts = recipe(layout, sizes, depth, noise)
     if layout is NVIDIA:
         parts["buffers/mean_latent"] = reading.keep("mapping.w_avg")
     ignored = {name for name in tensors if re.fullmatch(layout.ignored, name)} - {"mapping.w_avg"}
     tree = reading.build_tree(source, tensors, parts, ignored)
-    params = tree["params"]
+    params, tree["buffers"] = tree["params"], tree.get("buffers", {})
     config = {
         "kind": "generator",
         "adapter": "stylegan2",
@@ -217,6 +246,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
             "style_dim": params["mapping"][f"layer_{depth - 1}"]["bias"].size,
             "mapping_layers": depth,
             "conv_clamp": clamp,
+            **({} if "noise_0" in tree["buffers"] else {"stored_noise": False}),
         },
         "latent_dim": params["mapping"]["layer_0"]["kernel"].shape[0],
         "image_size": sizes[-1],
@@ -226,7 +256,7 @@ def convert(source: str | Path) -> tuple[dict, dict]:
     if layout is ROSINALITY:
         tree["buffers"]["mean_latent"] = mean_latent(params["mapping"])
     reading.check_shapes(source, tree, config, (1, config["latent_dim"]))
-    return tree, config | {"about": _about(config, tree, layout)}
+    return tree, config | {"about": _about(config, tree, layout, noise)}
 
 
 def _count(source, layout, tensors):
@@ -244,7 +274,20 @@ def _count(source, layout, tensors):
             f"{source}: {len(sizes)} colour layers ({layout.colours(4)}, ...) and {depth} mapping layers "
             f"({layout.dense(0)}, ...) found; this is no StyleGAN2 generator with skip connections."
         )
+    start = np.shape(tensors.get(layout.constant))[-2:]
+    if len(start) == 2 and start != (4, 4):
+        raise ValueError(
+            f"{source}: its pictures are {start[0] * sizes[-1] // 4} x {start[1] * sizes[-1] // 4} pixels, grown from "
+            f"{start[0]} x {start[1]}. Only square ones that grow from 4 x 4 are computed here; use another network."
+        )
     return [4 << index for index in range(sizes[-1].bit_length() - 2)], depth
+
+
+def _noise(layout, tensors, sizes):
+    """What a file has of the noise. One that has some tensors of a kind is expected to have all."""
+    layers = [(f"{layout.convolution(*each)}.{layout.strength}", layout.noise(*each)) for each in convolutions(sizes)]
+    maps = any(stored in tensors for _, stored in layers)
+    return Noise(strengths=maps or any(strength in tensors for strength, _ in layers), maps=maps)
 
 
 def _check_nvidia(source, generator):
@@ -271,15 +314,18 @@ def _check_nvidia(source, generator):
         raise ValueError(f"{source}: {error}. Only unconditional StyleGAN2 generators are supported.") from None
 
 
-def _about(config, tree, layout):
+def _about(config, tree, layout, noise):
     size, count = config["image_size"], sum(leaf.size for leaf in jax.tree.leaves(tree["params"]))
     mean = {
         ROSINALITY: f"the mean of w over {MEAN_SAMPLES:,} standard normal latents, drawn by this converter",
         NVIDIA: "the running mean of w that the file holds",
     }[layout]
+    kept = "the stored noise maps" if noise.maps else "maps of zeros, as its layers have no noise,"
+    if noise.strengths and not noise.maps:
+        kept = "no noise maps, which the file does not hold,"
     return (
         f"A StyleGAN2 generator: latent N(0, I) on R^{config['latent_dim']} to {size} x {size} RGB. {count:,} "
-        f"parameters, float32, and as buffers the stored noise maps and {mean}."
+        f"parameters, float32, and as buffers {kept} and {mean}."
     )
 
 

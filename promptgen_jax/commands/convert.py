@@ -24,6 +24,7 @@ MODELS = textwrap.fill(", ".join(home.converters()), 100, subsequent_indent="  "
 __doc__ = __doc__.format(models=MODELS)  # noqa: A001
 USAGE = "MODEL FILE FOLDER | --plan CONFIG | --from FOLDER"
 EXAMPLES = ("--plan stylegan2_pose", "stylegan2 ffhq.pt ported_weights/stylegan2_ffhq", "--from ~/Downloads")
+LATENTS = "latent.pkl"  # how the files end that belong to DiffAE's checkpoints
 DEPTH = 3  # folders below the one of the downloads that are looked into
 SUFFIXES = {Path(each.file).suffix for each in catalogue.CHECKPOINTS.values()} | {".safetensors", ".zip"}
 
@@ -118,6 +119,8 @@ def _convert_download(path: Path) -> tuple[str, bool]:
         inside = [name for name, each in catalogue.CHECKPOINTS.items() if each.url.endswith(f"/{path.name}")]
         what = f"holds {', '.join(inside)}: unpack it, then run this again" if inside else "not recognised"
         return f"{path}: {what}", True
+    if not names and path.name.endswith(LATENTS):
+        return f"{path}: statistics of latents, which the checkpoint beside it is converted with", True
     if not names:
         found = family.recognise(path)
         if found is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from promptgen_jax.models.network import Network, load_network
@@ -79,20 +80,32 @@ def build(
     Args:
       network: one that gives an `embedding`: `faceres` or `irse50`, by name or folder, or loaded.
       options: of that network, see `load_network`: `{"input_size": 112}` makes faceres five times faster.
-      photographs: picture files of one person, the face filling the frame as in the generator's images.
+      photographs: square picture files of one person, the face filling the frame as in the generator's images.
       weight: the paper's lambda.
       name: of the control.
 
     Raises:
-      FileNotFoundError, ValueError: unknown or damaged network, or one without embedding; a picture missing or damaged.
+      FileNotFoundError, ValueError: unknown or damaged network, or one without embedding; a picture missing, damaged,
+        or not square.
     """
     loaded = load_network(network, **(options or {})).that_returns("embedding")
     control = IdentityControl(network=loaded, weight=jnp.float32(weight), photographs=None, name=name)
     if not photographs:
         return control
     embed = jax.jit(lambda control, image: control.embed(image))
-    found = [embed(control, load_image(path)[None]) for path in photographs]
+    found = [embed(control, _photograph(path)[None]) for path in photographs]
     return control.replace(photographs=jnp.concatenate(found))
+
+
+def _photograph(path: str | Path) -> np.ndarray:
+    image = load_image(path)
+    height, width, _ = image.shape
+    if height != width:
+        raise ValueError(
+            f"{path}: {width} x {height} pixels, not square; the network would squeeze the face. Crop it to a square "
+            "that the face fills as in the generator's images."
+        )
+    return image
 
 
 def tiny() -> IdentityControl:

@@ -25,7 +25,7 @@ class StyleGAN2(Frozen):
     Attributes:
       prior: N(0, I) on R^D.
       truncation_psi: from 0, the mean latent for every z, to 1, no truncation.
-      noise: "random", drawn from the key for every sample; "const", the stored maps; or "none".
+      noise: "random", drawn from the key for every sample; "const", the stored maps, if there are any; or "none".
     """
 
     truncation_psi: float = struct.field(pytree_node=False, default=1.0)
@@ -35,6 +35,8 @@ class StyleGAN2(Frozen):
         """Checks the options, also those of `replace`."""
         checks.check_number(f"{self.name}: truncation_psi", self.truncation_psi, 0, 1)
         checks.check_known(f"{self.name}: noise", self.noise, NOISES)
+        if self.noise == "const":
+            self.module.check_stored(self.name)
 
     def __call__(self, key: Array, z: Array) -> Array:
         """Images (B, S, S, 3), nominally in [0, 1], of latents (B, D).

@@ -8,6 +8,7 @@ CelebA of ChenWu98/Generative-Visual-Prompt, model/lib.
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ MEAN_RGB, STD_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 # inner widths and blocks of the four stages, the same for 34 and 50 layers
 WIDTHS, BLOCKS = (64, 128, 256, 512), (3, 4, 6, 3)
 
-RACES, GENDERS, AGES = 7, 2, 9
+RACES, FEW_RACES, GENDERS, AGES = 7, 4, 2, 9  # of FairFace
 
 
 class ResNet(nn.Module):
@@ -117,18 +118,22 @@ class FairFace(nn.Module):
     Attributes:
       widths: of the trunk.
       blocks: of the trunk.
+      races: 7, or 4 for the network that is read for race alone.
     """
 
     widths: tuple[int, ...] = WIDTHS
     blocks: tuple[int, ...] = BLOCKS
+    races: int = RACES
 
     @nn.compact
     def __call__(self, images) -> dict[str, jax.Array]:
-        """Logits {"race": (B, 7), "gender": (B, 2), "age": (B, 9)} of images (B, H, W, 3) in [0, 1]."""
+        """Logits {"race": (B, 7), "gender": (B, 2), "age": (B, 9)}, or "race" alone, of (B, H, W, 3) in [0, 1]."""
         features = ResNet(False, self.widths, self.blocks, name="trunk")(preprocess(images))
-        logits = nn.Dense(RACES + GENDERS + AGES, name="head")(features)
-        race, gender, age = jnp.split(logits, (RACES, RACES + GENDERS), axis=-1)
-        return {"race": race, "gender": gender, "age": age}
+        others = {"gender": GENDERS, "age": AGES} if self.races == RACES else {}
+        sizes = {"race": self.races, **others}
+        logits = nn.Dense(sum(sizes.values()), name="head")(features)
+        ends = list(itertools.accumulate(sizes.values()))
+        return dict(zip(sizes, jnp.split(logits, ends[:-1], axis=-1), strict=True))
 
 
 class CelebA(nn.Module):

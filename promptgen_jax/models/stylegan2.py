@@ -23,19 +23,22 @@ NORMAL = nn.initializers.normal(0.1)
 class StyleGAN2(nn.Module):
     """Latents to square RGB images of 4 · 2^(len(channels) - 1) pixels.
 
-    Buffers: `mean_latent` (S,), the mean of w, and the stored noise maps `noise_<k>` (r, r), r = 4, 8, 8, 16, 16, ...
+    Buffers: `mean_latent` (S,), the mean of w, and the stored noise maps `noise_<k>` (r, r), r = 4, 8, 8, 16, 16, ...,
+    if there are any.
 
     Attributes:
       channels: of the features at 4, 8, 16, ... pixels.
       style_dim: S, the length of w.
       mapping_layers: depth of the mapping network.
       conv_clamp: bound on the activations, or None.
+      stored_noise: whether there are stored noise maps.
     """
 
     channels: tuple[int, ...]
     style_dim: int = 512
     mapping_layers: int = 8
     conv_clamp: float | None = None
+    stored_noise: bool = True
 
     def setup(self):
         """Makes the two networks and the buffers."""
@@ -44,7 +47,7 @@ class StyleGAN2(nn.Module):
         self.mean_latent = self.variable("buffers", "mean_latent", jnp.zeros, self.style_dim)
         self.noise = [
             self.variable("buffers", f"noise_{index}", jnp.zeros, shape)
-            for index, shape in enumerate(self.noise_shapes)
+            for index, shape in enumerate(self.noise_shapes if self.stored_noise else [])
         ]
 
     @property
@@ -54,7 +57,7 @@ class StyleGAN2(nn.Module):
         return [(size, size) for size in sizes]
 
     def __call__(
-        self, z: jax.Array, *, truncation_psi: float = 1.0, noise: Sequence[jax.Array] | str = "const"
+        self, z: jax.Array, *, truncation_psi: float = 1.0, noise: Sequence[jax.Array] | str = ()
     ) -> jax.Array:
         """Images (B, S, S, 3), nominally in [0, 1], of latents z (B, D).
 
@@ -62,12 +65,25 @@ class StyleGAN2(nn.Module):
           z: (B, D) standard normal.
           truncation_psi: w is drawn towards its mean, mean + psi (w - mean); 1 leaves it alone.
           noise: one map (B or 1, r, r) per styled convolution, empty for no noise, or "const" for the stored maps.
+
+        Raises:
+          ValueError: "const" where none are stored.
         """
         w = truncate(self.mapping(z), self.mean_latent.value, truncation_psi)
         if isinstance(noise, str):
+            self.check_stored("StyleGAN2")
             noise = [stored.value[None] for stored in self.noise]
         ws = jnp.broadcast_to(w[:, None], (len(w), 2 * len(self.channels), self.style_dim))
         return (self.synthesis(ws, noise) + 1) / 2
+
+    @nn.nowrap
+    def check_stored(self, where: str) -> None:
+        """Raises ValueError if no noise maps are stored."""
+        if not self.stored_noise:
+            raise ValueError(
+                f"{where}: noise 'const' asks for stored noise maps, and the file it was converted from has none. Use "
+                "'random' or 'none'."
+            )
 
 
 def truncate(w: jax.Array, mean: jax.Array, psi: float) -> jax.Array:

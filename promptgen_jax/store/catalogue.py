@@ -27,6 +27,7 @@ FAIRFACE_ATTRIBUTES = {
     "gender": ("male", "female"),
     "age": ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+"),
 }
+FAIRFACE_FOUR = {"race": ("White", "Black", "Asian", "Indian")}  # of the other file, which is read for race alone
 BINARY = ("no", "yes")  # of the attributes of CelebA
 
 
@@ -98,7 +99,7 @@ def _celeba(attribute: str) -> Checkpoint:
 # v1dvsj6oklpz652/diffae_ffhq128_latent.pkl
 # BigGAN-deep: PRETRAINED_MODEL_ARCHIVE_MAP of huggingface/pytorch-pretrained-BigGAN; the configuration is beside it
 # NVAE: "Checkpoints" in the README of NVlabs/NVAE; one folder per data set, in each a checkpoint.pt
-# Face networks: "Pre-trained off-the-shelf models" there
+# Face networks: "Pre-trained off-the-shelf models" there; FairFace for four races: the README of dchen236/FairFace
 # CLIP: clip/clip.py of openai/CLIP; the links hold the sha256 of the files
 CHECKPOINTS = {
     "stylegan2_ffhq": _stylegan2("ffhq.pt", "iy0dkqnkx7uh2aq", 1024),
@@ -130,6 +131,15 @@ CHECKPOINTS = {
         "fairface_to_flax.py",
         FAIRFACE,
         attributes=FAIRFACE_ATTRIBUTES,
+    ),
+    "fairface_four": Checkpoint(
+        "res34_fair_align_multi_4_20190809.pt",
+        "https://drive.google.com/drive/folders/1F_pXfbzWvG-bhCpNsRj6F_xsdjpesiFu",
+        "fairface_to_flax.py",
+        FAIRFACE,
+        224,
+        kind="network",
+        attributes=FAIRFACE_FOUR,
     ),
     "celeba_male": _celeba("Male"),
     "celeba_eyeglasses": _celeba("Eyeglasses"),

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from promptgen_jax.store import disk, weights
 
 REPOSITORY = re.compile(r"(?P<repo_id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?")
-TENSORS, INDEX, ARCHIVE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+TENSORS, ARCHIVE, INDEX = "model.safetensors", "pytorch_model.bin", "{}.index.json"
 SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json", "README.md")
 TOKENIZER = (
     "tokenizer.json",
@@ -29,7 +29,7 @@ TOKENIZER = (
     "spiece.model",
     "tokenizer.model",
 )
-FETCHED = [*SETTINGS, *TOKENIZER, TENSORS, INDEX, "model-*-of-*.safetensors"]
+FETCHED = [*SETTINGS, *TOKENIZER, TENSORS, INDEX.format(TENSORS), "model-*-of-*.safetensors"]
 
 
 def is_pretrained(name_or_path: str | Path) -> bool:
@@ -89,6 +89,49 @@ def revision(folder: Path) -> str:
     return folder.name if folder.parent.name == "snapshots" else ""
 
 
+def tensor_files(folder: Path, *, archives: bool) -> list[Path]:
+    """The files that hold the tensors of a model, whole or in shards.
+
+    Args:
+      folder: of transformers.
+      archives: whether those of PyTorch are wanted where there are no safetensors.
+
+    Raises:
+      FileNotFoundError: none, or a shard is missing.
+      ValueError: a damaged index of shards.
+    """
+    for name in (TENSORS, ARCHIVE)[: 1 + archives]:
+        if (folder / name).is_file():
+            return [folder / name]
+        if (folder / INDEX.format(name)).is_file():
+            return shards(folder / INDEX.format(name))
+    hint = "Download the whole folder."
+    if any((folder / name).is_file() for name in (ARCHIVE, INDEX.format(ARCHIVE))):
+        hint = f"{ARCHIVE} is a pickle: convert it with `python convert/hub_to_flax.py {folder} OUT`."
+    raise FileNotFoundError(f"{folder}: {TENSORS} missing. {hint}")
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that an index of shards names, which lie beside it.
+
+    Raises:
+      FileNotFoundError: one is missing; ValueError: the index is damaged.
+    """
+    where = disk.read_json(index, advice="Download it again.").get("weight_map")
+    if not isinstance(where, dict) or not where or not all(isinstance(name, str) for name in where.values()):
+        raise ValueError(f"{index}: names no shards in weight_map. Download it again.")
+    files = [index.parent / Path(name).name for name in sorted(set(where.values()))]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise FileNotFoundError(f"{index.parent}: {', '.join(missing)} missing. Download the whole folder.")
+    return files
+
+
+def checksum(files: list[Path]) -> str:
+    """The sha256 of a file, or of those of several."""
+    sums = [weights.file_sha256(file) for file in files]
+    return sums[0] if len(sums) == 1 else hashlib.sha256(" ".join(sums).encode()).hexdigest()
+
+
 def read_tensors(
     folder: Path, read_archive: Callable[[Path], dict[str, np.ndarray]] | None = None
 ) -> tuple[dict[str, np.ndarray], str]:
@@ -96,33 +139,19 @@ def read_tensors(
 
     Args:
       folder: of transformers.
-      read_archive: reads a pytorch_model.bin where there are no safetensors; None refuses it.
+      read_archive: reads a pytorch_model.bin, or a shard of it, where there are no safetensors; None refuses it.
 
     Raises:
-      FileNotFoundError: no tensors, or a shard is missing.
-      ValueError: a file is damaged.
+      FileNotFoundError, ValueError: as `tensor_files`; or a file is damaged.
     """
-    if (folder / INDEX).is_file() and not (folder / TENSORS).is_file():
-        index = weights.read_json(folder / INDEX, advice="Download it again.")
-        files = [folder / Path(name).name for name in sorted(set(index.get("weight_map", {}).values()))]
-    else:
-        files = [folder / TENSORS]
-    archive = folder / ARCHIVE
-    if not files[0].is_file() and archive.is_file() and read_archive:
-        return _float32(read_archive(archive)), weights.file_sha256(archive)
-    if missing := [file.name for file in files if not file.is_file()]:
-        hint = "Download the whole folder."
-        if archive.is_file():
-            hint = f"{ARCHIVE} is a pickle: convert it with `python convert/hub_to_flax.py {folder} OUT`."
-        raise FileNotFoundError(f"{folder}: {', '.join(missing)} missing. {hint}")
+    files = tensor_files(folder, archives=read_archive is not None)
     tensors: dict = {}
     for file in files:
         try:
-            tensors |= load_file(file)
+            tensors |= read_archive(file) if read_archive and file.suffix == ".bin" else load_file(file)
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{file}: not a complete safetensors file ({error}). Download it again.") from None
-    sums = [weights.file_sha256(file) for file in files]
-    return _float32(tensors), sums[0] if len(sums) == 1 else hashlib.sha256(" ".join(sums).encode()).hexdigest()
+    return {name: np.asarray(value, np.float32) for name, value in tensors.items()}, checksum(files)
 
 
 def license_of(folder: Path) -> str:
@@ -160,10 +189,6 @@ def cached() -> list[tuple[str, Path]]:
 def size_of(folder: Path) -> int:
     """Bytes of the tensors of a model."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-
-
-def _float32(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value, np.float32) for name, value in tensors.items()}
 
 
 def _config(folder: Path) -> dict:

@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import official
 import pytest
@@ -13,15 +14,18 @@ from official_clip import (
     ALLOWED,
     SMALL,
     convert,
+    small_hugging_face_state,
     small_state,
     torch,
     write_archive,
     write_hugging_face,
+    write_open_clip,
+    write_shards,
     write_state,
 )
 
 from convert import clip_to_flax, torchscript
-from promptgen_jax.store import weights
+from promptgen_jax.store import hub, weights
 
 pytestmark = ALLOWED
 
@@ -61,6 +65,65 @@ def test_converter_writes_its_source(small):
     for part in ("# clip_small", config["source_sha256"], "small.pt", config["license"]):
         assert part in text
     assert weights.load_weights(small)[0]["vision"]["block0"]["mlp_in"]["kernel"].dtype == np.float16
+
+
+def assert_same(folder, expected, **options):
+    """The same numbers in single precision, and other options only as given."""
+    (tree, config), (want, wanted) = weights.load_weights(folder), weights.load_weights(expected)
+    jax.tree.map(lambda one, other: np.testing.assert_array_equal(np.float32(one), np.float32(other)), tree, want)
+    assert config["options"] == wanted["options"] | options
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_shards_are_one_model(tmp_path, small, kind, capsys):
+    """By their folder or their index; without one of them, or with an index that names none, a sentence says so."""
+    folder = tmp_path / "official"
+    folder.mkdir()
+    index = write_shards(folder, small_hugging_face_state(), kind)
+    for source in (folder, index):
+        assert_same(convert(source, tmp_path / "whole"), small, activation="quick_gelu")
+        text = (tmp_path / "whole" / "SOURCE.md").read_text()
+        assert f"{index.name}`" in text
+        assert hub.checksum(hub.shards(index)) in text
+    shard = hub.shards(index)[1]
+    with pytest.raises(ValueError, match="one shard of a model in several. Pass its folder"):
+        clip_to_flax.convert(shard)
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{shard.name} missing. Download the whole folder"):
+        clip_to_flax.convert(folder)
+    index.write_text("{}")
+    with pytest.raises(ValueError, match=f"{index.name}: names no shards in weight_map"):
+        clip_to_flax.convert(folder)
+
+
+RUN = "2026_01_02-03_04_05-model_ViT-B-32{}-lr_0.001-b_64-j_4-p_amp"
+
+
+@pytest.mark.parametrize("prefix", ["module.", "", "module.text."])
+def test_training_checkpoints_of_open_clip(tmp_path, small, prefix, capsys):
+    """The same network, under other names, whose activation is that of the run's name or what was told."""
+    text = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
+    state = small_state()
+    if prefix == "module.text.":
+        state = {f"text.{name}" if name.startswith(text) else name: value for name, value in state.items()}
+        prefix = "module."
+    quick = write_open_clip(tmp_path / "epoch_1.pt", state, RUN.format("-quickgelu"), prefix)
+    assert_same(convert(quick, tmp_path / "quick"), small, activation="quick_gelu")
+    plain = write_open_clip(tmp_path / "epoch_2.pt", state, RUN.format(""), prefix)
+    assert clip_to_flax.main([str(plain), str(tmp_path / "plain")]) == 1
+    assert "whose activation is not in it. Pass --activation quick_gelu if" in capsys.readouterr().err
+    assert clip_to_flax.main([str(plain), str(tmp_path / "plain"), "--activation", "gelu"]) == 0
+    assert_same(tmp_path / "plain", small, activation="gelu")
+    assert "ported_weights/plain --activation gelu`" in (tmp_path / "plain" / "SOURCE.md").read_text()
+
+
+def test_files_of_open_clip_on_the_hub(tmp_path, small):
+    """Their activation is in the configuration beside them."""
+    source = write_state(tmp_path / "open_clip_pytorch_model.bin", small_state())
+    for quick in (True, False):
+        (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"quick_gelu": quick}}))
+        folder = convert(source, tmp_path / f"converted_{quick}")
+        assert_same(folder, small, activation="quick_gelu" if quick else "gelu")
 
 
 def rewrite_zip(source, target, change):
@@ -105,6 +168,10 @@ BAD_STATES = {
         r"not a CLIP with vision transformers \(missing visual.conv1.weight",
     ),
     "other model": (lambda s: {"weight": s["visual.proj"]}, "missing token_embedding.weight"),
+    "not square": (
+        lambda s: changed(**{"visual.positional_embedding": np.zeros((7, 128), np.float32)}),
+        "reads pictures of 6 patches, which are not square",
+    ),
     "flat": (
         lambda s: changed(**{"text_projection": s["text_projection"].ravel()}),
         r"text_projection is \(2048,\), expected 2 axes",
@@ -193,7 +260,7 @@ def towers(vision, text):
 
 BAD_FOLDERS = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "expected config.json beside"),
-    "no tensors": (lambda folder: (folder / "model.safetensors").unlink(), "expected config.json beside"),
+    "no tensors": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors missing. Download"),
     "cut config": (config_file('{"vision_config":'), "not valid JSON"),
     "other config": (config_file('{"model_type": "bert"}'), "not the configuration of a CLIP model"),
     "activation": (towers({"hidden_act": "mish"}, {"hidden_act": "mish"}), "hidden_act .*mish"),

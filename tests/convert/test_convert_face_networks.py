@@ -1,8 +1,11 @@
 """Converters of the face networks: both formats of PyTorch, and files that must be refused."""
 
+import functools
 from pathlib import Path
 
+import jax
 import numpy as np
+import official_faces
 import pytest
 from official_faces import CASES, every_network, hollow_state, torch, write_official
 
@@ -42,6 +45,52 @@ def test_a_download_is_recognised_and_converted(tmp_path, monkeypatch, capsys):
         assert commands.main(["convert", f"--from={source.parent}"]) == 0
         assert said in capsys.readouterr().out
     assert weights.read_config("ported_weights/fairface")["license"] == catalogue.FAIRFACE
+
+
+@functools.cache
+def seeded_fairface():
+    return official_faces.seeded_state("fairface_resnet34")
+
+
+def test_the_file_for_four_races_has_their_labels(tmp_path):
+    """By its official name; its logits are the first four of what the same tensors give as the file for seven."""
+    seven = write_official(tmp_path, "fairface_resnet34", seeded_fairface())
+    four = tmp_path / catalogue.CHECKPOINTS["fairface_four"].file
+    four.write_bytes(seven.read_bytes())
+    for source, name in ((seven, "fairface"), (four, "fairface_four")):
+        assert fairface_to_flax.main([str(source), str(tmp_path / name)]) == 0
+    whole, few = (network.load_network(tmp_path / name) for name in ("fairface", "fairface_four"))
+    assert few.attributes == (("race", ("White", "Black", "Asian", "Indian")),)
+    images = official_faces.photos("fairface_resnet34", "", 64)[:1]
+    expected, got = (jax.jit(lambda net, images: net(images))(net, images) for net in (whole, few))
+    assert got.keys() == {"race"}
+    np.testing.assert_allclose(got["race"], expected["race"][:, :4], atol=1e-5)
+    about = (tmp_path / "fairface_four" / "SOURCE.md").read_text()
+    assert "the first 4 of the 18 in the file" in about
+    assert catalogue.CHECKPOINTS["fairface_four"].url in about
+
+
+def test_races_are_told_where_the_name_does_not(tmp_path, capsys):
+    source = write_official(tmp_path, "fairface_resnet34", hollow_state("fairface_resnet34"))
+    assert fairface_to_flax.main([str(source), str(tmp_path / "fairface_four")]) == 1
+    assert "labels race White, Black, Latino_Hispanic, East Asian" in capsys.readouterr().err
+    source = source.rename(tmp_path / "mine.pt")
+    assert fairface_to_flax.main([str(source), str(tmp_path / "mine")]) == 1
+    assert "Pass --races 7 or --races 4" in capsys.readouterr().err
+    assert fairface_to_flax.main([str(source), str(tmp_path / "mine"), "--races", "4"]) == 0
+    assert weights.read_config(tmp_path / "mine")["attributes"] == {"race": ["White", "Black", "Asian", "Indian"]}
+    assert "fairface_to_flax.py mine.pt ported_weights/mine --races 4`" in (tmp_path / "mine/SOURCE.md").read_text()
+
+
+@pytest.mark.parametrize("wrap", ["module", "checkpoint", "both"])
+def test_state_dicts_of_training_scripts(tmp_path, wrap):
+    """With the prefix of DataParallel, beside counters, or both: the same network."""
+    state = hollow_state("fairface_resnet34")
+    expected, _ = fairface_to_flax.convert(write_official(tmp_path, "fairface_resnet34", state))
+    state = state if wrap == "checkpoint" else {f"module.{name}": value for name, value in state.items()}
+    content = state if wrap == "module" else {"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}}
+    got, _ = fairface_to_flax.convert(write_official(tmp_path, "fairface_resnet34", content))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 class RunsCode:

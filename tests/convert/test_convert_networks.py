@@ -9,7 +9,7 @@ import flax.traverse_util
 import numpy as np
 import pytest
 
-from convert import dcgan_to_flax, faceapi_to_flax, human_models_to_flax, reading
+from convert import dcgan_to_flax, faceapi_to_flax, human_models_to_flax, tfjs
 from promptgen_jax.generators import dcgan
 from promptgen_jax.models import network
 from promptgen_jax.store import weights
@@ -130,8 +130,12 @@ def test_tfjs_round_trip(tmp_path, name, quantised, atol):
 
 
 def test_dcgan_round_trip(tmp_path):
+    """As DataParallel names the layers, too."""
+    source = write_torch(tmp_path, {"netG_state_dict": {f"module.{k}": v for k, v in package_state().items()}})
+    wrapped, _ = dcgan_to_flax.convert(source)
     source = write_torch(tmp_path, {"netG_state_dict": package_state()})
     assert dcgan_to_flax.main([str(source), str(tmp_path / "copy")]) == 0
+    assert_trees_close(wrapped, weights.load_weights(tmp_path / "copy")[0], atol=0)
     shipped = weights.load_weights("dcgan_digiface")[0]
     assert_trees_close(weights.load_weights(tmp_path / "copy")[0], shipped, atol=2e-6)
     assert dcgan.build(weights=str(tmp_path / "copy")).name == "dcgan_digiface"
@@ -205,10 +209,10 @@ def test_tfjs_refuses_files(tmp_path, case):
     damage, error, message = BAD_TFJS_FILES[case]
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
     source = write_tfjs(tmp_path, {"a": values, "b": values}, graph=True)
-    np.testing.assert_array_equal(reading.read_tfjs(source)["b"], values)
+    np.testing.assert_array_equal(tfjs.read_tfjs(source)["b"], values)
     damage(tmp_path)
     with pytest.raises(error, match=message):
-        reading.read_tfjs(source)
+        tfjs.read_tfjs(source)
     assert human_models_to_flax.main([str(source), str(tmp_path / "out")]) == 1
     assert not (tmp_path / "out").exists()
 

@@ -3,6 +3,7 @@
 import json
 import re
 
+import jax
 import numpy as np
 import official
 import pytest
@@ -70,6 +71,13 @@ def test_flow(tmp_path):
     assert config["kind"] == "flow"
     np.testing.assert_array_equal(tree["extras"]["fixed_eps"], state["module.fixed_eps"])
     np.testing.assert_array_equal(tree["extras"]["mean_latent"], state["module.gan_wrapper.mean_latent"])
+
+
+def test_a_run_on_one_gpu_has_no_prefix(tmp_path):
+    assert run(tmp_path, {key.removeprefix("module."): value for key, value in checkpoint().items()}) == 0
+    single = load_flow(tmp_path / "out")[1]
+    assert run(tmp_path, checkpoint()) == 0
+    jax.tree.map(np.testing.assert_array_equal, single, load_flow(tmp_path / "out")[1])
 
 
 def test_levels(tmp_path):

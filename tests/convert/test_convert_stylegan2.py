@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,56 @@ def test_both_layouts_describe_one_network(tmp_path):
     assert_trees_equal(got, want)
 
 
+@pytest.fixture
+def generate():
+    return jax.jit(lambda generator, key, z: generator(key, z))
+
+
+def load(source, folder, **options):
+    assert stylegan2_to_flax.main([str(source), str(folder)]) == 0
+    return stylegan2.build(weights=str(folder), **options)
+
+
+def test_files_without_noise_maps(tmp_path, generate):
+    """They are the same network but for noise "const", which is refused by its name."""
+    state = official_state("stylegan2_256", small=True)
+    bare = {name: value for name, value in state.items() if not name.startswith("noises.")}
+    whole = load(write_rosinality(tmp_path / "whole", state), tmp_path / "a")
+    less = load(write_rosinality(tmp_path / "less", bare), tmp_path / "b")
+    key, z = jax.random.key(0), whole.prior.sample(jax.random.key(1), 2)
+    for noise in ("random", "none"):
+        pictures = [generate(each.replace(noise=noise), key, z) for each in (whole, less)]
+        np.testing.assert_array_equal(*pictures)
+    for refused in (
+        lambda: stylegan2.build(weights=str(tmp_path / "b"), noise="const"),
+        lambda: less.module.apply(less.weights, z, noise="const"),
+    ):
+        with pytest.raises(ValueError, match="noise 'const' asks for stored noise maps, and the file .* has none"):
+            refused()
+    assert "no noise maps, which the file does not hold" in (tmp_path / "b" / "SOURCE.md").read_text()
+
+
+def test_files_without_noise(tmp_path, generate):
+    """As use_noise=False makes them: no noise at all, whichever is asked for."""
+    state = official_state("stylegan2_ada_256", small=True)
+    bare = {name: value for name, value in state.items() if not re.search(r"noise_(const|strength)", name)}
+    without_noise = load(write_nvidia(tmp_path / "less.pkl", bare), tmp_path / "less")
+    silent = load(write_nvidia(tmp_path / "whole.pkl", state), tmp_path / "whole", noise="none")
+    key, z = jax.random.key(0), silent.prior.sample(jax.random.key(1), 2)
+    for noise in stylegan2.NOISES:
+        pictures = generate(without_noise.replace(noise=noise), key, z)
+        np.testing.assert_allclose(pictures, generate(silent, key, z), atol=1e-6)
+
+
+def test_state_dicts_of_other_scripts(tmp_path):
+    """On its own, and as DataParallel names it: the same tree."""
+    state, expected = official_state("stylegan2_256", small=True), converted("stylegan2_256", small=True)[0]
+    tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in state.items()}
+    for content in (tensors, {"g_ema": {f"module.{name}": value for name, value in tensors.items()}}):
+        torch.save(content, tmp_path / "file.pt")
+        assert_trees_equal(stylegan2_to_flax.convert(tmp_path / "file.pt")[0], expected)
+
+
 class RunsCode:
     def __init__(self, path):
         self.path = path
@@ -139,6 +190,11 @@ ROSINALITY_CONTENTS = {
         lambda s: s | {"to_rgbs.0.upsample.kernel": np.ones((4, 4), np.float32)},
         "block_8/to_rgb/kernel cannot be made from",
     ),
+    "not square": (
+        lambda s: s | {"input.input": np.zeros((1, 8, 4, 6), np.float32)},
+        "its pictures are 16 x 24 pixels, grown from 4 x 6. Only square ones",
+    ),
+    "one map missing": (lambda s: without(s, "noises.noise_2"), "1 problems: missing noises.noise_2"),
     "other network": (lambda s: {"main.0.weight": s["style.1.bias"]}, "no StyleGAN2 generator"),
 }
 

@@ -27,12 +27,21 @@ from official_clip import ALLOWED
 from sample_report import full_report, make_workdir
 
 import promptgen_jax as pg
-from convert import array_pickle, biggan_to_flax, clip_to_flax, fairface_to_flax, nvidia_pickle, reading, torchscript
+from convert import (
+    array_pickle,
+    biggan_to_flax,
+    clip_to_flax,
+    fairface_to_flax,
+    nvidia_pickle,
+    reading,
+    tfjs,
+    torchscript,
+)
 from promptgen_jax.flows import base as flows
 from promptgen_jax.generators import synthetic
 from promptgen_jax.runs import finished, inventory, report
 from promptgen_jax.runs import run as runs
-from promptgen_jax.store import disk, logs, weights
+from promptgen_jax.store import disk, hub, logs, weights
 
 torch = pytest.importorskip("torch")
 pytestmark = ALLOWED
@@ -300,7 +309,7 @@ def a_run(folder):
     return folder
 
 
-def tfjs(folder):
+def tensorflow(folder):
     folder.mkdir()
     (folder / "s.bin").write_bytes(bytes(24))
     specs = [{"name": "a", "shape": [2, 3], "dtype": "float32"}]
@@ -323,6 +332,14 @@ def hugging_face(folder):
     return folder
 
 
+def in_shards(folder):
+    folder.mkdir()
+    weights.write_tensors(folder / "a.safetensors", {"a": np.zeros(1, np.float32)})
+    index = {"metadata": {"total_size": 4}, "weight_map": {"a": "a.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
 @functools.cache
 def a_generator():
     return synthetic.build(problem="linear", dim=2)
@@ -335,8 +352,9 @@ DOCUMENTS = {
     "config-in-report": (a_run, "config.json", lambda folder: report.write_report(folder)),
     "run": (a_run, "config.json", lambda folder: finished.read_config(folder)),
     "workdir": (a_run, "config.json", lambda folder: runs.open_workdir(folder, RUN)),
-    "tfjs": (tfjs, "m.json", lambda folder: reading.read_tfjs(folder / "m.json")),
+    "tfjs": (tensorflow, "m.json", lambda folder: tfjs.read_tfjs(folder / "m.json")),
     "biggan": (biggan, "c.json", lambda folder: biggan_to_flax.read_options(folder / "c.json")),
+    "shards": (in_shards, "model.safetensors.index.json", lambda folder: hub.read_tensors(folder)),
     "hugging-face": (hugging_face, "config.json", lambda folder: clip_to_flax.read_hugging_face(folder)),
 }
 JUNK = st.one_of(

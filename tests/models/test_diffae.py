@@ -14,8 +14,8 @@ from golden import seeded
 from official import GOLDEN, load_golden
 from official_diffae import converted, small_state, torch, write
 
-from convert import diffae_to_flax
-from promptgen_jax import parts
+from convert import diffae_to_flax, reading
+from promptgen_jax import commands, parts
 from promptgen_jax.generators import diffae
 from promptgen_jax.models import diffusion, network
 from promptgen_jax.models.diffae import generate
@@ -332,7 +332,35 @@ def test_statistics_are_asked_for(tmp_path, capsys):
     source = write(tmp_path / "official.ckpt", small_state())
     (tmp_path / "official_latent.pkl").unlink()
     assert diffae_to_flax.main([str(source), str(tmp_path / "out")]) == 1
-    assert "official_latent.pkl: no such file. Download it" in capsys.readouterr().err
+    assert "official_latent.pkl: no such file, nor latent.pkl, and no statistics" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["latent.pkl", "../run/latent.pkl", None])
+def test_statistics_are_found(tmp_path, place):
+    """Under the official name, in the official folder, or in the checkpoint itself: the same tree."""
+    state, folder = small_state(), tmp_path / "run_latent"
+    folder.mkdir()
+    expected, _ = converted()
+    own = {name: torch.from_numpy(state[name])[None] for name in ("conds_mean", "conds_std")}
+    source = write(folder / "last.ckpt", state)
+    if place is None:
+        tensors = reading.read_torch(source, diffae_to_flax.LIGHTNING)["state_dict"]
+        torch.save({"state_dict": tensors | own}, source)
+        (folder / "last_latent.pkl").unlink()
+    else:
+        (folder / place).resolve().parent.mkdir(exist_ok=True)
+        (folder / "last_latent.pkl").rename((folder / place).resolve())
+    tree, config = diffae_to_flax.convert(source)
+    jax.tree.map(np.testing.assert_array_equal, tree, expected)
+    assert f"those of {'latent.pkl' if place else 'the checkpoint'}." in config["about"]
+
+
+def test_statistics_are_no_network(tmp_path, capsys):
+    source = write(tmp_path / "official.ckpt", small_state())
+    assert diffae_to_flax.main([str(source.with_name("official_latent.pkl")), str(tmp_path / "out")]) == 1
+    assert "the statistics of the latents, no network. Pass the checkpoint" in capsys.readouterr().err
+    assert commands.main(["convert", f"--from={tmp_path}"]) == 0
+    assert "official_latent.pkl: statistics of latents, which the checkpoint beside" in capsys.readouterr().out
 
 
 def test_classes_of_other_programs_are_refused(tmp_path, capsys):

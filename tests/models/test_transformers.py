@@ -301,13 +301,19 @@ def test_the_list_shows_what_is_in_the_cache_of_the_hub(folder, tmp_path, monkey
 
 
 def test_a_converted_model_needs_neither_transformers_nor_the_folder(folder, tmp_path, capsys):
-    """Safetensors and a pytorch_model.bin alike, which is read as data."""
-    pickled = tmp_path / "pickled"
-    pickled.mkdir()
-    for name in ("config.json", "preprocessor_config.json"):
-        (pickled / name).write_bytes((folder / name).read_bytes())
-    torch.save(official.vit().state_dict(), pickled / "pytorch_model.bin")
-    for source in (folder, pickled):
+    """Safetensors and a pytorch_model.bin alike, which is read as data, whole or in shards."""
+    pickled, in_shards = tmp_path / "pickled", tmp_path / "in_shards"
+    for each in (pickled, in_shards):
+        each.mkdir()
+        for name in ("config.json", "preprocessor_config.json"):
+            (each / name).write_bytes((folder / name).read_bytes())
+    state = official.vit().state_dict()
+    torch.save(state, pickled / "pytorch_model.bin")
+    files = {name: f"pytorch_model-0000{1 + index % 2}-of-00002.bin" for index, name in enumerate(state)}
+    for file in set(files.values()):
+        torch.save({name: value for name, value in state.items() if files[name] == file}, in_shards / file)
+    (in_shards / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": files}))
+    for source in (folder, pickled, in_shards):
         assert hub_to_flax.main([str(source), str(tmp_path / "converted")]) == 0
         net, wanted = pg.load_network(tmp_path / "converted"), pg.load_network(folder)
         assert (net.name, net.attributes, net.preprocess) == ("converted", wanted.attributes, wanted.preprocess)

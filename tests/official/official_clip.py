@@ -97,6 +97,45 @@ def hugging_face_state(state):
     return made
 
 
+def small_hugging_face_state():
+    """The tensors of the small state as a Hugging Face folder holds them."""
+    made, state = {}, small_state()
+    for name, entry in official.load_json("clip_vit_b32/hf_mapping.json").items():
+        if entry["from"] in state:
+            tensor, (operation, *rows) = state[entry["from"]].astype(np.float32), entry["op"].split()
+            if operation == "rows":  # of the full size
+                start, stop = map(int, rows[0].split(":"))
+                tensor = np.split(tensor, 3)[start // (stop - start)]
+            made[name] = np.asarray(tensor.T if operation == "transpose" else tensor, order="C")
+    return made
+
+
+def write_shards(folder, tensors, kind, heads=(2, 1)):
+    """A Hugging Face folder in two shards, safetensors or bin, with their index."""
+    vision, text = ({"num_attention_heads": count} for count in heads)
+    (folder / "config.json").write_text(json.dumps({"vision_config": vision, "text_config": text}))
+    stem, suffix = ("model", "safetensors") if kind == "safetensors" else ("pytorch_model", "bin")
+    names, write = sorted(tensors), save_file if kind == "safetensors" else lambda part, path: write_state(path, part)
+    where = {}
+    for number, part in enumerate((names[::2], names[1::2]), start=1):
+        file = f"{stem}-0000{number}-of-00002.{suffix}"
+        write({name: tensors[name] for name in part}, folder / file)
+        where |= dict.fromkeys(part, file)
+    index = folder / f"{stem}.{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": where}))
+    return index
+
+
+def write_open_clip(path, state, name, prefix="module."):
+    """A training checkpoint of open_clip."""
+    tensors = {prefix + key: torch.from_numpy(value) for key, value in state.items()}
+    optimizer = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-3}]}
+    torch.save(
+        {"epoch": 32, "name": name, "state_dict": tensors, "optimizer": optimizer, "scaler": {"scale": 1.0}}, path
+    )
+    return path
+
+
 def convert(source, folder):
     assert clip_to_flax.main([str(source), str(folder)]) == 0
     return folder

@@ -90,15 +90,20 @@ def test_identity_to_photographs_of_one_person(faces, tmp_path):
         (lambda tmp: parts.load_control("identity", options={"input_sise": 112}), ValueError, "'input_size'"),
         (lambda tmp: parts.load_control("identity", photographs=["nobody.png"]), FileNotFoundError, "no such picture"),
         (lambda tmp: parts.load_control("identity", photographs=[broken(tmp)]), ValueError, "not a picture"),
+        (lambda tmp: parts.load_control("identity", photographs=[portrait(tmp)]), ValueError, "64 x 96 .* not square"),
         (lambda tmp: energy("rotation", cond=None), ValueError, "condition is none.*cond_prior"),
         (lambda tmp: energy("rotation", cond=jnp.zeros((1, 4))), ValueError, r"condition is \(1, 4\)"),
         (lambda tmp: energy("identity"), ValueError, "no reference image"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_bad_input(call, error, match, tmp_path):
     with pytest.raises(error, match=match):
         call(tmp_path)
+
+
+def portrait(folder):
+    return images.save_png(folder / "portrait.png", np.zeros((96, 64, 3), np.uint8))
 
 
 def broken(folder):
