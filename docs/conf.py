@@ -41,6 +41,7 @@ own_loop
 objectives
 generators
 extending
+export
 checkpoints
 scaling
 troubleshooting

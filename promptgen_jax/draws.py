@@ -214,6 +214,12 @@ def images_by_number(generator: Generator, key: Array, numbers: Array, *cond: Ar
     return images_of(generator, sample_keys(key, numbers), noise(generator.prior, key, numbers), *cond)
 
 
+def images_of_numbers(generator: Generator, z: Array, *rest: Array) -> Array:
+    """`images_of` for programs without keys of JAX: the last of `rest` are the two numbers (B, 2) of each key."""
+    *cond, key_data = rest
+    return images_of(generator, jax.random.wrap_key_data(key_data, impl=GENERATOR), z, *cond)
+
+
 @jax.jit
 def _move(flow: Density, params: PyTree, eps: Array, cond: Array | None = None) -> tuple[Array, Array]:
     return flow.forward_and_log_det(params, eps, cond)

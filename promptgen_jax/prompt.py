@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -15,9 +16,9 @@ from flax.core import FrozenDict
 
 from promptgen_jax import checks, devices, parts
 from promptgen_jax.devices import map_batches  # noqa: F401  notebooks of version 0.1.0 find it here
-from promptgen_jax.draws import Draws, images_by_number
+from promptgen_jax.draws import Draws, images_by_number, images_of_numbers
 from promptgen_jax.flows.base import load_flow, save_flow
-from promptgen_jax.store import card, disk, documents, weights
+from promptgen_jax.store import card, disk, documents, stablehlo, weights
 from promptgen_jax.types import (
     FOLLOWS,
     Array,
@@ -187,6 +188,28 @@ class Prompt(struct.PyTreeNode):
                 save_flow(staged / f"flow_{index}", prompt.flow, prompt.params)
             disk.write_json(staged / PROMPT, about)
             disk.write_bytes(staged / "README.md", card.card(self).encode())
+
+    def export(self, path: str | Path, *, platforms: Sequence[str] = stablehlo.PLATFORMS) -> Path:
+        """Writes flow, generator and their weights as one program that needs nothing but JAX to run.
+
+        `jax.export.deserialize(bytearray(Path(path).read_bytes())).call(eps)` gives images (B, H, W, 3) of noise
+        (B, D) float32 for any B, each as `sample` makes it. A conditional prompt takes conditions (B, A) float32 as
+        well, and, after them, a generator with noise of its own keys (B, 2) uint32, a row an image: any two numbers,
+        or `jax.random.key_data` of those of `draws`.
+
+        Args:
+          path: ends in .stablehlo; folders on the way are made.
+          platforms: where it has to run.
+
+        Returns:
+          The path written.
+
+        Raises:
+          ValueError: another suffix, a folder, an unknown platform; PermissionError: it cannot be written.
+        """
+        rows = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in (self.prior.dim, self.flow.cond_dim) if size]
+        key_data = jax.ShapeDtypeStruct((2,), jnp.uint32)
+        return stablehlo.save_program(path, images_of_numbers, self, *rows, key_data, platforms=platforms)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Uploads what `save` writes to a model repository of the Hugging Face Hub; returns its address.

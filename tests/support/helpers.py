@@ -37,9 +37,10 @@ def leaves_equal(one, other):
     return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
-def some_prompt(generator, name="some", scale=0.3):
+def some_prompt(generator, name="some", scale=0.3, cond_dim=0):
     """A prompt whose flow is drawn, not trained."""
-    flow, params = pg.init_flow(jax.random.key(0), generator.prior, architecture="coupling", num_layers=2, hidden_dim=8)
+    options = {"architecture": "coupling", "num_layers": 2, "hidden_dim": 8, "cond_dim": cond_dim}
+    flow, params = pg.init_flow(jax.random.key(0), generator.prior, **options)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + scale * rng.normal(size=leaf.shape).astype("float32"), params)
     return pg.Prompt(generator, flow, params, name=name)
