@@ -1,4 +1,4 @@
-"""Programs with their weights as one file, as `jax.export` writes and reads it: StableHLO that needs no code of ours."""
+"""Programs with their weights as one file, as `jax.export` writes and reads it: StableHLO without code of ours."""
 
 from __future__ import annotations
 
