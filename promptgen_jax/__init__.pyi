@@ -5,6 +5,9 @@ from .controls.function import FunctionControl as FunctionControl
 from .draws import Draws as Draws
 from .draws import Sampler as Sampler
 from .ebm import LatentEBM as LatentEBM
+from .editing.interpolate import interpolate as interpolate
+from .editing.invert import Inversion as Inversion
+from .editing.invert import invert as invert
 from .flows.base import Flow as Flow
 from .flows.base import init_flow as init_flow
 from .flows.base import load_flow as load_flow

@@ -122,6 +122,15 @@ def check_cond(where: str, cond: Any, cond_dim: int, batch: int) -> None:
         check_finite(where, "cond", cond)
 
 
+def rows_of(where: str, cond: Any, cond_dim: int, batch: int) -> np.ndarray | None:
+    """Conditions (batch, A) of one (A,) for all or of one each, or None without; raises as `check_cond`."""
+    rows = None if cond is None else np.asarray(cond, np.float32)
+    if rows is not None and rows.ndim == 1:
+        rows = np.broadcast_to(rows, (batch, rows.size))
+    check_cond(where, rows, cond_dim, batch)
+    return rows
+
+
 def warn_beyond(name: str, conditions: Conditions | None, cond: Any) -> None:
     """Warns of conditions (N, A) outside those that the prompt of this name was trained on."""
     if cond is None or conditions is None:

@@ -16,7 +16,7 @@ from flax.core import FrozenDict
 
 from promptgen_jax import checks, devices, parts
 from promptgen_jax.devices import map_batches  # noqa: F401  notebooks of version 0.1.0 find it here
-from promptgen_jax.draws import Draws, images_by_number, images_of_numbers
+from promptgen_jax.draws import Draws, images_by_number, images_of, images_of_numbers, sample_keys
 from promptgen_jax.flows.base import load_flow, save_flow
 from promptgen_jax.store import card, disk, documents, stablehlo, weights
 from promptgen_jax.types import (
@@ -92,6 +92,19 @@ class Prompt(struct.PyTreeNode):
         """Latents z = f(eps) (B, D) of noise (B, D)."""
         return self.flow.forward_and_log_det(self.params, eps, cond)[0]
 
+    def noise(self, z: Array, cond: Array | None = None) -> Array:
+        """Noise eps = f^{-1}(z) (B, D) behind latents (B, D), the inverse of `latents`.
+
+        Raises:
+          ValueError: the flow is a mixture, whose samples do not say which of its flows they are of.
+        """
+        if not isinstance(self.flow, Invertible):
+            raise ValueError(
+                f"prompt.noise: {self.name!r} is a {self.flow.spec.kind} of flows, a density without a way back to its "
+                "noise. Train a single flow."
+            )
+        return self.flow.inverse_and_log_det(self.params, z, cond)[0]
+
     def sample(self, key: Array, num_samples: int, *, cond: Array | None = None, batch_size: int = 64) -> Array:
         """Draws images (num_samples, H, W, 3), nominally in [0, 1], over all devices of this host.
 
@@ -110,13 +123,39 @@ class Prompt(struct.PyTreeNode):
         checks.check_key("prompt.sample", key)
         checks.check_count("prompt.sample: num_samples", num_samples)
         checks.check_count("prompt.sample: batch_size", batch_size)
-        rows = None if cond is None else np.asarray(cond, np.float32)
-        if rows is not None and rows.ndim == 1:
-            rows = np.broadcast_to(rows, (num_samples, rows.size))
-        checks.check_cond("prompt.sample", rows, self.flow.cond_dim, num_samples)
+        rows = checks.rows_of("prompt.sample", cond, self.flow.cond_dim, num_samples)
         checks.warn_beyond(self.name, self.conditions, rows)
         arrays = (np.arange(num_samples), *devices.filter_none(rows))
         return devices.map_batches(images_by_number, batch_size, *arrays, shared=(self, key))
+
+    def edit(
+        self, key: Array, z: Array, *, cond_to: Any = None, cond_from: Any = None, batch_size: int = 64
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Moves pictures to other conditions, as StyleFlow (arXiv 2008.02401): z' = f(f^{-1}(z, cond_from), cond_to).
+
+        Without `cond_from`, z is taken as noise of the prior, z' = f(z, cond_to): for pictures as the generator makes
+        them, before this prompt, and the only way of one without conditions.
+
+        Args:
+          key: of the generator's own noise; that of `invert` keeps it.
+          z: (N, D) latents of `prompt.generator`, such as `invert` finds.
+          cond_to: what is wanted, (A,) for all or (N, A); needed if and only if the prompt is conditional.
+          cond_from: what the pictures show, likewise, or None.
+          batch_size: images per device at a time.
+
+        Returns:
+          (images (N, H, W, 3), latents z' (N, D)).
+
+        Raises:
+          TypeError, ValueError: raw key, latents or conditions of a wrong shape; the flow is a mixture.
+        """
+        checks.check_key("prompt.edit", key)
+        checks.check_count("prompt.edit: batch_size", batch_size)
+        checks.check_latents("prompt.edit", z, self.prior.dim)
+        given = (cond_to,) if cond_from is None else (cond_to, cond_from)
+        conds = [checks.rows_of("prompt.edit", cond, self.flow.cond_dim, len(z)) for cond in given]
+        arrays = (sample_keys(key, np.arange(len(z))), z, *devices.filter_none(*conds))
+        return devices.map_batches(_edited, batch_size, *arrays, shared=(self,))
 
     def draws(self, key: Array, num_samples: int, *, cond: Array | None = None) -> Draws:
         """The latents of `sample` under the same key, with their log density, for weighing and measuring.
@@ -317,6 +356,14 @@ class Prompt(struct.PyTreeNode):
             flow, params = load_flow(part, trust=trust)
             result = cls(generator=result, flow=flow, params=params, **fields)
         return result
+
+
+@jax.jit
+def _edited(
+    prompt: Prompt, key: Array, z: Array, cond_to: Array | None = None, cond_from: Array | None = None
+) -> tuple[Array, Array]:
+    z = prompt.latents(z if cond_from is None else prompt.noise(z, cond_from), cond_to)
+    return images_of(prompt.generator, key, z), z
 
 
 def _entries(folder: Path) -> list[Path]:

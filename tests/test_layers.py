@@ -13,7 +13,7 @@ LAYERS = (
     ("models", "flows"),
     ("generators", "controls"),
     ("ebm", "prompt", "draws"),
-    ("objectives", "samplers", "metrics"),
+    ("objectives", "samplers", "metrics", "editing"),
     ("evaluation", "training"),
     ("runs", "tinyclip"),
     ("commands", "__init__", "__main__", "flow", "report"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,9 +20,7 @@ RAMP_UP, RAMP_DOWN = 0.05, 0.25  # shares of the steps in which the learning rat
 
 @struct.dataclass
 class Optimise:
-    """Adam on E_C(G(z)) + distance_weight |z - z_0|², from a draw z_0 of the prior each.
-
-    The learning rate rises linearly over the first twentieth of the steps and falls by a cosine over the last quarter.
+    """Adam on E_C(G(z)) + distance_weight |z - z_0|², from a draw z_0 of the prior each; see `descend`.
 
     Attributes:
       num_steps: of Adam.
@@ -44,28 +44,36 @@ class Optimise:
         z, seconds = _chains.run(_walk, self, ebm, draws, key)
         return _chains.moved(draws, z, seconds, gradient_calls=self.num_steps * num_samples)
 
-    def schedule(self, step: Array) -> Array:
-        """Learning rate at a step."""
-        done = step / self.num_steps
-        down = 0.5 - 0.5 * jnp.cos(jnp.pi * jnp.clip((1 - done) / RAMP_DOWN, 0, 1))
-        return self.learning_rate * down * jnp.clip((step + 1) / (RAMP_UP * self.num_steps), 0, 1)
+
+def descend(loss: Callable[[Array], Array], z: Array, num_steps: int, learning_rate: float) -> Array:
+    """Where Adam on `loss` ends (D,) that starts at z (D,).
+
+    The learning rate rises linearly over the first twentieth of the steps and falls by a cosine over the last quarter.
+    """
+
+    def schedule(count: Array) -> Array:
+        down = 0.5 - 0.5 * jnp.cos(jnp.pi * jnp.clip((1 - count / num_steps) / RAMP_DOWN, 0, 1))
+        return learning_rate * down * jnp.clip((count + 1) / (RAMP_UP * num_steps), 0, 1)
+
+    adam = optax.adam(schedule)
+
+    def step(carried: tuple, _: None) -> tuple:
+        moved, state = carried
+        updates, state = adam.update(jax.grad(loss)(moved), state)
+        return (moved + updates, state), None
+
+    return jax.lax.scan(step, (z, adam.init(z)), length=num_steps)[0][0]
 
 
 def _walk(
     sampler: Optimise, ebm: LatentEBM, chain_key: Array, key: Array, z: Array, cond: Array | None = None
 ) -> Array:
     del chain_key  # it draws nothing but its start
-    adam = optax.adam(sampler.schedule)
 
-    def loss(moved):
+    def loss(moved: Array) -> Array:
         return _chains.energy(moved, ebm, key, cond) + sampler.distance_weight * jnp.sum((moved - z) ** 2)
 
-    def step(carried, _):
-        moved, state = carried
-        updates, state = adam.update(jax.grad(loss)(moved), state)
-        return (moved + updates, state), None
-
-    return jax.lax.scan(step, (z, adam.init(z)), length=sampler.num_steps)[0][0]
+    return descend(loss, z, sampler.num_steps, sampler.learning_rate)
 
 
 def build(*, num_steps: int = 300, learning_rate: float = 0.1, distance_weight: float = 0.008) -> Optimise:

@@ -227,6 +227,36 @@ def save_png(path: str | Path, images) -> Path:
     return path
 
 
+def save_film(path: str | Path, images, *, seconds: float = 0.1, scale: int = 1) -> Path:
+    """Writes a batch as a strip, all side by side in a PNG, or as a GIF that shows one after the other without end.
+
+    Args:
+      path: ends in .png or .gif; folders on the way are made.
+      images: (B, H, W, 3) floats in [0, 1], B at least 1.
+      seconds: that a GIF shows each.
+      scale: each pixel becomes a block of scale x scale.
+
+    Returns:
+      The path written, atomically.
+
+    Raises:
+      ValueError, TypeError: another suffix, a time below 0.02 s, which viewers slow down, or what `image_grid` refuses.
+    """
+    path = Path(path)
+    if path.suffix not in (".png", ".gif"):
+        raise ValueError(f"save_film: {path} ends in neither .png nor .gif. Name it {path.with_suffix('.gif').name}.")
+    strip = image_grid(images, columns=max(1, len(images)), scale=scale)
+    if path.suffix == ".png":
+        return save_png(path, strip)
+    checks.check_number("save_film: seconds", seconds, 0.02, 60)
+    frames = [Image.fromarray(image_grid(image[None], scale=scale, padding=0)) for image in np.asarray(images)]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=round(1000 * seconds), loop=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    disk.write_bytes(path, file.getvalue())
+    return path
+
+
 def _text_band(text: str, width: int, size: int) -> np.ndarray:
     """Draws `text`, wrapped, on a white band: uint8 (any, width, 3)."""
     font = _font(size)
