@@ -113,8 +113,8 @@ class Draws(struct.PyTreeNode):
         """Equally weighted draws, chosen with repetition by weight; each keeps its own key."""
         checks.check_key("draws.resampled", key)
         checks.check_count("draws.resampled: num_samples", num_samples)
-        chosen = jax.random.categorical(key, self.log_weight, shape=(num_samples,))
-        return self.take(chosen).replace(log_weight=jnp.zeros(num_samples), log_prob=None)
+        chosen = self.take(chosen_rows(key, self.log_weight, num_samples))
+        return chosen.replace(log_weight=jnp.zeros(num_samples), log_prob=None)
 
 
 class Sampler(Protocol):
@@ -160,6 +160,14 @@ def weights_of(log_weight: ArrayLike) -> np.ndarray | None:
     """Weights (N,) in float64 of log weights (N,), the largest 1, or None if all are equal."""
     log_weight = np.asarray(log_weight, np.float64)
     return None if np.ptp(log_weight) == 0 else np.exp(log_weight - log_weight.max())
+
+
+def chosen_rows(key: Array, log_weight: ArrayLike, count: int) -> np.ndarray:
+    """Rows (count,) drawn with repetition in proportion to the weights, by the inverse of their running sum."""
+    log_weight = np.asarray(log_weight, np.float64)
+    total = np.cumsum(np.exp(log_weight - log_weight.max()))
+    ticks = np.asarray(jax.random.uniform(key, (count,)), np.float64) * total[-1]
+    return np.minimum(np.searchsorted(total, ticks, side="right"), len(total) - 1)
 
 
 def seeded(seed: int) -> Array:

@@ -6,11 +6,11 @@ All draws use frozen keys, because importance weights of a noisy energy are wron
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from promptgen_jax import checks
 from promptgen_jax.devices import filter_none, map_batches
+from promptgen_jax.draws import chosen_rows
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.metrics.certificate import certify, check_certifiable
 from promptgen_jax.prompt import Prompt
@@ -97,6 +97,4 @@ def resample(prompt: Prompt, ebm: LatentEBM, key: Array, num_samples: int, *, nu
     checks.check_count("resample: num_samples", num_samples)
     key_draw, key_choice = jax.random.split(key)
     drawn = log_weights(prompt, ebm, key_draw, num_proposals or 8 * num_samples)
-    log_w = jnp.asarray(drawn["log_weights"])
-    chosen = jax.random.categorical(key_choice, log_w, shape=(num_samples,))
-    return drawn["z"][np.asarray(chosen)]
+    return drawn["z"][chosen_rows(key_choice, drawn["log_weights"], num_samples)]

@@ -249,6 +249,7 @@ def of_draws(prompt: Prompt, flow: Draws, prior: Draws, *, batch_size: int = 64)
     return certificate(_side(prompt, flow, np.asarray(flow.log_prob)), _side(prompt, prior, log_q))
 
 
+@jax.jit
 def _log_q(prompt, z, cond=None):
     return prompt.flow.log_prob(prompt.params, z, cond)
 
