@@ -91,7 +91,7 @@ def plan(name: str) -> str:
 
 
 def _from_command() -> str:
-    return f"{_arguments.called('main.py' if home.in_clone() else 'promptgen', 'convert')} --from=FOLDER"
+    return f"{_arguments.called('main.py' if home.by_script() else 'promptgen', 'convert')} --from=FOLDER"
 
 
 def convert_downloads(folder: Path) -> _arguments.Outcome:

@@ -35,11 +35,17 @@ def make_importable() -> None:
         sys.path.insert(0, str(folder()))
 
 
+def by_script() -> bool:
+    """Whether messages name `main.py`: in a clone, unless this process was started as the installed command."""
+    script = Path(sys.argv[0])
+    return in_clone() and script.stem != "promptgen" and script.parent != PACKAGE
+
+
 def command(mode: str) -> str:
-    """How to call a mode of the command here, for messages: `main.py --mode=train`, or installed `promptgen train`."""
-    return f"main.py --mode={mode}" if in_clone() else f"promptgen {mode}"
+    """How to call a mode of the command here, for messages: `main.py --mode=train`, or `promptgen train`."""
+    return f"main.py --mode={mode}" if by_script() else f"promptgen {mode}"
 
 
 def converter(script: str) -> str:
-    """How to call a converter here: `python convert/clip_to_flax.py`, or installed `promptgen convert clip`."""
-    return f"python convert/{script}" if in_clone() else f"promptgen convert {script.removesuffix('_to_flax.py')}"
+    """How to call a converter here: `python convert/clip_to_flax.py`, or `promptgen convert clip`."""
+    return f"python convert/{script}" if by_script() else f"promptgen convert {script.removesuffix('_to_flax.py')}"

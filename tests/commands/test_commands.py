@@ -261,6 +261,14 @@ def test_converting_needs_torch(tmp_path, monkeypatch, capsys):
     assert "reading it needs PyTorch. Run pip install torch, then convert again." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("script", ["/usr/bin/promptgen", str(home.PACKAGE / "__main__.py")])
+def test_the_command_in_use_is_named(monkeypatch, script):
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    assert home.command("train") == "main.py --mode=train"
+    monkeypatch.setattr(sys, "argv", [script])
+    assert home.command("train") == "promptgen train"
+
+
 def test_installed_commands_are_named(monkeypatch):
     """Without a clone, messages name what is there."""
     checkpoint = catalogue.CHECKPOINTS["stylegan2_ffhq"]

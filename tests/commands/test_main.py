@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 CONTROLS = ("faceapi_age_gender", "faceapi_expression", "facemesh", "faceres", "emotion")
 ARGUMENTS = (
     "--config=configs/quickstart.py:smoke",
-    "--config.evaluation.num_samples=64",
+    "--config.evaluation.num_samples=32",
     "--config.stages.smile.training.tensorboard=True",
 )
 
@@ -64,10 +64,10 @@ def test_quickstart_runs_and_reports(finished):
     assert {"ess", "log_z", "kl", "loss_optimum"} <= stages[0]["exactness"].keys()
     card = (workdir / "turn" / "prompt" / "README.md").read_text()
     assert card.count("### Measured effect") == card.count("### Training") == 2
-    assert "| share of happy, by emotion (independent judge, 64 samples) |" in card
+    assert "| share of happy, by emotion (independent judge, 32 samples) |" in card
     assert "- mean yaw, target 25:" in card
     assert "| mean energy of turn | " in card
-    assert len(re.findall(r"Certificate: [a-z ]+\. .* of 64 samples", card)) == 2
+    assert len(re.findall(r"Certificate: [a-z ]+\. .* of 32 samples", card)) == 2
     assert stages[1]["statistics"][0]["target"] == 25
     page = (workdir / "report.html").read_text()
     assert page.count("data:image/png;base64") >= 2
