@@ -9,6 +9,7 @@ fixed rotations and permutations are `buffers` and stay inside `Flow`.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -166,7 +167,14 @@ def build_module(prior: Prior, *, kind: str = PAPER, cond_dim: int = 0, **option
     if "." in kind:
         return build_own(prior, kind=kind, cond_dim=cond_dim, **options)
     checks.check_known("flow kind", kind, kinds())
-    return parts.find("flows", kind).build(prior, cond_dim=cond_dim, **options)
+    build = parts.find("flows", kind).build
+    known = inspect.signature(build).parameters
+    if not any(each.kind is each.VAR_KEYWORD for each in known.values()):
+        for name in options:
+            checks.check_known(
+                f"flow {kind}: option", name, [each for each in known if each not in ("prior", "cond_dim")]
+            )
+    return build(prior, cond_dim=cond_dim, **options)
 
 
 def check_options(flow: Any) -> dict:

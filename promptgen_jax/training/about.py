@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from flax.core import FrozenDict
@@ -21,8 +20,8 @@ REPORTING = ("save_every", "log_every", "tensorboard")  # options that leave the
 def recipe(ebm: LatentEBM, config: TrainConfig, flow: dict, objective) -> FrozenDict:
     """How a prompt is trained, for its prompt.json and card."""
     about = parts.describe(objective)
-    options = dataclasses.replace(config, objective="reverse_kl").about()  # without an object, which is told in `about`
-    training = {name: value for name, value in options.items() if name not in ("objective", *about["options"])}
+    told = ("objective", "objective_options", *about["options"])  # by `about`, completely
+    training = {name: value for name, value in config.about().items() if name not in told}
     controls = [
         _asked(control)
         | {"checksums": {each.name: types.said(each, "checksum") for each in types.networks_of(control)}}

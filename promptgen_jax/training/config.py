@@ -103,10 +103,10 @@ class TrainConfig:
 
     def about(self) -> dict:
         """The options as JSON, for cards and claims."""
-        options = dataclasses.asdict(dataclasses.replace(self, objective="reverse_kl"))
-        if isinstance(self.objective, str):
-            return options | {"objective": self.objective}
-        return options | {"objective": f"{name_of(self.objective)} {parts.fingerprint(self.objective)[:12]}"}
+        name: Any = self.objective
+        if not isinstance(name, str):
+            name = f"{name_of(name)} {parts.fingerprint(name)[:12]}"
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {"objective": name}
 
 
 def make_objective(config: TrainConfig, mesh: Mesh | None = None) -> contract.Objective:

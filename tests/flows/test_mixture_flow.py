@@ -66,8 +66,9 @@ def test_every_well_is_found_and_kept(tmp_path):
         ({"num_parts": 2, "shares": (0.5, 0.6)}, "expected 2 positive numbers that add up to 1"),
         ({"part": {"num_layer": 2}}, "Did you mean 'num_layers'"),
         ({"part": {"kind": "mixture"}}, "mixtures themselves"),
+        ({"hidden_dim": 8}, "flow mixture: option: unknown name 'hidden_dim'"),
     ],
-    ids=["one", "shares", "part", "nested"],
+    ids=["one", "shares", "part", "nested", "option of a part"],
 )
 def test_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -115,10 +115,21 @@ def test_options_are_checked(name, options, message):
         pg.fit(make_ebm(), flow=FLOW, objective=name, objective_options=options, num_steps=1, quiet=True)
 
 
-@pytest.mark.parametrize("name", ["mixed", "fab", "annealed", "cgm_relax"])
-def test_every_objective_trains_and_keeps_what_is_best(name):
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("mixed", {"forward_share": 0.3, "buffer_size": 64}),
+        ("fab", {"distributions": 3}),
+        ("annealed", {"least_ess": 0.1}),
+        ("cgm_relax", {"relaxation": 2.0}),
+    ],
+)
+def test_every_objective_trains_and_keeps_what_is_best(name, changed, tmp_path):
     options = {"num_steps": 3, "batch_size": 8, "eval_every": 3, "eval_size": 8, "log_every": 1, "quiet": True}
-    _, history = pg.fit(thirds() if name == "cgm_relax" else make_ebm(), flow=FLOW, objective=name, **options)
+    ebm = thirds() if name == "cgm_relax" else make_ebm()
+    options |= {"objective": name, "objective_options": changed, "workdir": tmp_path}
+    prompt, history = pg.fit(ebm, flow=FLOW, **options)
+    assert changed.items() <= prompt.recipe["objective"]["options"].items()
     assert len(history) == 3
     assert all(np.isfinite(value) for line in history for value in line.values())
     assert name in parts.available("objectives")
