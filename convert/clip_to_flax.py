@@ -6,7 +6,7 @@
 
 Reads the TorchScript archives of openai/CLIP, state dicts of the same names saved with torch.save, open_clip's training
 checkpoints, and folders with config.json and model.safetensors or pytorch_model.bin, whole or in shards. Sizes are read
-off the tensors. These keep the precision of the file, float16 for most of OpenAI's, and are float32 once loaded.
+off the tensors; the activation, which they do not show, is asked for unless the file or what lies beside it tells. These keep the precision of the file, float16 for most of OpenAI's, and are float32 once loaded.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from convert import reading
 from promptgen_jax.models import network
 from promptgen_jax.models.clip import CLIP, TRANSFORMERS, Layout, clip_recipe
 from promptgen_jax.models.vit import ACTIVATIONS, BlockNames
-from promptgen_jax.store import disk, documents, hub, weights
+from promptgen_jax.store import catalogue, disk, documents, hub, weights
 
 HEAD_DIM, HUGE_WIDTH, HUGE_HEAD_DIM = 64, 1280, 80  # the last two: image tower of open_clip's ViT-H
 OPEN_CLIP, OPEN_CLIP_CONFIG = "open_clip_", "open_clip_config.json"  # how the files of a folder of open_clip begin
 SHARD = r".*-\d+-of-\d+\.\w+"
+OPENAI_NUMBERS = {"input_resolution", "context_length", "vocab_size"}  # buffers of OpenAI's archives alone
+OPENAI_FILES = {each.sha256 for each in catalogue.CHECKPOINTS.values() if each.converter == "clip_to_flax.py"}
 
 OPENAI = Layout(
     arrays={
@@ -138,15 +140,15 @@ def read_hugging_face(source: Path) -> tuple[dict[str, np.ndarray], dict, list[P
     return tensors, {**heads, "activation": activations.pop()}, files
 
 
-def read_openai(source: Path, activation: str | None = None) -> tuple[dict[str, np.ndarray], dict]:
-    """Tensors under OpenAI's names, and the activation, if it is not certainly OpenAI's.
+def read_openai(source: Path, told: str | None = None) -> tuple[dict[str, np.ndarray], dict, str]:
+    """Tensors under OpenAI's names, the options that they do not show, and how the activation is known.
 
-    A state dict on its own is taken for one of OpenAI's network. open_clip's are of either activation: it is what was
-    told, or the name of the run says, or the configuration beside it.
+    OpenAI's network is known by the sha256 of its file, or by three numbers that only its archives hold. Any other
+    state dict of these names may be of either activation.
 
     Args:
       source: OpenAI's archive, a state dict, or a file of open_clip.
-      activation: what was told.
+      told: the activation, by whoever converts it.
 
     Raises:
       FileNotFoundError, ValueError: no such file, damaged, no state dict, or one of which nothing tells the activation.
@@ -155,26 +157,51 @@ def read_openai(source: Path, activation: str | None = None) -> tuple[dict[str, 
     if not isinstance(content, dict):
         raise ValueError(f"{source}: holds a {type(content).__name__}, no state dict. Pass ViT-B-32.pt or a folder.")
     state = reading.state_in(content)
-    is_open_clip = "state_dict" in content or source.name.startswith(OPEN_CLIP)
     if not all(isinstance(value, np.ndarray) for value in state.values()):
         state = reading.torch_arrays(source, state)
     tensors = {name.removeprefix("text."): value for name, value in state.items()}
-    found = activation or (_open_clip_activation(source, str(content.get("name", ""))) if is_open_clip else None)
-    return tensors, {"activation": found} if found else {}
+    if tensors.keys() >= OPENAI_NUMBERS or weights.file_sha256(source) in OPENAI_FILES:
+        if told not in (None, "quick_gelu"):
+            raise ValueError(f"{source}: OpenAI's network, whose activation is quick_gelu. Leave out --activation.")
+        return tensors, {"activation": "quick_gelu"}, "as in all of OpenAI's archives, of which this is one"
+    options = _beside(source)
+    taken, why = options.pop("activation", None), f"as {OPEN_CLIP_CONFIG} beside it says"
+    if "quickgelu" in str(content.get("name", "")):
+        taken, why = "quick_gelu", "as the name of its run says"
+    if told:
+        taken, why = told, "as --activation said; the file does not tell"
+    if taken is None:
+        raise ValueError(
+            f"{source}: a CLIP whose activation is not in it. Pass --activation quick_gelu if it is OpenAI's network or "
+            "was fine-tuned from it, or if open_clip's name of its model says so (ViT-B-32-quickgelu), else --activation "
+            "gelu."
+        )
+    return tensors, {**options, "activation": taken}, why
 
 
-def _open_clip_activation(source, run):
-    config = source.with_name(OPEN_CLIP_CONFIG)
-    if "quickgelu" in run:
-        return "quick_gelu"
-    if config.is_file():
-        with documents.one_sentence(config, "not a configuration of open_clip", advice="Download it again."):
-            model = disk.read_json(config, advice="Download it again.")["model_cfg"]
-            return "quick_gelu" if model.get("quick_gelu") else "gelu"
-    raise ValueError(
-        f"{source}: a CLIP of open_clip, whose activation is not in it. Pass --activation quick_gelu if its model is "
-        "called so (ViT-B-32-quickgelu) or was fine-tuned from OpenAI's weights, else --activation gelu."
-    )
+def _beside(source: Path) -> dict:
+    """The options of `CLIP` that the configuration of open_clip beside a file tells; none if there is none.
+
+    Raises:
+      ValueError: damaged, or it asks for what is not computed here.
+    """
+    path, advice = source.with_name(OPEN_CLIP_CONFIG), "Download it again."
+    if not path.is_file():
+        return {}
+    with documents.one_sentence(path, "not a configuration of open_clip", advice=advice):
+        config = disk.read_json(path, advice=advice)
+        model, colours = config["model_cfg"], config.get("preprocess_cfg", {})
+        vision, text = model.get("vision_cfg", {}), model.get("text_cfg", {})
+        pools = vision.get("pool_type", "tok"), text.get("pool_type", "argmax")
+        options = {"activation": "quick_gelu" if model.get("quick_gelu") else "gelu"}
+        if "head_width" in vision:
+            options["vision_heads"] = int(vision["width"]) // int(vision["head_width"])
+        if "heads" in text:
+            options["text_heads"] = int(text["heads"])
+        options |= {name: [float(value) for value in colours[name]] for name in ("mean", "std") if name in colours}
+    if pools != ("tok", "argmax"):
+        raise ValueError(f"{path}: pool_type {pools[0]} and {pools[1]}; expected tok and argmax. Use another model.")
+    return options
 
 
 @reading.one_door
@@ -194,13 +221,13 @@ def convert(source: str | Path, *, activation: str | None = None) -> tuple[dict,
     source = Path(source)
     is_hugging_face = source.suffix in (".safetensors", ".bin", ".json") and not source.name.startswith(OPEN_CLIP)
     if source.is_dir() or is_hugging_face:
-        layout = TRANSFORMERS
+        layout, why = TRANSFORMERS, "as its config.json says"
         tensors, attention, files = read_hugging_face(source)
         if activation:
             raise ValueError(f"{source}: its config.json says which activation it has. Leave out --activation.")
     else:
         layout, files = OPENAI, [source]
-        tensors, attention = read_openai(source, activation)
+        tensors, attention, why = read_openai(source, activation)
     tensors = {
         name: value if value.dtype == np.float16 else np.asarray(value, np.float32) for name, value in tensors.items()
     }
@@ -224,7 +251,7 @@ def convert(source: str | Path, *, activation: str | None = None) -> tuple[dict,
         "flags": f"--activation {activation}" if activation else "",
         "about": f"CLIP, both towers: {module.image_size} pixels in patches of {module.patch_size}, image tower of "
         f"{module.vision_layers} blocks of width {module.vision_width}, text tower of {module.text_layers} of "
-        f"{module.text_width}, embeddings of {module.embed_dim}, activation {module.activation}. It learnt from "
+        f"{module.text_width}, embeddings of {module.embed_dim}, activation {module.activation}, {why}. It learnt from "
         "pictures and captions of the internet and controls a generator with whatever bias it took from them.",
     }
     return tree, config
@@ -245,7 +272,7 @@ def _check(source, tree, module):
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     description = "Converts CLIP with vision transformers to a weight folder."
-    options = {"--activation": {"choices": tuple(ACTIVATIONS), "help": "where the file of open_clip does not tell"}}
+    options = {"--activation": {"choices": tuple(ACTIVATIONS), "help": "where nothing tells it: of state dicts that are not OpenAI's own"}}
     return reading.run(convert, argv, description, script="clip_to_flax.py", options=options)
 
 

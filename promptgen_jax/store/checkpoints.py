@@ -31,6 +31,8 @@ class Checkpoints:
     def __init__(self, folder: str | Path, *, keep: int = 2, say: Callable[[str], None] = print):
         """Opens `folder`, made if missing (Orbax wants it absolute), and puts damaged checkpoints in it aside.
 
+        Those behind the latest to keep go: the process may have ended while it was removing them.
+
         Args:
           folder: where the checkpoints go.
           keep: how many of the latest to keep.
@@ -44,8 +46,11 @@ class Checkpoints:
         for step in steps if devices.is_first_host() else ():
             disk.sweep(self._folder / str(step))
         damaged = [step for step in steps if not _is_whole(self._folder / str(step))]
+        surplus = [step for step in steps if len([each for each in steps if each > step and each not in damaged]) >= keep]
         devices.wait_for_hosts("checkpoints read")
-        for step in damaged:
+        for step in surplus if devices.is_first_host() else ():
+            shutil.rmtree(self._folder / str(step), ignore_errors=True)
+        for step in [each for each in damaged if each not in surplus]:
             self._put_aside(step, "its files are not as written", left=[each for each in steps if each not in damaged])
         self._checkpointer = ocp.training.Checkpointer(
             self._folder,
