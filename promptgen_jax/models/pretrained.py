@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from promptgen_jax import checks
 from promptgen_jax.models import clip, convnext, preprocess, recipe, resnet, siglip, vit
-from promptgen_jax.store import hub
+from promptgen_jax.store import disk, documents, hub
 
 COUNTERS = r"|.*\.num_batches_tracked|.*\.position_ids"
 
@@ -113,17 +113,17 @@ def read_config(folder: Path) -> tuple[Family, Any]:
     """The family of a model and its configuration.
 
     Raises:
+      FileNotFoundError: it has none.
       ValueError: damaged, or of a class that is not computed here, with those that are.
     """
     from transformers import AutoConfig
 
-    try:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, which says what the model is. Download the whole folder.")
+    with documents.one_sentence(path, "not a configuration that transformers reads", advice="Download it again."):
+        disk.read_json(path, advice="Download it again.")
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ValueError(
-            f"{folder / 'config.json'}: not a configuration that transformers reads ({reason}). Download it again."
-        ) from None
     architecture = (config.architectures or [type(config).__name__])[0]
     if architecture not in FAMILIES:
         raise ValueError(

@@ -18,6 +18,7 @@ import numpy as np
 import regex
 
 from promptgen_jax import checks
+from promptgen_jax.store import documents
 
 VOCAB_SIZE = 49408
 NUM_BYTES = 256
@@ -81,11 +82,8 @@ def tokenize_as(folder: Path, texts: Sequence[str], *, context_length: int) -> t
     """
     from transformers import AutoTokenizer
 
-    try:
+    with documents.one_sentence(folder, "no tokenizer that transformers reads", advice="Download it again."):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ValueError(f"{folder}: no tokenizer that transformers reads ({reason}). Download it again.") from None
     for text, ids in zip(texts, tokenizer(list(texts))["input_ids"], strict=True):
         if len(ids) > context_length:
             raise ValueError(

@@ -45,13 +45,13 @@ class Checkpoints:
         steps = self._steps()
         for step in steps if devices.is_first_host() else ():
             disk.sweep(self._folder / str(step))
-        damaged = [step for step in steps if not _is_whole(self._folder / str(step))]
-        surplus = [step for step in steps if len([each for each in steps if each > step and each not in damaged]) >= keep]
+        whole = [step for step in steps if _is_whole(self._folder / str(step))]
+        surplus = [step for step in steps if sum(each > step for each in whole) >= keep]
         devices.wait_for_hosts("checkpoints read")
         for step in surplus if devices.is_first_host() else ():
             shutil.rmtree(self._folder / str(step), ignore_errors=True)
-        for step in [each for each in damaged if each not in surplus]:
-            self._put_aside(step, "its files are not as written", left=[each for each in steps if each not in damaged])
+        for step in [each for each in steps if each not in (*whole, *surplus)]:
+            self._put_aside(step, "its files are not as written", left=whole)
         self._checkpointer = ocp.training.Checkpointer(
             self._folder,
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),

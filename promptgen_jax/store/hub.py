@@ -18,7 +18,8 @@ from promptgen_jax.store import disk, weights
 
 REPOSITORY = re.compile(r"(?P<repo_id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?")
 TENSORS, ARCHIVE, INDEX = "model.safetensors", "pytorch_model.bin", "{}.index.json"
-SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json", "README.md")
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # the second holds all settings of newer models
+SETTINGS = ("config.json", *PROCESSORS, "README.md")
 TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",
