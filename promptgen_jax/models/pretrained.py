@@ -15,6 +15,8 @@ from promptgen_jax import checks
 from promptgen_jax.models import clip, convnext, preprocess, recipe, resnet, siglip, vit
 from promptgen_jax.store import disk, documents, hub
 
+NOT = "not "  # before a label, what lacks it
+SINGLE, MULTIPLE = "single_label_classification", "multi_label_classification"
 COUNTERS = r"|.*\.num_batches_tracked|.*\.position_ids"
 
 
@@ -100,7 +102,8 @@ def read(name_or_path: str | Path, *, read_archive: Callable | None = None, **se
         "architecture": config.architectures[0],
         "module": family.module,
         "options": options,
-        "attributes": {} if family.kind == "clip" else {"label": labels_of(config)},
+        "attributes": {} if family.kind == "clip" else attributes_of(config),
+        "independent": config.problem_type == MULTIPLE,
         "preprocess": way.to_json(),
         "name": folder.name if Path(name_or_path).is_dir() else str(name_or_path),
         "sha256": checksum,
@@ -133,7 +136,7 @@ def read_config(folder: Path) -> tuple[Family, Any]:
     try:
         recipe.refuse(config, quantization_config=(None,))
         if FAMILIES[architecture].kind == "network":
-            recipe.refuse(config, problem_type=(None, "single_label_classification"))
+            recipe.refuse(config, problem_type=(None, SINGLE, MULTIPLE))
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
     return FAMILIES[architecture], config
@@ -143,6 +146,14 @@ def labels_of(config) -> list[str]:
     """The labels of a classifier, in the order of its logits; equal ones are told apart by their number."""
     labels = [str(config.id2label[index]) for index in range(config.num_labels)]
     return [label if labels.count(label) == 1 else f"{label} ({index})" for index, label in enumerate(labels)]
+
+
+def attributes_of(config) -> dict[str, list[str]]:
+    """Labels by attribute: one, "label", or, of a classifier that finds any number of labels at once, one of each."""
+    labels = labels_of(config)
+    if config.problem_type == MULTIPLE:
+        return {label: [f"{NOT}{label}", label] for label in labels}
+    return {"label": labels}
 
 
 def describe(folder: Path) -> str:

@@ -46,6 +46,7 @@ class NetworkFolder(WeightFolder):
 
     name: Name
     module: Annotated[str, pydantic.Field(pattern=r"^\w+\.\w+$")]
+    independent: bool = False
 
 
 class GeneratorFolder(NetworkFolder):
