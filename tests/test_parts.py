@@ -247,7 +247,10 @@ def test_trust_is_by_name_of_the_package():
 @pytest.mark.parametrize(
     ("load", "message"),
     [
-        (lambda: pg.load_control("synthetic", energy="quadratic", target=[{}]), r"control synthetic: .*target=\[\{\}\]"),
+        (
+            lambda: pg.load_control("synthetic", energy="quadratic", target=[{}]),
+            r"control synthetic: .*target=\[\{\}\]",
+        ),
         (lambda: pg.load_control(7), "control: its kind is 7; expected a name. Name one of .*classifier"),
         (lambda: pg.load_control("classifier", network="emotion", target=3), "control classifier: .*target=3"),
         (lambda: pg.load_generator("synthetic", problem=["linear"]), "synthetic"),

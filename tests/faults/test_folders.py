@@ -10,7 +10,7 @@ import pytest
 from limits import RUN, STAGE, a_generator, bounded, tell
 
 import promptgen_jax as pg
-from promptgen_jax.runs import finished, report
+from promptgen_jax.runs import finished, leftovers, report
 from promptgen_jax.store import disk
 
 
@@ -46,6 +46,19 @@ def picture(size):
     return file.getvalue()
 
 
+@pytest.mark.parametrize("name", ["run\0", "C:\\runs\\x", "~nobody-has-this-name/x"])
+def test_paths_that_this_machine_does_not_have_are_refused(name):
+    with pytest.raises(ValueError, match="no path can have|a path of Windows|no such home folder"):
+        disk.open_folder("workdir", name)
+
+
+@pytest.mark.parametrize("make", [os.mkdir, lambda path: os.symlink(path, path)], ids=["folder", "loop"])
+def test_something_in_the_place_of_a_lock_is_named(make, tmp_path):
+    make(tmp_path / ".lock")
+    with pytest.raises(OSError, match=r"\.lock: cannot be locked"), disk.locked("workdir", tmp_path):
+        pass
+
+
 @pytest.mark.parametrize("folder", ["..", "../..", "/etc", "\0"])
 def test_stages_of_a_report_lie_in_its_run(folder, tmp_path):
     (tmp_path / "report.json").write_text(json.dumps({"title": "t", "stages": [{"name": "a", "folder": folder}]}))
@@ -53,11 +66,29 @@ def test_stages_of_a_report_lie_in_its_run(folder, tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
-@pytest.mark.parametrize("name", ["../victim", "/tmp/victim", ".", "..", "a/b", "a\n", "x" * 300])
+@pytest.mark.parametrize(
+    "name",
+    ["../victim", "/tmp/victim", ".", "..", "", ".a", "a/b", "a\n", "a ", "a\0", "\u202ea", "CON", "lpt1", "x" * 300],
+)
 def test_stage_names_are_plain_names(name, tmp_path):
     config = RUN | {"stages": {name: STAGE, "last": STAGE}, "order": [name, "last"]}
     (tmp_path / "config.json").write_text(json.dumps(config | {"mixtures": {}}))
     assert "cannot be the name of a stage" in tell(finished.read_config, tmp_path, named="config.json")
+
+
+def test_what_links_of_a_run_lead_to_is_not_cleaned(tmp_path):
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    (victim / "checkpoints").mkdir(parents=True)
+    (victim / "prompt").mkdir()
+    (victim / "prompt" / "prompt.json").write_text("{}")
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(RUN | {"stages": {"a": STAGE, "b": STAGE}, "order": ["a", "b"]}))
+    (run / "a").symlink_to(victim)
+    (run / "b" / "prompt").mkdir(parents=True)
+    (run / "b" / "prompt" / "prompt.json").write_text("{}")
+    (run / "b" / "checkpoints").symlink_to(victim)
+    (run / "b" / "tensorboard").mkdir()
+    assert list(leftovers.spare(run)) == [run / "b" / "tensorboard"]
 
 
 def test_code_in_the_folder_of_a_run_is_not_run(tmp_path, monkeypatch):
