@@ -5,6 +5,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 
+import jax
 import numpy as np
 import pytest
 from limits import bounded, flow_folder, tell
@@ -19,6 +20,7 @@ from convert import (
     torchscript,
 )
 from promptgen_jax.flows import base as flows
+from promptgen_jax.store import weights
 
 torch = pytest.importorskip("torch")
 pytestmark = ALLOWED
@@ -154,3 +156,15 @@ def test_sizes_of_a_flow_are_compared_with_its_tensors(change, tmp_path):
     path.write_text(json.dumps(config | change))
     with bounded(path.stat().st_size):
         assert tell(flows.load_flow, tmp_path / "flow")
+
+
+@pytest.mark.parametrize("change", ["nan", "type"])
+def test_numbers_of_a_flow_are_what_they_are_to_be(change, tmp_path):
+    """Though the checksum is that of the file: one that is not finite, or indices that are no integers."""
+    folder = flow_folder(tmp_path / "flow")
+    tree, config = weights.load_weights(folder)
+    kind = np.floating if change == "nan" else np.integer
+    change = {"nan": lambda value: value * np.float32(np.nan), "type": np.float32}[change]
+    tree = jax.tree.map(lambda value: change(value) if np.issubdtype(value.dtype, kind) else value, tree)
+    weights.save_weights(folder, tree, {name: value for name, value in config.items() if name != "sha256"})
+    assert "holds NaN" in (told := tell(flows.load_flow, folder)) or "is of float32, expected int32" in told

@@ -10,8 +10,9 @@ import pytest
 from limits import RUN, STAGE, a_generator, bounded, tell
 
 import promptgen_jax as pg
+from promptgen_jax.models import pretrained
 from promptgen_jax.runs import finished, leftovers, report
-from promptgen_jax.store import disk
+from promptgen_jax.store import disk, logs
 
 
 @pytest.mark.parametrize("how", ["outside", "absolute", "link", "pipe", "device", "folder", "loop", "missing", "bomb"])
@@ -74,6 +75,21 @@ def test_stage_names_are_plain_names(name, tmp_path):
     config = RUN | {"stages": {name: STAGE, "last": STAGE}, "order": [name, "last"]}
     (tmp_path / "config.json").write_text(json.dumps(config | {"mixtures": {}}))
     assert "cannot be the name of a stage" in tell(finished.read_config, tmp_path, named="config.json")
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "vocab.json", "README.md"])
+def test_a_pipe_in_a_folder_of_transformers_is_not_waited_for(name, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}: no regular file"):
+        pretrained.read(tmp_path)
+
+
+def test_a_pipe_among_the_logs_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / logs.METRICS)
+    with pytest.raises(ValueError, match="metrics.jsonl: no regular file"):
+        logs.MetricLogger(tmp_path, total_steps=1)
 
 
 def test_what_links_of_a_run_lead_to_is_not_cleaned(tmp_path):
