@@ -16,6 +16,7 @@ from configs import face_smile
 from convert import hub_to_flax
 from promptgen_jax.controls.clip import load_clip
 from promptgen_jax.draws import Draws
+from promptgen_jax.metrics import diversity, frechet
 from promptgen_jax.models import preprocess, pretrained, tokenizer
 from promptgen_jax.runs import inventory
 from promptgen_jax.runs.config import RunConfig
@@ -312,6 +313,12 @@ def test_models_judge_and_lend_their_features(folder, tmp_path):
     seen = pg.evaluation.observe({"before": draws}, about)["before"]
     assert seen.log_probs(str(folder), "label").shape == (4, 3)
     assert seen.outputs[str(clip)]["embedding"].shape == (4, 24)
+    assert "embedding_cosine" in {figure.name for figure in diversity.measure({"before": seen}, about)}
+    for network, width in ((folder, 32), (clip, 24)):
+        more = Draws.of_prior(ebm.generator.prior, jax.random.key(1), 40)
+        statistics = frechet.of_draws(ebm.generator, more, network=str(network))
+        assert statistics.covariance.shape == (width, width)
+        assert frechet.frechet_distance(statistics, statistics) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_list_shows_what_is_in_the_cache_of_the_hub(folder, tmp_path, monkeypatch):
