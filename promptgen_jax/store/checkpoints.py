@@ -41,7 +41,7 @@ class Checkpoints:
         Raises:
           ValueError: there are checkpoints, and all are damaged.
         """
-        self._folder, self._say = Path(folder).resolve(), say
+        self._folder, self._say, self._failed = Path(folder).resolve(), say, False
         steps = self._steps()
         for step in steps if devices.is_first_host() else ():
             disk.sweep(self._folder / str(step))
@@ -62,7 +62,11 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception) -> None:
-        self._checkpointer.close()
+        try:
+            self._checkpointer.close()
+        except Exception:  # Orbax repeats what `save` has told
+            if not self._failed:
+                raise
 
     def latest_step(self) -> int | None:
         """The newest complete step, or None."""
@@ -81,6 +85,7 @@ class Checkpoints:
                 folder = self._folder / str(step)
                 disk.write_bytes(folder / DIGEST, digest(folder).encode())
         except Exception as error:  # Orbax and what it stands on raise what they like
+            self._failed = True
             raise OSError(
                 f"{self._folder}: the checkpoint of step {step} cannot be written ({_first_line(error)}). Free some "
                 "space; the same command then goes on from the checkpoint before."

@@ -5,6 +5,7 @@ The counts are printed; `pytest -rP` shows them.
 """
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -109,3 +110,20 @@ def test_every_crash_point_of_a_checkpoint(saver, before, each, tmp_path):
         shutil.rmtree(folder)
     print(f"{len(found)} of {count} crash points, {found.count(before)} old, {found.count(before + 1)} new")
     assert found.count(before)
+
+
+def test_a_checkpoint_too_large_for_the_disk(tmp_path):
+    """One sentence; the step before is read, and the next save leaves nothing of the other."""
+    with Checkpoints(tmp_path) as opened:
+        opened.save(1, STATE)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        try:
+            with pytest.raises(OSError, match="the checkpoint of step 2 cannot be written .*goes on from the"):
+                opened.save(2, STATE)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with Checkpoints(tmp_path, say=pytest.fail) as opened:
+        np.testing.assert_array_equal(opened.load_latest(STATE)["params"]["a"], STATE["params"]["a"])
+        opened.save(2, STATE)
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2"}
