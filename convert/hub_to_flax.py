@@ -39,7 +39,8 @@ def convert(source: str, folder: str | Path) -> tuple[dict, dict]:
     tree, config = pretrained.read(source, read_archive=read_archive)
     found = hub.find(source)
     revision = hub.revision(found)
-    license = config["license"]
+    license, attributes = config["license"], config["attributes"]
+    labels = list(attributes) if config["independent"] else attributes.get("label", [])
     config |= {
         "name": Path(folder).resolve().name,
         "license": license if license else "not stated by the publisher",
@@ -48,7 +49,7 @@ def convert(source: str, folder: str | Path) -> tuple[dict, dict]:
         "url": f"https://huggingface.co/{source.partition('@')[0]}/tree/{revision}" if revision else "a folder",
         "converter": f"python convert/hub_to_flax.py {source} {folder}",
         "about": f"A model of transformers, {config['architecture']}."
-        + (" Labels: " + ", ".join(config["attributes"]["label"]) + "." if config["attributes"] else ""),
+        + (f" Labels: {', '.join(labels)}." if labels else ""),
     }
     return tree, config
 

@@ -259,6 +259,13 @@ def run(
     Returns:
       The exit status.
     """
+    return write(convert, parse(argv, description, script=script, options=options), script=script)
+
+
+def parse(
+    argv: list[str] | None, description: str, *, script: str = "", options: dict[str, dict] | None = None
+) -> argparse.Namespace:
+    """The arguments of a converter: `source`, `folder`, and those of its options. Arguments as of `run`."""
     known = [name for name, each in catalogue.CHECKPOINTS.items() if each.converter == script]
     parser = argparse.ArgumentParser(
         description=description,
@@ -271,7 +278,11 @@ def run(
     parser.add_argument("folder", help="weight folder to write, e.g. ported_weights/<name>")
     for flag, about in (options or {}).items():
         parser.add_argument(flag, **about)
-    arguments = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def write(convert: Callable[..., tuple[dict, dict]], arguments: argparse.Namespace, *, script: str = "") -> int:
+    """Reads the source and writes the folder that the arguments name; the exit status. Arguments as of `run`."""
     told = {name: value for name, value in vars(arguments).items() if name not in ("source", "folder")}
     try:
         tree, config = convert(arguments.source, **told)
@@ -281,10 +292,15 @@ def run(
             source = source_md(config)
         weights.save_weights(arguments.folder, tree, config, source=source)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return refused(error)
     print(f"{arguments.folder}: wrote {len(jax.tree.leaves(tree))} tensors from {arguments.source}")
     return 0
+
+
+def refused(error: Exception) -> int:
+    """Says why nothing was written; the exit status."""
+    print(f"error: {error}", file=sys.stderr)
+    return 1
 
 
 def _provenance(config: dict, source: Path, name: str, script: str) -> dict:

@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -40,7 +41,7 @@ def load_generator(name: str, **options: Any) -> Generator:
       FileNotFoundError: a known checkpoint that has not been converted yet, with the command to do so.
       ValueError: unknown name, with the nearest match; damaged weights; unknown options.
     """
-    if not _is_module(name):
+    if not isinstance(name, str) or not _is_module(name):
         checks.check_known("generator", name, known_generators())
         if name not in available("generators"):
             name, options = weights.read_config(name)["adapter"], {"weights": name, **options}
@@ -81,6 +82,7 @@ def load(package: str, kind: str, **options: Any) -> Any:
 
     Raises:
       ValueError: unknown kind or option, with the nearest match; a module that cannot be imported or has no `build`.
+      TypeError: options of another type than it takes.
     """
     module = find(package, kind)
     known = inspect.signature(module.build).parameters
@@ -90,7 +92,11 @@ def load(package: str, kind: str, **options: Any) -> Any:
         raise ValueError(
             f"{kind}: option {', '.join(missing)} is missing. Give it, as in {kind}(..., {missing[0]}=...)."
         )
-    part = module.build(**options)
+    try:
+        part = module.build(**options)
+    except (TypeError, KeyError, IndexError, AttributeError) as error:  # what of a wrong type ends in, deep inside
+        given = ", ".join(f"{name}={reprlib.repr(value)}" for name, value in options.items())
+        raise TypeError(f"{package.removesuffix('s')} {kind}: {error} Check its options: {given}.") from error
     complete = {name: options.get(name, each.default) for name, each in known.items()}
     has_place = dataclasses.is_dataclass(part) and "spec" in {field.name for field in dataclasses.fields(part)}
     return dataclasses.replace(part, spec=Spec(kind, plain(complete), built=_told(part))) if has_place else part
@@ -103,6 +109,8 @@ def find(package: str, kind: str) -> ModuleType:
       ValueError: as `load`.
     """
     what, wanted = package.removesuffix("s"), MAKES.get(package, "build(**options)")
+    if not isinstance(kind, str):
+        raise TypeError(f"{what}: its kind is {kind!r}; expected a name. Name one of {', '.join(available(package))}.")
     if _is_module(kind):
         try:
             module = importlib.import_module(kind)

@@ -79,7 +79,7 @@ def test_text_control_takes_own_files(tmp_path, execute):
     state = official_stylegan2.official_state("stylegan2_256", small=True)
     files = {
         "GENERATOR_FILE": official_stylegan2.write_rosinality(tmp_path / "ffhq.pt", state),
-        "CLIP_FILE": official_clip.write_state(tmp_path / "ViT-B-32.pt", official_clip.small_state()),
+        "CLIP_FILE": official_clip.write_archive(tmp_path / "ViT-B-32.pt", official_clip.small_state()),
     }
     notebook = read(ROOT / "notebooks" / "text_control.ipynb")
     for cell in notebook.cells:

@@ -242,3 +242,22 @@ def test_trust_is_by_name_of_the_package():
     for trust in ((), "min", ("mine_evil", "bright")):
         with pytest.raises(ValueError, match="trust='mine', on the command line --trust=mine"):
             parts.check_trusted("prompt.json", kinds, trust)
+
+
+@pytest.mark.parametrize(
+    ("load", "message"),
+    [
+        (
+            lambda: pg.load_control("synthetic", energy="quadratic", target=[{}]),
+            r"control synthetic: .*target=\[\{\}\]",
+        ),
+        (lambda: pg.load_control(7), "control: its kind is 7; expected a name. Name one of .*classifier"),
+        (lambda: pg.load_control("classifier", network="emotion", target=3), "control classifier: .*target=3"),
+        (lambda: pg.load_generator("synthetic", problem=["linear"]), "synthetic"),
+        (lambda: pg.load_generator(["dcgan"]), r"generator: unknown name \['dcgan'\]"),
+    ],
+    ids=["coordinates", "kind", "label", "problem", "generator"],
+)
+def test_options_of_another_type_are_named(load, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        load()

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from promptgen_jax import checks
-from promptgen_jax.controls.classifier import NOT
 from promptgen_jax.controls.moment import MomentControl, constrain
 from promptgen_jax.models.network import Network, load_network
+from promptgen_jax.models.pretrained import NOT
 from promptgen_jax.types import Array
 
 AND = " & "

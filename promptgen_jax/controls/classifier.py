@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from promptgen_jax.models.network import Network, load_network
+from promptgen_jax.models.pretrained import NOT
 from promptgen_jax.types import Aim, Array, Sample, Spec, spec_field
-
-NOT = "not "
 
 
 @struct.dataclass

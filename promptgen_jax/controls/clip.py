@@ -200,6 +200,11 @@ def load_clip(network: str | Path | Towers, texts: Sequence[str]) -> tuple[Netwo
     module, mask = both.module, None
     if hub.has_tokenizer(both.folder):
         tokens, mask = tokenizer.tokenize_as(both.folder, texts, context_length=module.context_length)
+        if not 0 <= tokens.min() <= tokens.max() < module.vocab_size:
+            raise ValueError(
+                f"{both.folder}: its tokenizer gives ids from {tokens.min()} to {tokens.max()}, but the network has "
+                f"{module.vocab_size}. Download the folder again."
+            )
     else:
         tokens = tokenizer.tokenize(texts, context_length=module.context_length, vocab_size=module.vocab_size)
     features = _embed_texts(module.text_tower(), both.tree["text"], tokens, mask)

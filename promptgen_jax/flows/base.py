@@ -275,7 +275,7 @@ def load_flow(folder: str | Path, *, trust: str | Iterable[str] = ()) -> tuple[D
     Raises:
       FileNotFoundError: no such folder or file.
       ValueError: not a flow, of a package that is not trusted, truncated or altered, options unknown, or arrays
-        missing, unexpected or misshapen.
+        missing, unexpected, misshapen, mistyped or not finite.
     """
     config = weights.read_config(folder)
     if config.get("kind") != "flow":
@@ -293,6 +293,8 @@ def load_flow(folder: str | Path, *, trust: str | Iterable[str] = ()) -> tuple[D
         shapes = variable_shapes(module) | {"prior": {"loc": prior.loc, "scale": prior.scale}}
     weights.check_tree(str(folder), tree, _by_name(shapes), converter=config.get("converter", "the training"))
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
+    if bad := [name for name, value in flat.items() if not np.all(np.isfinite(value))]:
+        raise ValueError(f"{folder}: {bad[0]} holds NaN or infinite values. Choose another checkpoint, or train again.")
     tree = jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], shapes))
     return _join(module, tree["buffers"], prior), tree["params"]
 

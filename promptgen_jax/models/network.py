@@ -31,6 +31,9 @@ class Network(struct.PyTreeNode):
     For every name in `attributes` the output of that name holds logits (B, K) in the order of its labels; their
     softmax is P(label | image). Other outputs (pose in degrees, embeddings) are described by the module, which reads
     what `preprocess` makes of the images; most modules do that themselves.
+
+    If the labels of the module are `independent`, as of a classifier that has learnt to find any number of them at
+    once, each is an attribute of its own, with the logits (0, x) of "not" and the label: their softmax is sigmoid(x).
     """
 
     weights: Any = struct.field(repr=False)
@@ -40,12 +43,18 @@ class Network(struct.PyTreeNode):
     attributes: tuple[tuple[str, tuple[str, ...]], ...] = struct.field(pytree_node=False)
     license: str = struct.field(pytree_node=False, default="")
     preprocess: Preprocess | None = struct.field(pytree_node=False, default=None)
+    independent: bool = struct.field(pytree_node=False, default=False)
 
     def __call__(self, images) -> dict[str, jax.Array]:
         """All outputs by name. Raises ValueError or TypeError for images of a wrong shape, dtype or range."""
         checks.check_images(self.name, images)
         images = self.preprocess(images) if self.preprocess else images
-        return self.module.apply({"params": self.weights}, images)
+        outputs = self.module.apply({"params": self.weights}, images)
+        if not self.independent:
+            return outputs
+        logits = outputs.pop("label")
+        pairs = jnp.stack([jnp.zeros_like(logits), logits], axis=-1)
+        return outputs | {attribute: pairs[:, index] for index, (attribute, _) in enumerate(self.attributes)}
 
     def labels(self, attribute: str) -> tuple[str, ...]:
         """The labels of an attribute. Raises ValueError with the nearest match if there is none."""
@@ -157,7 +166,8 @@ def load_network(network: str | Path | Network, **options) -> Network:
 
     Of transformers are read `ViTForImageClassification`, `ResNetForImageClassification`,
     `ConvNextForImageClassification`, `SiglipForImageClassification`, and the image towers of CLIP and SigLIP. The
-    labels of their one attribute, "label", are those of config.json, and images go in as preprocessor_config.json says.
+    labels of their one attribute, "label", are those of config.json, or each label is an attribute of its own, if any
+    number of them may be there at once; images go in as preprocessor_config.json says.
 
     Args:
       network: name under ported_weights; a folder; "owner/name" on the Hugging Face Hub, with "@revision" to pin it; or
@@ -203,6 +213,7 @@ def _network(module: nn.Module, tree: dict, config: dict) -> Network:
         attributes=tuple((attribute, tuple(labels)) for attribute, labels in config.get("attributes", {}).items()),
         license=config.get("license", ""),
         preprocess=Preprocess.from_json(config["preprocess"]) if "preprocess" in config else None,
+        independent=config.get("independent", False),
     )
 
 

@@ -16,7 +16,9 @@ import jax.numpy as jnp
 from promptgen_jax import checks
 from promptgen_jax.models import recipe
 from promptgen_jax.ops import resample
+from promptgen_jax.store import documents, hub
 
+LARGEST = 8192  # pixels a side, and patches, that settings may ask for
 WARPED_FROM = 384  # pixels from which ConvNeXt's processor does not crop
 # processors whose settings are computed, and those of their settings that are not
 KNOWN = {"ViT", "DeiT", "Bit", "CLIP", "ConvNext", "Siglip", "Siglip2"}
@@ -91,20 +93,22 @@ def read(folder: str | Path, **settings) -> Preprocess:
     """
     from transformers import AutoImageProcessor
 
-    try:
+    path = Path(folder) / hub.PROCESSORS[0]
+    if not any((Path(folder) / name).is_file() for name in hub.PROCESSORS):
+        raise FileNotFoundError(
+            f"{folder}: no {path.name}. It says how images are resized and normalised. Download it too, or write one."
+        )
+    what, advice = "not settings that transformers reads", "Download them again."
+    with documents.one_sentence(path, what, advice=advice, foreign=True):
         processor = AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
         changed = AutoImageProcessor.from_pretrained(str(folder), local_files_only=True, **settings)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileNotFoundError(
-            f"{folder}: no preprocessor_config.json that transformers reads ({str(error).strip().splitlines()[0]}) "
-            "It says how images are resized and normalised. Download it too, or write one."
-        ) from None
     for name in settings:
         checks.check_known(f"{folder}: setting", name, processor.to_dict())
-    try:
-        return of_processor(changed)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: preprocessor_config.json: {error}") from None
+    with documents.one_sentence(path, "not settings that can be computed here", advice="Use another model."):
+        way = of_processor(changed)
+        if not all(0 < side <= LARGEST for side in (*way.size, *way.crop)):
+            raise ValueError(f"{path}: asks for images of {way.size or way.crop}; expected 1 to {LARGEST}. {advice}")
+        return way
 
 
 def of_processor(processor) -> Preprocess:

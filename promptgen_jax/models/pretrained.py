@@ -11,10 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from promptgen_jax import checks
 from promptgen_jax.models import clip, convnext, preprocess, recipe, resnet, siglip, vit
-from promptgen_jax.store import hub
+from promptgen_jax.store import documents, hub
 
+NOT = "not "  # before a label, what lacks it
+SINGLE, MULTIPLE = "single_label_classification", "multi_label_classification"
+COUNTS = ("layers", "vision_layers", "text_layers", "blocks")  # options that say how many layers there are
 COUNTERS = r"|.*\.num_batches_tracked|.*\.position_ids"
 
 
@@ -83,16 +88,13 @@ def read(name_or_path: str | Path, *, read_archive: Callable | None = None, **se
         or left over.
     """
     folder = hub.find(name_or_path)
-    family, config = read_config(folder)
-    try:
-        options = family.options_of(config)
-    except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'}: {error}") from None
+    family, config, options = read_config(folder)
     way = preprocess.read(folder, **settings)
     if family.kind == "clip":
         options |= {"mean": list(way.mean), "std": list(way.std)}
         way = way.without_colours()
     tensors, checksum = hub.read_tensors(folder, read_archive)
+    _check_sizes(folder / "config.json", options, tensors)
     tensors = {_renamed(name, family.renamed): value for name, value in tensors.items()}
     ignored = [name for name in tensors if re.fullmatch(family.ignored + COUNTERS, name)]
     facts = {
@@ -100,7 +102,8 @@ def read(name_or_path: str | Path, *, read_archive: Callable | None = None, **se
         "architecture": config.architectures[0],
         "module": family.module,
         "options": options,
-        "attributes": {} if family.kind == "clip" else {"label": labels_of(config)},
+        "attributes": {} if family.kind == "clip" else attributes_of(config),
+        "independent": config.problem_type == MULTIPLE,
         "preprocess": way.to_json(),
         "name": folder.name if Path(name_or_path).is_dir() else str(name_or_path),
         "sha256": checksum,
@@ -109,34 +112,46 @@ def read(name_or_path: str | Path, *, read_archive: Callable | None = None, **se
     return recipe.build_tree(folder, tensors, family.recipe(options), ignored), facts
 
 
-def read_config(folder: Path) -> tuple[Family, Any]:
-    """The family of a model and its configuration.
+def read_config(folder: Path) -> tuple[Family, Any, dict]:
+    """The family of a model, its configuration, and the options of the module for it.
 
     Raises:
+      FileNotFoundError: it has none.
       ValueError: damaged, or of a class that is not computed here, with those that are.
     """
     from transformers import AutoConfig
 
-    try:
+    path, advice = folder / "config.json", "Download it again."
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, which says what the model is. Download the whole folder.")
+    documents.read(path, documents.Pretrained, advice=advice)
+    with documents.one_sentence(path, "not a configuration that transformers reads", advice=advice, foreign=True):
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ValueError(
-            f"{folder / 'config.json'}: not a configuration that transformers reads ({reason}). Download it again."
-        ) from None
     architecture = (config.architectures or [type(config).__name__])[0]
     if architecture not in FAMILIES:
         raise ValueError(
-            f"{folder / 'config.json'}: {architecture} is not computed here. {checks.nearest(architecture, FAMILIES)} "
-            "Use another model, or convert it yourself, see docs/extending.md."
+            f"{path}: {architecture} is not computed here. {checks.nearest(architecture, FAMILIES)} Use another model, "
+            "or convert it yourself, see docs/extending.md."
         )
-    try:
-        recipe.refuse(config, quantization_config=(None,))
-        if FAMILIES[architecture].kind == "network":
-            recipe.refuse(config, problem_type=(None, "single_label_classification"))
-    except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'}: {error}") from None
-    return FAMILIES[architecture], config
+    family = FAMILIES[architecture]
+    with documents.one_sentence(path, "not a configuration that can be computed here", advice=advice):
+        try:
+            recipe.refuse(config, quantization_config=(None,))
+            if family.kind == "network":
+                recipe.refuse(config, problem_type=(None, SINGLE, MULTIPLE))
+                attributes_of(config)
+            return family, config, family.options_of(config)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _check_sizes(path: Path, options: dict, tensors: dict[str, np.ndarray]) -> None:
+    """Raises ValueError if a configuration asks for more than the tensors hold, before any of that is made."""
+    most = {name: len(tensors) if name in COUNTS else sum(each.size for each in tensors.values()) for name in options}
+    for name, value in options.items():
+        sizes = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int)]
+        if sizes and not sum(sizes) <= most[name]:
+            raise ValueError(f"{path}: {name} is {value}, but there are {len(tensors)} tensors. Download it again.")
 
 
 def labels_of(config) -> list[str]:
@@ -145,11 +160,18 @@ def labels_of(config) -> list[str]:
     return [label if labels.count(label) == 1 else f"{label} ({index})" for index, label in enumerate(labels)]
 
 
+def attributes_of(config) -> dict[str, list[str]]:
+    """Labels by attribute: one, "label", or, of a classifier that finds any number of labels at once, one of each."""
+    labels = labels_of(config)
+    if config.problem_type == MULTIPLE:
+        return {label: [f"{NOT}{label}", label] for label in labels}
+    return {"label": labels}
+
+
 def describe(folder: Path) -> str:
     """A line on a model in the cache: class, labels, size, licence, and whether it can be used here."""
     try:
-        family, config = read_config(folder)
-        family.options_of(config)
+        family, config, _ = read_config(folder)
     except ValueError as error:
         return f"cached, not usable: {error}"
     labels = [] if family.kind == "clip" else labels_of(config)

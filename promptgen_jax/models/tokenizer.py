@@ -18,6 +18,7 @@ import numpy as np
 import regex
 
 from promptgen_jax import checks
+from promptgen_jax.store import documents
 
 VOCAB_SIZE = 49408
 NUM_BYTES = 256
@@ -81,20 +82,20 @@ def tokenize_as(folder: Path, texts: Sequence[str], *, context_length: int) -> t
     """
     from transformers import AutoTokenizer
 
-    try:
+    what, advice = "no tokenizer that transformers reads", "Download it again."
+    with documents.one_sentence(folder, what, advice=advice, foreign=True):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ValueError(f"{folder}: no tokenizer that transformers reads ({reason}). Download it again.") from None
-    for text, ids in zip(texts, tokenizer(list(texts))["input_ids"], strict=True):
+        rows = tokenizer(list(texts))["input_ids"]
+    for text, ids in zip(texts, rows, strict=True):
         if len(ids) > context_length:
             raise ValueError(
                 f"tokenize: {text[:60]!r} has {len(ids)} tokens with start and end; expected at most {context_length}. "
                 "Shorten it."
             )
-    found = tokenizer(list(texts), padding="max_length", max_length=context_length)
-    mask = found.get("attention_mask")
-    return np.asarray(found["input_ids"], np.int32), None if mask is None else np.asarray(mask, bool)
+    with documents.one_sentence(folder, what, advice=advice, foreign=True):
+        found = tokenizer(list(texts), padding="max_length", max_length=context_length)
+        mask = found.get("attention_mask")
+        return np.asarray(found["input_ids"], np.int32), None if mask is None else np.asarray(mask, bool)
 
 
 def encode(text: str, *, vocab_size: int = VOCAB_SIZE) -> list[int]:

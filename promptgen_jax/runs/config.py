@@ -19,7 +19,7 @@ from promptgen_jax.training import TrainConfig
 from promptgen_jax.types import Conditions
 
 GENERATOR = "generator"  # what the first stage stands on
-STAGE_NAME = re.compile(r"\w[\w -]{0,99}")
+STAGE_NAME = re.compile(r"(?!(con|prn|aux|nul|com\d|lpt\d)$)\w([\w -]{0,98}[\w-])?", re.IGNORECASE)
 LOOSE = ("title", "description", "evaluation")  # what may differ on the work directory of a finished run
 
 
@@ -124,7 +124,7 @@ class RunConfig:
                 problems.found.append(
                     ValueError(
                         f"config.stages: {name!r} cannot be the name of a stage, which is that of a folder. Use "
-                        f"letters, digits, blanks, _ and -, and not {GENERATOR!r}."
+                        f"letters, digits, blanks within, _ and -, and neither {GENERATOR!r} nor what Windows reserves."
                     )
                 )
             if stage is not None and name in self.order:

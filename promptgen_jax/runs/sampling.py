@@ -24,6 +24,7 @@ from promptgen_jax.store import disk, images, weights
 from promptgen_jax.store.fingerprint import fingerprint
 from promptgen_jax.types import makes, view
 
+MOST = 2**31  # images of one seed, whose numbers are of 32 bits
 IMAGES_NPZ, LATENTS_NPZ, SHEET, GRID = "images.npz", "latents.npz", "contact_sheet.png", "grid.png"
 ABOUT, EARLIER = ".samples.json", "samples.json"  # hidden, as a folder of samples shows pictures; and as it was called
 SHEET_IMAGES, SHEET_COLUMNS, SHEET_PIXELS, GRID_FACES, PROGRESS_SECONDS = 64, 8, 128, 9, 5.0
@@ -73,6 +74,9 @@ def write_samples(
         raise ValueError(f"sample: {prompt.name} is a toy problem, whose samples are points, not pictures.")
     if cond is not None:
         cond = np.atleast_2d(np.asarray(cond, np.float32))
+    total = num_samples * (1 if cond is None else len(cond))
+    if total > MOST:
+        raise ValueError(f"sample: num_samples: got {num_samples}; expected at most {MOST} images. Lower it.")
     checks.check_cond("sample", cond, prompt.flow.cond_dim, 1 if cond is None else len(cond))
     checks.warn_beyond(prompt.name, prompt.conditions, cond)
     folder = disk.open_folder("sample: folder", folder)

@@ -31,6 +31,8 @@ class Checkpoints:
     def __init__(self, folder: str | Path, *, keep: int = 2, say: Callable[[str], None] = print):
         """Opens `folder`, made if missing (Orbax wants it absolute), and puts damaged checkpoints in it aside.
 
+        Those behind the latest to keep go: the process may have ended while it was removing them.
+
         Args:
           folder: where the checkpoints go.
           keep: how many of the latest to keep.
@@ -39,14 +41,17 @@ class Checkpoints:
         Raises:
           ValueError: there are checkpoints, and all are damaged.
         """
-        self._folder, self._say = Path(folder).resolve(), say
+        self._folder, self._say, self._failed = Path(folder).resolve(), say, False
         steps = self._steps()
         for step in steps if devices.is_first_host() else ():
             disk.sweep(self._folder / str(step))
-        damaged = [step for step in steps if not _is_whole(self._folder / str(step))]
+        whole = [step for step in steps if _is_whole(self._folder / str(step))]
+        surplus = [step for step in steps if sum(each > step for each in whole) >= keep]
         devices.wait_for_hosts("checkpoints read")
-        for step in damaged:
-            self._put_aside(step, "its files are not as written", left=[each for each in steps if each not in damaged])
+        for step in surplus if devices.is_first_host() else ():
+            shutil.rmtree(self._folder / str(step), ignore_errors=True)
+        for step in [each for each in steps if each not in (*whole, *surplus)]:
+            self._put_aside(step, "its files are not as written", left=whole)
         self._checkpointer = ocp.training.Checkpointer(
             self._folder,
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
@@ -57,7 +62,11 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception) -> None:
-        self._checkpointer.close()
+        try:
+            self._checkpointer.close()
+        except Exception:  # Orbax repeats what `save` has told
+            if not self._failed:
+                raise
 
     def latest_step(self) -> int | None:
         """The newest complete step, or None."""
@@ -76,6 +85,7 @@ class Checkpoints:
                 folder = self._folder / str(step)
                 disk.write_bytes(folder / DIGEST, digest(folder).encode())
         except Exception as error:  # Orbax and what it stands on raise what they like
+            self._failed = True
             raise OSError(
                 f"{self._folder}: the checkpoint of step {step} cannot be written ({_first_line(error)}). Free some "
                 "space; the same command then goes on from the checkpoint before."

@@ -198,8 +198,13 @@ def local_path(what: str, path: str | Path) -> Path:
     """A path with `~` expanded.
 
     Raises:
-      ValueError: an address, as gs://bucket/run, which is not on this machine; or no such home folder.
+      ValueError: an address, as gs://bucket/run, or a path of Windows elsewhere, which is not on this machine; no such
+        home folder; a zero byte.
     """
+    if "\0" in str(path):
+        raise ValueError(f"{what} {str(path)!r}: has a zero byte, which no path can have. Write it again.")
+    if os.name == "posix" and re.match(r"[a-zA-Z]:\\", str(path)):
+        raise ValueError(f"{what} {path}: a path of Windows, and this is another system. Give one of this machine.")
     if re.match(r"[a-zA-Z][\w+.-]+:/", str(path)):
         raise ValueError(
             f"{what} {path}: an address, not a folder of this machine. Mount it (gcsfuse, s3fs), or choose a local one "
@@ -223,6 +228,7 @@ def locked(what: str, folder: Path) -> Iterator[None]:
 
     Raises:
       ValueError: another process has it.
+      OSError: something else than a file is in the place of the lock, or the folder is read-only.
     """
     with contextlib.ExitStack() as stack:
         free = True
@@ -233,6 +239,8 @@ def locked(what: str, folder: Path) -> Iterator[None]:
                 sweep(folder)
             except filelock.Timeout:
                 free = False
+            except OSError as error:
+                raise OSError(f"{folder / LOCK}: cannot be locked ({error.strerror}). Delete it.") from None
         if not devices.agreed(free):
             raise ValueError(
                 f"{what} {folder}: another process is working in it. Wait until that has ended, or choose another one."

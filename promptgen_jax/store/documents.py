@@ -46,6 +46,7 @@ class NetworkFolder(WeightFolder):
 
     name: Name
     module: Annotated[str, pydantic.Field(pattern=r"^\w+\.\w+$")]
+    independent: bool = False
 
 
 class GeneratorFolder(NetworkFolder):
@@ -79,6 +80,14 @@ FOLDERS = {
     "mesh": LicensedFolder,
     "flow": FlowFolder,
 }
+
+
+class Pretrained(Document):
+    """config.json of a model of transformers, as far as transformers does not check it."""
+
+    architectures: Annotated[list[str], pydantic.Field(min_length=1)] | None = None
+    id2label: dict[str, str] | None = None
+    problem_type: str | None = None
 
 
 class SavedGenerator(Document):
@@ -252,7 +261,7 @@ class DamagedError(ValueError):
 
 
 @contextlib.contextmanager
-def one_sentence(path: str | Path, what: str, *, advice: str) -> Iterator[None]:
+def one_sentence(path: str | Path, what: str, *, advice: str, foreign: bool = False) -> Iterator[None]:
     """The one door for what others wrote: any failure to read it is one sentence that names the file.
 
     Sentences of our own, which name it already, pass.
@@ -261,6 +270,7 @@ def one_sentence(path: str | Path, what: str, *, advice: str) -> Iterator[None]:
       path: the file.
       what: what it could not be read as, "not a complete PyTorch archive".
       advice: what to do.
+      foreign: whether only code of others runs within, whose messages may name the file, too, and be long.
 
     Raises:
       DamagedError: instead of whatever went wrong inside.
@@ -270,7 +280,7 @@ def one_sentence(path: str | Path, what: str, *, advice: str) -> Iterator[None]:
     except Exception as error:  # of damage there are more kinds than anyone can list
         ours = isinstance(error, DamagedError) or (isinstance(error, OSError) and error.errno is None)
         name = Path(path).name if Path(path).suffix else str(path)  # that of a folder could be any word
-        if ours or (isinstance(error, (ValueError, OSError)) and name in str(error)):
+        if ours or (not foreign and isinstance(error, (ValueError, OSError)) and name in str(error)):
             raise
         lines = str(error).strip().splitlines() or [""]
         kind = "" if isinstance(error, pickle.UnpicklingError) else f"{type(error).__name__}: "

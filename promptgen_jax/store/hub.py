@@ -18,7 +18,8 @@ from promptgen_jax.store import disk, weights
 
 REPOSITORY = re.compile(r"(?P<repo_id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?")
 TENSORS, ARCHIVE, INDEX = "model.safetensors", "pytorch_model.bin", "{}.index.json"
-SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json", "README.md")
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # the second holds all settings of newer models
+SETTINGS = ("config.json", *PROCESSORS, "README.md")
 TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -48,10 +49,14 @@ def find(name_or_path: str | Path) -> Path:
       name_or_path: a folder, or "owner/name" on the Hub, with "@revision" to pin it.
 
     Raises:
-      FileNotFoundError: neither here nor to be had.
+      FileNotFoundError: neither here nor to be had; ValueError: something else than a file in the place of one.
     """
     if Path(name_or_path).is_dir():
-        return Path(name_or_path).resolve()
+        folder = Path(name_or_path).resolve()
+        for path in (folder / name for name in (*SETTINGS, *TOKENIZER)):
+            if path.exists() and not path.is_file():  # a pipe, a device: transformers would wait for its end
+                raise ValueError(f"{path}: no regular file. Put the file itself there.")
+        return folder
     asked = REPOSITORY.fullmatch(str(name_or_path))
     if asked is None:
         raise FileNotFoundError(

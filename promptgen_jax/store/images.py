@@ -56,6 +56,8 @@ def load_image(path: str | Path) -> np.ndarray:
 
 def is_whole_png(path: str | Path) -> bool:
     """Whether there is a PNG file from its first to its last chunk; one that was cut off has no last one."""
+    if not Path(path).is_file():  # but a pipe, whose opening would never end
+        return False
     try:
         with open(path, "rb") as file:
             start = file.read(len(PNG_START))

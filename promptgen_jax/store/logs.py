@@ -223,6 +223,8 @@ def _read_lines(path: Path) -> list[tuple[str, dict]]:
 
 def _drop_lines(path: Path, start_step: int) -> None:
     """Rewrites the file without lines at or after `start_step` and without a cut last line."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: no regular file. Delete it.")
     if path.is_file():
         kept = "".join(line for line, row in _read_lines(path) if row["step"] < start_step)
         disk.write_bytes(path, kept.encode())

@@ -212,7 +212,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def check_tree(where: str, tree: dict, expected: dict, *, converter: str) -> None:
-    """Raises one ValueError naming all missing, unexpected and misshapen entries (first ten, then a count).
+    """Raises one ValueError naming all missing, unexpected, misshapen and mistyped entries (first ten, then a count).
 
     Args:
       where: the file that was read.
@@ -220,8 +220,9 @@ def check_tree(where: str, tree: dict, expected: dict, *, converter: str) -> Non
       expected: nested dict of arrays or ShapeDtypeStructs, e.g. `jax.eval_shape(module.init, ...)["params"]`.
       converter: the command that makes a right file.
     """
-    got = {name: np.shape(value) for name, value in flax.traverse_util.flatten_dict(tree, sep="/").items()}
-    want = {name: tuple(value.shape) for name, value in flax.traverse_util.flatten_dict(expected, sep="/").items()}
+    found, wanted = (flax.traverse_util.flatten_dict(each, sep="/") for each in (tree, expected))
+    got = {name: np.shape(value) for name, value in found.items()}
+    want = {name: tuple(value.shape) for name, value in wanted.items()}
     problems = [f"missing {name} {want[name]}" for name in sorted(want.keys() - got.keys())]
     problems += [f"unexpected {name} {got[name]}" for name in sorted(got.keys() - want.keys())]
     problems += [
@@ -229,8 +230,17 @@ def check_tree(where: str, tree: dict, expected: dict, *, converter: str) -> Non
         for name in sorted(want.keys() & got.keys())
         if want[name] != got[name]
     ]
+    problems += [
+        f"{name} is of {found[name].dtype}, expected {wanted[name].dtype}"
+        for name in sorted(want.keys() & got.keys())
+        if _is_integer(found[name]) != _is_integer(wanted[name])
+    ]
     if problems:
         more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise ValueError(
             f"{where}: {len(problems)} wrong entries: {'; '.join(problems[:10])}{more}. Run {converter} again."
         )
+
+
+def _is_integer(value: Any) -> bool:
+    return bool(np.issubdtype(value.dtype, np.integer))

@@ -3,21 +3,25 @@
 import functools
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
 import jax
 import numpy as np
 import official
+import official_transformers
 import pytest
 from official_clip import (
     ALLOWED,
+    SCALARS,
     SMALL,
     convert,
     small_hugging_face_state,
     small_state,
     torch,
     write_archive,
+    write_config,
     write_hugging_face,
     write_open_clip,
     write_shards,
@@ -25,6 +29,7 @@ from official_clip import (
 )
 
 from convert import clip_to_flax, torchscript
+from promptgen_jax.models import clip, network
 from promptgen_jax.store import hub, weights
 
 pytestmark = ALLOWED
@@ -80,20 +85,34 @@ def test_shards_are_one_model(tmp_path, small, kind, capsys):
     folder = tmp_path / "official"
     folder.mkdir()
     index = write_shards(folder, small_hugging_face_state(), kind)
-    for source in (folder, index):
-        assert_same(convert(source, tmp_path / "whole"), small, activation="quick_gelu")
-        text = (tmp_path / "whole" / "SOURCE.md").read_text()
-        assert f"{index.name}`" in text
-        assert hub.checksum(hub.shards(index)) in text
+    for source in (folder, index, hub.shards(index)[0]):
+        converted = convert(source, tmp_path / "whole")
+        np.testing.assert_array_equal(seen(converted), seen(small))
+        assert hub.checksum(hub.shards(index)) in (converted / "SOURCE.md").read_text()
     shard = hub.shards(index)[1]
-    with pytest.raises(ValueError, match="one shard of a model in several. Pass its folder"):
-        clip_to_flax.convert(shard)
     shard.unlink()
-    with pytest.raises(FileNotFoundError, match=f"{shard.name} missing. Download the whole folder"):
-        clip_to_flax.convert(folder)
+    refuses(folder, tmp_path, f"{shard.name} missing. Download the whole folder", capsys)
     index.write_text("{}")
-    with pytest.raises(ValueError, match=f"{index.name}: names no shards in weight_map"):
-        clip_to_flax.convert(folder)
+    refuses(folder, tmp_path, f"{index.name}: names no shards in weight_map", capsys)
+
+
+def seen(folder):
+    """What the image tower makes of noise."""
+    module, tree, _ = network.load_params(folder, kind="clip", example=clip.CLIP.example)
+    images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+    return jax.jit(module.vision_tower().apply)({"params": tree["vision"]}, images)["embedding"]
+
+
+def test_a_folder_brings_its_colours_and_its_tokenizer(tmp_path):
+    """Which a control then takes, as transformers does."""
+    folder = official_transformers.write(tmp_path / "official", official_transformers.clip())
+    official_transformers.write_tokenizer(folder, end=1)
+    converted = convert(folder, tmp_path / "converted")
+    options = weights.read_config(converted)["options"]
+    assert (options["mean"], options["std"]) == tuple(
+        official_transformers.PROCESSOR[f"image_{part}"] for part in ("mean", "std")
+    )
+    assert (converted / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
 
 
 RUN = "2026_01_02-03_04_05-model_ViT-B-32{}-lr_0.001-b_64-j_4-p_amp"
@@ -101,7 +120,10 @@ RUN = "2026_01_02-03_04_05-model_ViT-B-32{}-lr_0.001-b_64-j_4-p_amp"
 
 @pytest.mark.parametrize("prefix", ["module.", "", "module.text."])
 def test_training_checkpoints_of_open_clip(tmp_path, small, prefix, capsys):
-    """The same network, under other names, whose activation is that of the run's name or what was told."""
+    """The same network, under other names, whose activation is that of the run's name or what was told.
+
+    Both are in SOURCE.md, with the reason.
+    """
     text = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
     state = small_state()
     if prefix == "module.text.":
@@ -114,16 +136,50 @@ def test_training_checkpoints_of_open_clip(tmp_path, small, prefix, capsys):
     assert "whose activation is not in it. Pass --activation quick_gelu if" in capsys.readouterr().err
     assert clip_to_flax.main([str(plain), str(tmp_path / "plain"), "--activation", "gelu"]) == 0
     assert_same(tmp_path / "plain", small, activation="gelu")
-    assert "ported_weights/plain --activation gelu`" in (tmp_path / "plain" / "SOURCE.md").read_text()
+    text = (tmp_path / "plain" / "SOURCE.md").read_text()
+    assert "ported_weights/plain --activation gelu`" in text
+    assert "activation gelu, as --activation said" in text
+    assert "activation quick_gelu, as the name of its run says" in (tmp_path / "quick" / "SOURCE.md").read_text()
+
+
+def write_own_state(path, state):
+    """The state dict of OpenAI's archive, as PyTorch gives it."""
+    return write_state(path, state | {name: np.array(value) for name, value in SCALARS.items()})
+
+
+def test_a_state_dict_of_openais_names_may_be_of_either_activation(tmp_path, small, capsys):
+    """It is asked for, unless the numbers are there that only OpenAI's own archives hold."""
+    bare = write_state(tmp_path / "clip.pt", small_state())
+    refuses(bare, tmp_path, "whose activation is not in it. Pass --activation quick_gelu if it is OpenAI's", capsys)
+    for activation in ("quick_gelu", "gelu"):
+        assert clip_to_flax.main([str(bare), str(tmp_path / activation), f"--activation={activation}"]) == 0
+        assert_same(tmp_path / activation, small, activation=activation)
+    own = write_own_state(tmp_path / "ViT.pt", small_state())
+    assert_same(convert(own, tmp_path / "own"), small)
+    assert "quick_gelu, as in all of OpenAI's archives" in (tmp_path / "own" / "SOURCE.md").read_text()
+    assert clip_to_flax.main([str(own), str(tmp_path / "other"), "--activation=gelu"]) == 1
+    assert "OpenAI's network, whose activation is quick_gelu. Leave out" in capsys.readouterr().err
 
 
 def test_files_of_open_clip_on_the_hub(tmp_path, small):
-    """Their activation is in the configuration beside them."""
-    source = write_state(tmp_path / "open_clip_pytorch_model.bin", small_state())
+    """Their activation, heads and colours are in the configuration beside them."""
+    source, config = (
+        write_state(tmp_path / "open_clip_pytorch_model.bin", small_state()),
+        tmp_path / "open_clip_config.json",
+    )
     for quick in (True, False):
-        (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"quick_gelu": quick}}))
+        config.write_text(json.dumps({"model_cfg": {"quick_gelu": quick}}))
         folder = convert(source, tmp_path / f"converted_{quick}")
         assert_same(folder, small, activation="quick_gelu" if quick else "gelu")
+    towers = {"vision_cfg": {"width": 128, "head_width": 32}, "text_cfg": {"heads": 4}}
+    colours = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.25, 0.5]}
+    config.write_text(json.dumps({"model_cfg": towers, "preprocess_cfg": colours}))
+    folder = convert(source, tmp_path / "converted")
+    assert_same(folder, small, activation="gelu", vision_heads=4, text_heads=4, **colours)
+    assert "activation gelu, as open_clip_config.json beside it says" in (folder / "SOURCE.md").read_text()
+    config.write_text(json.dumps({"model_cfg": {"vision_cfg": {"pool_type": "avg"}}}))
+    with pytest.raises(ValueError, match="open_clip_config.json: pool_type avg and argmax; expected tok and argmax"):
+        clip_to_flax.convert(source)
 
 
 def rewrite_zip(source, target, change):
@@ -179,7 +235,7 @@ BAD_STATES = {
 }
 
 
-@pytest.mark.parametrize("write", [write_archive, write_state], ids=["archive", "state dict"])
+@pytest.mark.parametrize("write", [write_archive, write_own_state], ids=["archive", "state dict"])
 @pytest.mark.parametrize("case", BAD_STATES)
 def test_refuses_tensors(tmp_path, case, write, capsys):
     change, message = BAD_STATES[case]
@@ -190,10 +246,9 @@ def test_refuses_tensors(tmp_path, case, write, capsys):
 def refuses(source, folder, message, capsys):
     """One sentence that names the file, nothing executed, nothing written."""
     before = sorted(folder.rglob("*"))
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        clip_to_flax.convert(source)
     assert clip_to_flax.main([str(source), str(folder / "out")]) == 1
     error = capsys.readouterr().err
+    assert re.search(message, error), error
     assert error.startswith(f"error: {source}")
     assert error.count("\n") == 1
     assert sorted(folder.rglob("*")) == before
@@ -255,23 +310,24 @@ def config_file(content):
 
 
 def towers(vision, text):
-    return config_file(json.dumps({"vision_config": vision, "text_config": text}))
+    return lambda folder: write_config(folder, vision=vision, text=text)
 
 
 BAD_FOLDERS = {
-    "no config": (lambda folder: (folder / "config.json").unlink(), "expected config.json beside"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "config.json: no such file, which says"),
+    "no settings": (lambda folder: (folder / "preprocessor_config.json").unlink(), "no preprocessor_config.json"),
     "no tensors": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors missing. Download"),
     "cut config": (config_file('{"vision_config":'), "not valid JSON"),
-    "other config": (config_file('{"model_type": "bert"}'), "not the configuration of a CLIP model"),
-    "activation": (towers({"hidden_act": "mish"}, {"hidden_act": "mish"}), "hidden_act .*mish"),
-    "two activations": (towers({"hidden_act": "gelu"}, {}), "hidden_act .*gelu.*quick_gelu"),
+    "other config": (config_file('{"model_type": "bert"}'), "Bert.* is not computed here"),
+    "activation": (towers({"hidden_act": "mish"}, {"hidden_act": "mish"}), "hidden_act is 'mish'"),
+    "two activations": (towers({"hidden_act": "gelu"}, {}), "hidden_act is 'quick_gelu'.*expected 'gelu'"),
     "epsilon": (towers({"layer_norm_eps": 1e-6}, {}), "layer_norm_eps"),
-    "heads": (towers({"num_attention_heads": 7}, {}), "vision width 768 is no multiple of 7 heads"),
+    "heads": (towers({"num_attention_heads": 7}, {}), "not a configuration that transformers reads"),
     "cut tensors": (
         lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9]),
         "not a complete safetensors file",
     ),
-    "other names": (lambda folder: write_hugging_face(folder, small_state()), "not a CLIP with vision transformers"),
+    "other names": (lambda folder: write_hugging_face(folder, small_state()), "446 problems: missing text_model"),
 }
 
 
@@ -297,13 +353,12 @@ def test_refuses_hugging_face_folders(tmp_path, case, capsys):
     refuses(folder, tmp_path, message, capsys)
 
 
-def test_a_file_that_is_named_is_the_one_that_is_read(tmp_path, capsys):
-    """Though another one of the folder would be preferred."""
+def test_a_file_of_a_folder_of_which_another_one_is_read(tmp_path, capsys):
     folder = tmp_path / "official"
     folder.mkdir()
     write_hugging_face(folder, hugging_face_stand_in())
     write_hugging_face(folder, small_state(), kind="bin")
-    refuses(folder / "pytorch_model.bin", tmp_path, "not a CLIP with vision transformers", capsys)
+    refuses(folder / "pytorch_model.bin", tmp_path, "in a folder of which model.safetensors is read", capsys)
 
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_sentence(tmp_path, capsys):

@@ -140,8 +140,11 @@ def test_cut_pictures_are_made_again(tmp_path):
     (tmp_path / "000000.png").write_bytes(b"")
     (tmp_path / "000001.png").write_bytes(whole["000001.png"][:-20])
     (tmp_path / "000002.png").unlink()
+    os.mkfifo(tmp_path / "000002.png")
     (tmp_path / ".000003.png-0123abcd.partial").write_bytes(b"x")
     pg.write_samples(prompt, tmp_path, num_samples=4, say=said.append)
     assert "3 of 4 images left" in said[0]
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.png")} == whole
     assert os.listdir(tmp_path).count(".000003.png-0123abcd.partial") == 0
+    with pytest.raises(ValueError, match="expected at most 2147483648 images"):
+        pg.write_samples(prompt, tmp_path, num_samples=10**20)

@@ -91,24 +91,36 @@ def test_pixels_are_those_of_transformers(tmp_path, name):
 
 
 QUICK = {"CLIP", "ConvNext, cropped"}
-SMOOTH = [name for name in PROCESSORS if name not in ("ViT, nearest", "ViT, lanczos", "ConvNext, warped")]
+# what such a processor comes with in public models, and its output; ViT for any other
+MODELS = {
+    "CLIP": official.clip,
+    "ConvNext": official.convnext,
+    "Bit": official.resnet,
+    "SigLIP": lambda: official.siglip("SiglipForImageClassification", **official.NAMED),
+}
+
+
+def pillow_matrix(num_in, num_out, number):
+    """What Pillow makes of every unit vector, (num_in, num_out)."""
+    return torch.tensor(np.array(PIL.Image.fromarray(np.eye(num_in, dtype="f4")).resize((num_out, num_in), number)))
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in SMOOTH]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in PROCESSORS]
 )
 def test_gradients_reach_the_image_through_every_processor(tmp_path, name):
-    """Against PyTorch's antialiased filters, from logits to the image before it is resized."""
-    model, images = official.vit(), photographs(41, 24)
+    """Against Pillow's filters as matrices in PyTorch, from the output to the image before it is resized."""
+    model, images = MODELS.get(name.partition(",")[0], official.vit)(), photographs(41, 24)
     net = pg.load_network(official.write(tmp_path, model, PROCESSORS[name]))
-    way = net.preprocess
-    mode = {"bilinear": "bilinear", "bicubic": "bicubic"}[way.filter]
+    way = preprocess.read(tmp_path)
+    is_clip = name.startswith("CLIP")
 
-    def prepared(pixel_values, **options):
+    def prepared(pixel_values):
         pixels = pixel_values
         if way.rule:
-            size = way.resized(*pixels.shape[2:])
-            pixels = torch.nn.functional.interpolate(pixels, size, mode=mode, antialias=True)
+            number, sides = list(resample.FILTERS).index(way.filter), pixels.shape[2:]
+            rows, columns = (pillow_matrix(*side, number) for side in zip(sides, way.resized(*sides), strict=True))
+            pixels = torch.einsum("bkhw,hr,wc->bkrc", pixels, rows, columns)
         if way.crop:
             top, left = ((side - wanted) // 2 for side, wanted in zip(pixels.shape[2:], way.crop, strict=True))
             if top < 0 or left < 0:
@@ -116,10 +128,14 @@ def test_gradients_reach_the_image_through_every_processor(tmp_path, name):
                 pixels, top, left = torch.nn.functional.pad(pixels, pad), max(top, 0), max(left, 0)
             pixels = pixels[:, :, top : top + way.crop[0], left : left + way.crop[1]]
         mean, std = (torch.tensor(part)[:, None, None] for part in (way.mean, way.std))
-        return model(pixel_values=(pixels - mean) / std, **options)
+        pixels = (pixels - mean) / std
+        options = {} if name.startswith(("ConvNext", "Bit")) else {"interpolate_pos_encoding": True}
+        if is_clip:
+            return model.get_image_features(pixel_values=pixels, **options).pooler_output
+        return model(pixel_values=pixels, **options).logits
 
-    wanted = of_torch(prepared, images, lambda out: out.logits, interpolate_pos_encoding=True)
-    official.assert_close(of_jax(lambda images: net(images)["label"], images), wanted)
+    wanted = of_torch(prepared, images, lambda made: made)
+    official.assert_close(of_jax(lambda images: net(images)["embedding" if is_clip else "label"], images), wanted)
 
 
 REFUSED = {

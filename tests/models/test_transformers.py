@@ -16,7 +16,8 @@ from configs import face_smile
 from convert import hub_to_flax
 from promptgen_jax.controls.clip import load_clip
 from promptgen_jax.draws import Draws
-from promptgen_jax.models import preprocess, tokenizer
+from promptgen_jax.metrics import diversity, frechet
+from promptgen_jax.models import preprocess, pretrained, tokenizer
 from promptgen_jax.runs import inventory
 from promptgen_jax.runs.config import RunConfig
 
@@ -62,7 +63,7 @@ def test_outputs_and_gradients_are_those_of_transformers(tmp_path, name, size):
     official.assert_close(got, (made, gradient / std))
 
 
-@pytest.mark.parametrize("size", [(16, 16), (40, 24)])
+@pytest.mark.parametrize("size", [(16, 16), (40, 24), pytest.param((24, 57), marks=pytest.mark.full)])
 @pytest.mark.parametrize(
     "kind", ["Siglip2Model", pytest.param("Siglip2ForImageClassification", marks=pytest.mark.full)]
 )
@@ -110,6 +111,35 @@ def test_labels_are_found_or_answered_with_the_nearest(tmp_path):
     with pytest.raises(ValueError, match="mood: label: unknown name 'hapy'. Did you mean 'happy'"):
         pg.load_control("classifier", network=net, target="hapy")
     assert pg.load_control("classifier", network="faceapi_expression", target="happy").attribute == "expression"
+
+
+def test_any_number_of_labels_at_once(tmp_path):
+    """Each is an attribute of its own: -log sigmoid of its logit, also once converted; judges see it, too."""
+    model = official.vit(problem_type="multi_label_classification")
+    folder = official.write(tmp_path / "mood", model)
+    assert hub_to_flax.main([str(folder), str(tmp_path / "converted")]) == 0
+    assert "Labels: sad, happy, angry." in (tmp_path / "converted" / "SOURCE.md").read_text()
+    images = photographs(16, 16)
+    mean, std = (np.float32(official.PROCESSOR[f"image_{part}"]) for part in ("mean", "std"))
+    for source in (folder, tmp_path / "converted"):
+        for target, sign in (("happy", -1), ("not happy", 1)):
+            control = pg.load_control("classifier", network=str(source), target=target)
+            assert control.attribute == "happy"
+            wanted, slope = of_torch(
+                lambda pixel_values, sign=sign: torch.nn.functional.softplus(sign * model(pixel_values).logits[:, 1:2]),
+                (images - mean) / std,
+                lambda energies: energies,
+            )
+            seen = of_jax(lambda images, control=control: control(None, pg.Sample(images, None))[:, None], images)
+            official.assert_close(seen, (wanted, slope / std))
+        with pytest.raises(ValueError, match="unknown name 'hapy'. Did you mean 'happy'"):
+            pg.load_control("classifier", network=str(source), target="hapy")
+    ebm = pg.LatentEBM(pg.load_generator("dcgan_digiface"), ())
+    about = pg.evaluation.About.of(ebm, {str(folder): ("happy", "sad")})
+    draws = {"before": Draws.of_prior(ebm.generator.prior, jax.random.key(0), 4)}
+    shares = np.exp(pg.evaluation.observe(draws, about)["before"].log_probs(str(folder), "sad"))
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
+    assert pretrained.describe(folder).startswith("cached: ViTForImageClassification, 3 labels: sad, happy, angry")
 
 
 def test_a_config_names_one(folder):
@@ -185,7 +215,7 @@ REFUSED = {
         "hidden_act is 'mish', which is not computed here; expected 'quick_gelu' or",
     ),
     "patches": ({"patch_size": [8, 4]}, r"patch_size is .*8, 4.*; expected a square"),
-    "problem": ({"problem_type": "multi_label_classification"}, "problem_type is 'multi_label_classification'"),
+    "problem": ({"problem_type": "regression"}, "problem_type is 'regression'"),
     "sizes": ({"intermediate_size": 40}, r"block0/mlp_in/bias is \(48,\), expected \(40,\)"),
     "fewer blocks": (
         {"num_hidden_layers": 1},
@@ -283,6 +313,12 @@ def test_models_judge_and_lend_their_features(folder, tmp_path):
     seen = pg.evaluation.observe({"before": draws}, about)["before"]
     assert seen.log_probs(str(folder), "label").shape == (4, 3)
     assert seen.outputs[str(clip)]["embedding"].shape == (4, 24)
+    assert "embedding_cosine" in {figure.name for figure in diversity.measure({"before": seen}, about)}
+    for network, width in ((folder, 32), (clip, 24)):
+        more = Draws.of_prior(ebm.generator.prior, jax.random.key(1), 40)
+        statistics = frechet.of_draws(ebm.generator, more, network=str(network))
+        assert statistics.covariance.shape == (width, width)
+        assert frechet.frechet_distance(statistics, statistics) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_list_shows_what_is_in_the_cache_of_the_hub(folder, tmp_path, monkeypatch):

@@ -110,10 +110,31 @@ def small_hugging_face_state():
     return made
 
 
-def write_shards(folder, tensors, kind, heads=(2, 1)):
-    """A Hugging Face folder in two shards, safetensors or bin, with their index."""
-    vision, text = ({"num_attention_heads": count} for count in heads)
-    (folder / "config.json").write_text(json.dumps({"vision_config": vision, "text_config": text}))
+SMALL_TOWERS = {
+    "vision": {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}
+    | {"image_size": 16, "patch_size": 8},
+    "text": {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 1}
+    | {"vocab_size": 600, "max_position_embeddings": 16, "eos_token_id": 599, "bos_token_id": 598},
+    "projection_dim": 32,
+}
+PROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor",
+    "size": {"shortest_edge": 224},
+    "crop_size": {"height": 224, "width": 224},
+}
+
+
+def write_config(folder, *, vision=None, text=None, **options):
+    """config.json and preprocessor_config.json of a Hugging Face folder; what is left out is that of ViT-B/32."""
+    config = {"model_type": "clip", "architectures": ["CLIPModel"], **options}
+    towers = {"vision_config": vision or {}, "text_config": text or {}}
+    (folder / "config.json").write_text(json.dumps(config | towers))
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+
+
+def write_shards(folder, tensors, kind):
+    """A Hugging Face folder of the small network in two shards, safetensors or bin, with their index."""
+    write_config(folder, **SMALL_TOWERS)
     stem, suffix = ("model", "safetensors") if kind == "safetensors" else ("pytorch_model", "bin")
     names, write = sorted(tensors), save_file if kind == "safetensors" else lambda part, path: write_state(path, part)
     where = {}
@@ -142,8 +163,7 @@ def convert(source, folder):
 
 
 def write_hugging_face(folder, tensors, kind="safetensors", **config):
-    content = {"vision_config": {"num_attention_heads": 12}, "text_config": {"num_attention_heads": 8}, **config}
-    (folder / "config.json").write_text(json.dumps(content))
+    write_config(folder, **config)
     if kind == "bin":
         return write_state(folder / "pytorch_model.bin", tensors)
     save_file(tensors, folder / "model.safetensors")
