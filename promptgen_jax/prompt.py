@@ -18,11 +18,11 @@ from promptgen_jax import checks, devices, parts
 from promptgen_jax.devices import map_batches  # noqa: F401  notebooks of version 0.1.0 find it here
 from promptgen_jax.draws import Draws, images_by_number, images_of, images_of_numbers, sample_keys
 from promptgen_jax.flows.base import load_flow, save_flow
+from promptgen_jax.flows.conditions import Conditions, warn_beyond
 from promptgen_jax.store import card, disk, documents, stablehlo, weights
 from promptgen_jax.types import (
     FOLLOWS,
     Array,
-    Conditions,
     Density,
     Generator,
     Invertible,
@@ -124,7 +124,7 @@ class Prompt(struct.PyTreeNode):
         checks.check_count("prompt.sample: num_samples", num_samples)
         checks.check_count("prompt.sample: batch_size", batch_size)
         rows = checks.rows_of("prompt.sample", cond, self.flow.cond_dim, num_samples)
-        checks.warn_beyond(self.name, self.conditions, rows)
+        warn_beyond(self.name, self.conditions, rows)
         arrays = (np.arange(num_samples), *devices.filter_none(rows))
         return devices.map_batches(images_by_number, batch_size, *arrays, shared=(self, key))
 

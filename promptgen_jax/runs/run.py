@@ -24,6 +24,7 @@ from promptgen_jax.devices import map_batches
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.evaluation.stage import evaluate
 from promptgen_jax.flows.base import init_flow
+from promptgen_jax.flows.conditions import Conditions
 from promptgen_jax.metrics import Headline
 from promptgen_jax.metrics.mixture import headline, measure_mixtures
 from promptgen_jax.models.network import load_network
@@ -33,7 +34,7 @@ from promptgen_jax.runs.config import GENERATOR, LOOSE, RunConfig, load_sampler
 from promptgen_jax.runs.finished import AGAIN
 from promptgen_jax.runs.finished import load_prompt as load_prompt  # notebooks of version 0.1.0 find it here
 from promptgen_jax.store import disk, documents, hub, images, weights
-from promptgen_jax.types import Conditions, makes, networks_of, said, view
+from promptgen_jax.types import makes, networks_of, said, view
 
 GRID_SIZE = 3  # values per component of a condition in pictures
 CONDITION_CAPTION = "One face per block, the same noise under every condition; the first faces, none picked."
