@@ -11,6 +11,7 @@ from .editing.invert import invert as invert
 from .flows.base import Flow as Flow
 from .flows.base import init_flow as init_flow
 from .flows.base import load_flow as load_flow
+from .flows.conditions import Conditions as Conditions
 from .flows.mixture import MixtureFlow as MixtureFlow
 from .generators.function import FunctionGenerator as FunctionGenerator
 from .metrics.certificate import Certificate as Certificate
@@ -53,9 +54,6 @@ from .training import fit_moments as fit_moments
 from .training.moments import MomentFit as MomentFit
 from .types import (
     Aim as Aim,
-)
-from .types import (
-    Conditions as Conditions,
 )
 from .types import (
     Constraint as Constraint,

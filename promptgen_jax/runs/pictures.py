@@ -11,10 +11,11 @@ import numpy as np
 from promptgen_jax import draws
 from promptgen_jax.devices import map_batches
 from promptgen_jax.ebm import LatentEBM
+from promptgen_jax.flows.conditions import Conditions
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs import report
 from promptgen_jax.store import images
-from promptgen_jax.types import Conditions, makes, view
+from promptgen_jax.types import makes, view
 
 SHEET, FACES = "samples.png", "faces.png"  # for people, and edge to edge for the report
 FACE_PIXELS = 384  # a side of the latter at most

@@ -20,6 +20,7 @@ import numpy as np
 
 from promptgen_jax import checks, devices, parts
 from promptgen_jax.draws import images_by_number, noise, seeded, settings
+from promptgen_jax.flows.conditions import warn_beyond
 from promptgen_jax.store import disk, images, weights
 from promptgen_jax.store.fingerprint import fingerprint
 from promptgen_jax.types import makes, view
@@ -74,7 +75,7 @@ def write_samples(
     if cond is not None:
         cond = np.atleast_2d(np.asarray(cond, np.float32))
     checks.check_cond("sample", cond, prompt.flow.cond_dim, 1 if cond is None else len(cond))
-    checks.warn_beyond(prompt.name, prompt.conditions, cond)
+    warn_beyond(prompt.name, prompt.conditions, cond)
     folder = disk.open_folder("sample: folder", folder)
     with disk.locked("sample: folder", folder):
         _claim(folder, _describe(prompt, seed, cond), _described_earlier(prompt, seed, cond))
