@@ -5,6 +5,7 @@ from .controls.function import FunctionControl as FunctionControl
 from .draws import Draws as Draws
 from .draws import Sampler as Sampler
 from .ebm import LatentEBM as LatentEBM
+from .editing.blend import blend as blend
 from .editing.interpolate import interpolate as interpolate
 from .editing.invert import Inversion as Inversion
 from .editing.invert import invert as invert
