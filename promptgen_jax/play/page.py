@@ -22,7 +22,7 @@ try:
 except ImportError:
     raise ImportError("play needs Gradio, which is not installed: pip install 'promptgen_jax[play]'.") from None
 
-from promptgen_jax.play.studio import MAX_NUMBER, MAX_PIXELS, MAX_SEED, Drawn, Settings, Studio
+from promptgen_jax.play.studio import MAX_NUMBER, MAX_PIXELS, MAX_SEED, Dial, Drawn, Settings, Studio
 from promptgen_jax.runs.report.markup import Html, element
 from promptgen_jax.store import disk
 from promptgen_jax.store.images import before_after_sheet, png_bytes
@@ -86,8 +86,12 @@ def build(studio: Studio) -> Any:
 
         outputs = dict(inputs=[face, *controls], outputs=[shown, png, npz, code])
         quick = dict(outputs, fn=draw, show_progress="hidden", trigger_mode="always_last", concurrency_id="draw")
-        gr.on([page.load, *(each.change for each in controls)], api_name="draw", concurrency_limit=2, **quick)
-        fresh.click(lambda: random.randrange(MAX_SEED), outputs=controls[0], api_visibility="private")
+        seed, *dials = controls
+        moved = [page.load, seed.input, *(dial.change for dial in dials)]  # a closed part of the page tells no change
+        gr.on(moved, api_name="draw", concurrency_limit=2, **quick)
+        fresh.click(lambda: random.randrange(MAX_SEED), outputs=seed, api_visibility="private").success(
+            api_visibility="private", **quick
+        )
         find.click(look, [picture], [face, found], concurrency_limit=1, api_visibility="private").success(
             api_visibility="private", **quick
         )
@@ -98,18 +102,25 @@ def build(studio: Studio) -> Any:
     return page.queue(max_size=WAITING)
 
 
-def serve(studio: Studio, *, host: str | None = LOOPBACK, port: int | None = PORT, **options: Any) -> Any:
+def serve(studio: Studio, *, host: str | None = LOOPBACK, port: int | None = PORT) -> None:
     """Serves the page until the process is interrupted.
 
     Args:
       studio: what it shows.
       host: address it listens on; None is what `GRADIO_SERVER_NAME` says, as in a Space.
       port: None takes the next free one.
-      **options: of `gradio.Blocks.launch`.
     """
+    page = build(studio)
+    _, address, _ = launch(page, host=host, port=port, prevent_thread_lock=True)
+    print(f"play: {address}  (Ctrl-C ends it)", flush=True)
+    page.block_thread()
+
+
+def launch(page: Any, *, host: str | None = LOOPBACK, port: int | None = None, **options: Any) -> tuple:
+    """What `page.launch` of Gradio returns, with our limits; `options` go to it. In a notebook it shows the page."""
     theme = gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "Menlo", "monospace"])
-    fixed = dict(share=False, max_file_size=MAX_FILE, footer_links=[], theme=theme, ssr_mode=False)
-    return build(studio).launch(server_name=host, server_port=port, **fixed | options)
+    ours = dict(share=False, max_file_size=MAX_FILE, footer_links=[], theme=theme, ssr_mode=False, quiet=True)
+    return page.launch(server_name=host, server_port=port, **ours, **options)
 
 
 def _controls(studio: Studio) -> tuple[list, Any]:
@@ -117,8 +128,8 @@ def _controls(studio: Studio) -> tuple[list, Any]:
     first, names = Settings(), [prompt.name for prompt in studio.prompts]
     with gr.Group():
         dials = [
-            gr.Slider(dial.low, dial.high, dial.start, label=f"{dial.name}{f' ({dial.unit})' if dial.unit else ''}")
-            for dial in studio.dials
+            gr.Slider(dial.low, dial.high, dial.start, label=_label(dial), elem_id=f"dial_{index}")
+            for index, dial in enumerate(studio.dials)
         ]
         weight = gr.Slider(
             0, 1, 0, step=0.01, label=f"blend: 0 {names[0]}, 1 {names[-1]}", visible=len(names) == 2, elem_id="blend"
@@ -131,6 +142,10 @@ def _controls(studio: Studio) -> tuple[list, Any]:
         number = gr.Slider(1, MAX_NUMBER, first.number, step=1, label="number", elem_id="number")
         seed = gr.Number(first.seed, label="seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
     return [seed, number, truncation, weight, *dials], fresh
+
+
+def _label(dial: Dial) -> str:
+    return f"{dial.name} ({dial.unit})" if dial.unit else dial.name
 
 
 def _own_face() -> tuple:

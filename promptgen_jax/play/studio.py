@@ -190,7 +190,9 @@ class Studio:
         left, conds = list(settings.dials), []
         for prompt in self.prompts:
             mine, left = left[: prompt.flow.cond_dim], left[prompt.flow.cond_dim :]
-            conds.append(prompt.conditions.read(list(map(str, mine))) if prompt.conditions is not None and mine else None)
+            conds.append(
+                prompt.conditions.read(list(map(str, mine))) if prompt.conditions is not None and mine else None
+            )
         return tuple(conds)
 
     def find(self, picture: np.ndarray, seed: int = 0) -> tuple[np.ndarray, float]:

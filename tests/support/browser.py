@@ -96,18 +96,21 @@ class Browser:
         return answer["result"].get("value")
 
     def wait(self, script, seconds=30):
-        """The value of an expression once it is true."""
+        """Waits until an expression is true, or an element is there."""
         end = time.monotonic() + seconds
-        while not (value := self.run(script)):
+        while not self.run(f"Boolean({script})"):
             assert time.monotonic() < end, f"{script} was not true within {seconds} s: {self.run('document.title')}"
             time.sleep(0.05)
-        return value
 
     def files(self, selector, path):
         """Chooses a file in the input that a CSS selector finds."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
+    def downloads(self, folder):
+        """Puts what the page downloads into a folder."""
+        self.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
 
     def screenshot(self, path, *, whole=True):
         """Writes the page as PNG, all of it or what the screen shows."""
