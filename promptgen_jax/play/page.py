@@ -21,6 +21,8 @@ try:
     import gradio as gr
 except ImportError:
     raise ImportError("play needs Gradio, which is not installed: pip install 'promptgen_jax[play]'.") from None
+if int(gr.__version__.partition(".")[0]) < 6:
+    raise ImportError(f"play needs Gradio 6, and {gr.__version__} is installed: pip install -U 'gradio>=6'.")
 
 from promptgen_jax.play.studio import MAX_NUMBER, MAX_PIXELS, MAX_SEED, Dial, Drawn, Settings, Studio
 from promptgen_jax.runs.report.markup import Html, element
