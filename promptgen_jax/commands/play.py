@@ -8,7 +8,7 @@ from promptgen_jax.commands import _arguments
 USAGE = "--prompt=FOLDER [--prompt=FOLDER] [flags]"
 EXAMPLES = (
     "--prompt=runs/quickstart/smile/prompt",
-    "--prompt=runs/quickstart/smile/prompt --space=runs/space --repository=https://github.com/NAME/promptgen_jax",
+    "--prompt=runs/quickstart/smile/prompt --space=runs/space",
 )
 
 

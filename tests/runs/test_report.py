@@ -266,6 +266,7 @@ LOOK = """(() => {
     requests: requests.filter(name => !name.startsWith('data:')),
     sideways: wide.map(one => one.outerHTML.slice(0, 200)),
     styled: getComputedStyle(document.querySelector('rect.after')).fill,
+    wide: [...document.querySelectorAll('svg[role=img]')].map(svg => svg.getBoundingClientRect().width),
     charts: [...document.querySelectorAll('svg[role=img]')].map(svg => svg.getBoundingClientRect().height),
     pair: [...document.querySelectorAll('.pair img')].slice(0, 2).map(image => image.getBoundingClientRect().toJSON()),
   };
@@ -296,6 +297,16 @@ def test_in_a_browser_on_a_phone(workdir, page, browser):
     assert before["width"] == pytest.approx(after["width"], abs=0.1)
     assert after["width"] > 130
     assert after["x"] + after["width"] <= 360
+
+
+@pytest.mark.parametrize("width", [400, 700, 1024, 1100, 1400, 2000])
+def test_nothing_is_out_of_sight(width, workdir, page, browser):
+    """No table has to be pushed sideways, and charts are as wide as there is room for them."""
+    browser.size(width, 900)
+    browser.open(f"file://{workdir / 'report.html'}")
+    found = browser.run(LOOK)
+    assert found["sideways"] == []
+    assert min(found["wide"]) >= min(300, width - 100)
 
 
 def test_a_pair_can_be_compared_in_place(workdir, page, browser):
