@@ -1,8 +1,8 @@
 """A run: the stages of a configuration, each a control trained on top of the generator of the one before.
 
 `train_and_evaluate(config, workdir)` is what the command line calls. A workdir holds config.json, one folder a stage
-(training.json, metrics.jsonl, checkpoints, prompt, evaluation.json, samples.png), report.json and report.html. Finished
-stages are not done again; an interrupted one resumes.
+(training.json, metrics.jsonl, checkpoints, prompt, evaluation.json, samples.png, faces.png), report.json and
+report.html. Finished stages are not done again; an interrupted one resumes.
 """
 
 from __future__ import annotations
