@@ -42,6 +42,7 @@ objectives
 generators
 extending
 editing
+play
 export
 checkpoints
 scaling

@@ -5,12 +5,14 @@ from .controls.function import FunctionControl as FunctionControl
 from .draws import Draws as Draws
 from .draws import Sampler as Sampler
 from .ebm import LatentEBM as LatentEBM
+from .editing.blend import blend as blend
 from .editing.interpolate import interpolate as interpolate
 from .editing.invert import Inversion as Inversion
 from .editing.invert import invert as invert
 from .flows.base import Flow as Flow
 from .flows.base import init_flow as init_flow
 from .flows.base import load_flow as load_flow
+from .flows.conditions import Conditions as Conditions
 from .flows.mixture import MixtureFlow as MixtureFlow
 from .generators.function import FunctionGenerator as FunctionGenerator
 from .metrics.certificate import Certificate as Certificate
@@ -53,9 +55,6 @@ from .training import fit_moments as fit_moments
 from .training.moments import MomentFit as MomentFit
 from .types import (
     Aim as Aim,
-)
-from .types import (
-    Conditions as Conditions,
 )
 from .types import (
     Constraint as Constraint,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from promptgen_jax.types import Conditions
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -129,18 +126,6 @@ def rows_of(where: str, cond: Any, cond_dim: int, batch: int) -> np.ndarray | No
         rows = np.broadcast_to(rows, (batch, rows.size))
     check_cond(where, rows, cond_dim, batch)
     return rows
-
-
-def warn_beyond(name: str, conditions: Conditions | None, cond: Any) -> None:
-    """Warns of conditions (N, A) outside those that the prompt of this name was trained on."""
-    if cond is None or conditions is None:
-        return
-    low, high = np.asarray(conditions.low), np.asarray(conditions.high)
-    beyond = np.any(cond < low - 1e-6, axis=0) | np.any(cond > high + 1e-6, axis=0)
-    told = conditions.told().items()
-    ranges = [f"{name} {text}" for (name, text), out in zip(told, beyond, strict=True) if out]
-    if ranges:
-        warnings.warn(f"condition beyond what {name} was trained on: {', '.join(ranges)}.", stacklevel=3)
 
 
 def check_finite(where: str, what: str, values: Any) -> None:

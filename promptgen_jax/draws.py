@@ -193,6 +193,11 @@ def noise(prior: Prior, key: Array, numbers: ArrayLike) -> Array:
     return jax.vmap(lambda number: prior.sample(_split(key, number)[0], 1)[0])(jnp.asarray(numbers))
 
 
+def truncated(prior: Prior, eps: Array, truncation: ArrayLike) -> Array:
+    """Noise (N, D) at `truncation` times its distance to the mean: below 1 samples are more typical and more alike."""
+    return prior.loc + truncation * (eps - prior.loc)
+
+
 def _fixed(key: Array) -> Array:
     """The key of the same seed for the generator that does not depend on the batch."""
     if str(jax.random.key_impl(key)) == GENERATOR:

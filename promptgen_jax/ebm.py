@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from promptgen_jax.types import Array, Conditions, Control, Generator, PyTree, Sample
+from promptgen_jax.flows.conditions import Conditions
+from promptgen_jax.types import Array, Control, Generator, PyTree, Sample
 
 
 class LatentEBM(struct.PyTreeNode):

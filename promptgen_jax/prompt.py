@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,27 +16,22 @@ from flax.core import FrozenDict
 from promptgen_jax import checks, devices, parts
 from promptgen_jax.devices import map_batches  # noqa: F401  notebooks of version 0.1.0 find it here
 from promptgen_jax.draws import Draws, images_by_number, images_of, images_of_numbers, sample_keys
+from promptgen_jax.flows import saved
 from promptgen_jax.flows.base import load_flow, save_flow
-from promptgen_jax.store import card, disk, documents, stablehlo, weights
+from promptgen_jax.flows.conditions import Conditions, warn_beyond
+from promptgen_jax.store import card, disk, stablehlo, weights
 from promptgen_jax.types import (
     FOLLOWS,
     Array,
-    Conditions,
     Density,
     Generator,
     Invertible,
     Prior,
     PyTree,
-    Spec,
     makes,
-    plain,
     thaw,
     view,
 )
-
-PROMPT = "prompt.json"
-WRITTEN = re.compile(r"prompt\.json|README\.md|flow_\d+|\.DS_Store|\.ipynb_checkpoints")  # by us, or without worth
-REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Prompt(struct.PyTreeNode):
@@ -124,7 +118,7 @@ class Prompt(struct.PyTreeNode):
         checks.check_count("prompt.sample: num_samples", num_samples)
         checks.check_count("prompt.sample: batch_size", batch_size)
         rows = checks.rows_of("prompt.sample", cond, self.flow.cond_dim, num_samples)
-        checks.warn_beyond(self.name, self.conditions, rows)
+        warn_beyond(self.name, self.conditions, rows)
         arrays = (np.arange(num_samples), *devices.filter_none(rows))
         return devices.map_batches(images_by_number, batch_size, *arrays, shared=(self, key))
 
@@ -207,7 +201,7 @@ class Prompt(struct.PyTreeNode):
         """
         folder = disk.local_path("prompt.save: folder", folder)
         disk.open_folder("prompt.save: folder", folder.parent)
-        if foreign := [path.name for path in _entries(folder) if not WRITTEN.fullmatch(path.name)]:
+        if foreign := saved.foreign(folder):
             raise ValueError(
                 f"prompt.save: folder {folder} holds {', '.join(foreign[:3])}, which would be lost, as a prompt has a "
                 "folder of its own. Choose a new one."
@@ -225,7 +219,7 @@ class Prompt(struct.PyTreeNode):
         with disk.new_folder(folder) as staged:
             for index, prompt in enumerate(stack):
                 save_flow(staged / f"flow_{index}", prompt.flow, prompt.params)
-            disk.write_json(staged / PROMPT, about)
+            disk.write_json(staged / saved.PROMPT, about)
             disk.write_bytes(staged / "README.md", card.card(self).encode())
 
     def export(self, path: str | Path, *, platforms: Sequence[str] = stablehlo.PLATFORMS) -> Path:
@@ -293,21 +287,7 @@ class Prompt(struct.PyTreeNode):
         Raises:
           FileNotFoundError: no such folder, and the Hub has nothing of that name or cannot be reached; else as `load`.
         """
-        if disk.local_path("prompt", folder_or_repo_id).is_dir():
-            return cls.load(folder_or_repo_id, generator=generator, trust=trust, **options)
-        if not REPO_ID.fullmatch(str(folder_or_repo_id)):
-            raise FileNotFoundError(f"prompt {folder_or_repo_id}: no such folder. Give one that Prompt.save wrote.")
-        import huggingface_hub
-
-        try:
-            folder = huggingface_hub.snapshot_download(str(folder_or_repo_id))
-        except (OSError, ValueError) as error:  # of the network, of the Hub, of its cache
-            reason = str(error).strip().splitlines()[0].rstrip(".")
-            raise FileNotFoundError(
-                f"prompt {folder_or_repo_id}: no such folder here, and not to be had from the Hugging Face Hub "
-                f"({reason}). Give a folder that Prompt.save wrote, or owner/name."
-            ) from None
-        return cls.load(folder, generator=generator, trust=trust, **options)
+        return cls.load(saved.find(folder_or_repo_id), generator=generator, trust=trust, **options)
 
     @classmethod
     def load(
@@ -334,22 +314,22 @@ class Prompt(struct.PyTreeNode):
         """
         folder = disk.local_path("prompt", folder)
         disk.recover(folder)
-        path = folder / PROMPT
+        path = folder / saved.PROMPT
         if generator is not None and options:
             raise ValueError(
                 f"prompt {folder}: options {', '.join(options)} beside generator=, which is taken as it is. Set them "
                 "on it: generator.replace(...)."
             )
         if not path.is_file():
-            raise FileNotFoundError(f"{folder}: holds no {PROMPT}. Pass the folder that Prompt.save wrote.")
-        about, saved = _read_about(path)
-        result: Any = _load_generator(path, about, trust, options) if generator is None else generator
+            raise FileNotFoundError(f"{folder}: holds no {saved.PROMPT}. Pass the folder that Prompt.save wrote.")
+        about, stack = saved.read_about(path)
+        result: Any = saved.load_generator(path, about, trust, options) if generator is None else generator
         if result.checksum != about["checksum"]:
             raise ValueError(
                 f"{path}: trained on generator {about['name']} with sha256 {about['checksum'][:12]}…, found "
                 f"{result.name} with {result.checksum[:12]}…. Use the same weights."
             )
-        for index, fields in enumerate(saved):
+        for index, fields in enumerate(stack):
             part = folder / f"flow_{index}"
             if not (part / weights.CONFIG).is_file() or not (part / weights.TENSORS).is_file():
                 raise FileNotFoundError(f"{part}: missing or incomplete. Copy the whole folder that Prompt.save wrote.")
@@ -364,64 +344,3 @@ def _edited(
 ) -> tuple[Array, Array]:
     z = prompt.latents(z if cond_from is None else prompt.noise(z, cond_from), cond_to)
     return images_of(prompt.generator, key, z), z
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
-
-
-def _load_generator(path: Path, about: dict, trust: str | Iterable[str], options: dict) -> Generator:
-    """The generator of a prompt.json, by the name of its weights if they are here, or by its spec."""
-    name, spec = about["name"], about["spec"]
-    parts.check_trusted(path, [spec.kind], trust)
-    saved = spec.options if "." in spec.kind or spec.kind in parts.available("generators") else {}
-    if "." not in spec.kind and name in parts.known_generators():
-        saved = {option: value for option, value in saved.items() if option != "weights"}
-        return parts.load_generator(name, **{**saved, **options})
-    if saved:
-        return parts.load("generators", spec.kind, **{**saved, **options})
-    raise ValueError(f"{path}: its generator {name} is no installed weight folder. Pass generator=.")
-
-
-def _read_about(path: Path) -> tuple[dict, list[dict]]:
-    """Name, checksum and spec of the generator, and the fields of every prompt of the stack, of a prompt.json.
-
-    Raises:
-      ValueError: damaged, or of another format version.
-    """
-    about = disk.read_json(path, advice="Save the prompt again.")
-    version = about.get("format_version")
-    if version != weights.FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: format_version {version}; this release reads {weights.FORMAT_VERSION}. "
-            "Use the release that wrote it, or train again."
-        )
-    documents.check(path, about, documents.SavedPrompt, advice="Save the prompt again.")
-    with documents.one_sentence(path, "damaged", advice="Save the prompt again."):
-        generator, names = about["generator"], about["flows"]
-        spec = generator.get("spec") or {"kind": "", "options": {}}  # earlier prompts have none
-        generator = {
-            "name": generator["name"],
-            "checksum": generator["checksum"],
-            "spec": Spec.of(spec["kind"], dict(spec["options"])),
-        }
-        nothing = [None] * len(names)
-        told = (about.get(each) or nothing for each in ("conditions", "notes", "trained"))
-        details = zip(names, *told, strict=True)
-        saved = [
-            {
-                "name": flow,
-                "conditions": Conditions.of(ranges) if ranges else None,
-                "notes": tuple(map(tuple, notes or ())),
-                "recipe": _recipe(trained or {}),
-            }
-            for flow, ranges, notes, trained in details
-        ]
-    return generator, saved
-
-
-def _recipe(trained: dict) -> FrozenDict:
-    recipe = plain({name: told for name, told in trained.items() if name != "flow"})
-    if recipe:
-        card.training_note(**recipe)  # raises if it is damaged
-    return recipe

@@ -37,7 +37,7 @@ def test_what_is_imported_is_declared():
     project = PROJECT["project"]
     extras = {name: names(each) for name, each in project["optional-dependencies"].items()}
     declared = names(project["dependencies"])
-    assert imported("promptgen_jax", "configs") <= declared | extras["tensorboard"]
+    assert imported("promptgen_jax", "configs") <= declared | extras["tensorboard"] | extras["play"]
     assert imported("convert") <= declared | extras["convert"]
     assert declared - {"transformers"} <= imported("promptgen_jax", "configs", "convert")  # it reads tokenizers' files
 

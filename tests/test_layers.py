@@ -16,6 +16,7 @@ LAYERS = (
     ("objectives", "samplers", "metrics", "editing"),
     ("evaluation", "training"),
     ("runs", "tinyclip"),
+    ("play",),
     ("commands", "__init__", "__main__", "flow", "report"),
 )
 FLOORS = {name: floor for floor, names in enumerate(LAYERS) for name in names}

@@ -93,12 +93,17 @@ def test_text_control_takes_own_files(tmp_path, execute):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_is_fit_for_colab(path):
-    """No cell installs jax, whose accelerator packages would not fit any more; outputs are small and of no machine."""
+    """No cell installs jax, whose accelerator packages would not fit any more; outputs are small and of no machine.
+
+    A badge opens it there, and little has to be read before it begins.
+    """
     notebook = read(path)
     assert notebook.metadata.kernelspec.name == "python3"
     installed = [word for source in code(notebook) for line in INSTALLS.findall(source) for word in line.split()]
-    assert "distrax" in installed
+    assert "git+{REPOSITORY}" in installed
     assert not [word for word in installed if re.match(r"[\"']?(jax|jaxlib|libtpu)\b", word) or word == "-r"]
+    assert max(len(source.splitlines()) for source in code(notebook)[:2]) <= 12
+    assert f"/notebooks/{path.name})" in notebook.cells[0].source.splitlines()[2]
     assert path.stat().st_size < MAX_BYTES
     shown = str(outputs(notebook))
     assert not [folder for folder in (str(ROOT), f"{Path.home()}/") if folder in shown]
@@ -114,7 +119,7 @@ def test_report_is_stored_inline():
     assert len(results) == 5
     for before, after in results:
         assert f'<span class="was">{before}</span> → <strong>{after}</strong>' in page
-    assert page.count('<img src="data:image/jpeg;base64,') == 2
+    assert page.count('<img src="data:image/jpeg;base64,') >= 2
     assert "://" not in re.sub("<svg.*?</svg>|<details>.*?</details>", "", page, flags=re.DOTALL)
 
 

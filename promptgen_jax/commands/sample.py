@@ -37,6 +37,13 @@ def add_arguments(parser: _arguments.Parser) -> None:
         metavar="A=X,B=Y",
         help="of the generator, e.g. truncation_psi=0.5,noise=const",
     )
+    add(
+        "--truncation",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="noise nearer to its mean: 0.7, say, gives more typical samples; default 1, none",
+    )
     add("--mixture", default="", metavar="NAME", help="group of stages that a run has")
     add("--stage", default="", metavar="NAME", help="stage of the run, default the last one")
     add("--latents", action="store_true", help="also write latents.npz")
@@ -64,6 +71,7 @@ def run(arguments) -> _arguments.Outcome:
             seed=arguments.seed,
             batch_size=arguments.batch_size,
             cond=conditions(prompt, arguments.condition),
+            truncation=arguments.truncation,
             latents=arguments.latents,
             npz=arguments.npz,
         )

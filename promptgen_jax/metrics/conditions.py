@@ -16,7 +16,7 @@ from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.metrics._intervals import Z_95
 from promptgen_jax.metrics._observed import About, Observed
 from promptgen_jax.prompt import Prompt
-from promptgen_jax.types import KINDS, aims_of
+from promptgen_jax.types import aims_of
 
 BINS = 4  # of the asked angles
 
@@ -129,7 +129,7 @@ def _measured(prompt, ebm: LatentEBM, networks: dict, key, *, num_samples: int, 
     }
     return ConditionFigures(
         names=tuple(name for name, _ in prior.components),
-        units=tuple(KINDS[kind].unit for _, kind in prior.components),
+        units=prior.units,
         ranges=tuple(map(tuple, ranges.tolist())),
         num_samples=num_samples,
         pose=tuple(

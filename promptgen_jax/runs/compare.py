@@ -15,7 +15,7 @@ from promptgen_jax import checks, devices, parts
 from promptgen_jax.draws import Cost, Draws
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.evaluation import compare as comparing
-from promptgen_jax.runs import report
+from promptgen_jax.runs import origin, report
 from promptgen_jax.runs import run as runs
 from promptgen_jax.runs.config import RunConfig, load_sampler
 from promptgen_jax.store import images, weights
@@ -98,7 +98,7 @@ def compare_stage(
     about = {
         "title": f"{config.get('title') or run.title}: {stage}, method by method",
         "description": config["stages"][stage].get("summary") or "",
-        **runs.how(command),
+        **origin.how(command),
         **found.to_json(),
         "methods": told | {comparing.REFERENCE: parts.describe(smc)},
         "seed": seed,

@@ -13,10 +13,10 @@ from typing import Any
 
 from promptgen_jax import checks, parts
 from promptgen_jax.flows.base import build_module
+from promptgen_jax.flows.conditions import Conditions
 from promptgen_jax.metrics._figures import RESERVED, TITLES
 from promptgen_jax.models.network import load_network
 from promptgen_jax.training import TrainConfig
-from promptgen_jax.types import Conditions
 
 GENERATOR = "generator"  # what the first stage stands on
 STAGE_NAME = re.compile(r"(?!(con|prn|aux|nul|com\d|lpt\d)$)\w([\w -]{0,98}[\w-])?", re.IGNORECASE)

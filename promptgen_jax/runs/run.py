@@ -1,26 +1,17 @@
 """A run: the stages of a configuration, each a control trained on top of the generator of the one before.
 
 `train_and_evaluate(config, workdir)` is what the command line calls. A workdir holds config.json, one folder a stage
-(training.json, metrics.jsonl, checkpoints, prompt, evaluation.json, samples.png), report.json and report.html. Finished
-stages are not done again; an interrupted one resumes.
+(training.json, metrics.jsonl, checkpoints, prompt, evaluation.json, samples.png, faces.png), report.json and
+report.html. Finished stages are not done again; an interrupted one resumes.
 """
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
-import os
-import platform
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from promptgen_jax import checks, devices, draws, parts, training
-from promptgen_jax.devices import map_batches
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.evaluation.stage import evaluate
 from promptgen_jax.flows.base import init_flow
@@ -28,16 +19,13 @@ from promptgen_jax.metrics import Headline
 from promptgen_jax.metrics.mixture import headline, measure_mixtures
 from promptgen_jax.models.network import load_network
 from promptgen_jax.prompt import Prompt
-from promptgen_jax.runs import report
+from promptgen_jax.runs import origin, pictures, report
 from promptgen_jax.runs.config import GENERATOR, LOOSE, RunConfig, load_sampler
 from promptgen_jax.runs.finished import AGAIN
 from promptgen_jax.runs.finished import load_prompt as load_prompt  # notebooks of version 0.1.0 find it here
-from promptgen_jax.store import disk, documents, hub, images, weights
-from promptgen_jax.types import Conditions, makes, networks_of, said, view
-
-GRID_SIZE = 3  # values per component of a condition in pictures
-CONDITION_CAPTION = "One face per block, the same noise under every condition; the first faces, none picked."
-VERSIONS = ("jax", "flax", "optax", "distrax", "orbax-checkpoint", "numpy")
+from promptgen_jax.runs.pictures import condition_sheet as condition_sheet  # as they do this
+from promptgen_jax.store import disk, documents, hub, weights
+from promptgen_jax.types import networks_of, said
 
 
 def train_and_evaluate(config: dict, workdir: str | Path, *, command: str = "") -> Path:
@@ -125,20 +113,9 @@ def _evaluate_all(trained: Trained, command: str) -> None:
         _noted(prompts[name], notes).save(workdir / name / "prompt")
     if config.get("mixtures"):
         stages.append(mixtures_stage(config, prompts))
-    about = {"title": config["title"], "description": config["description"], **how(command), "stages": stages}
+    about = {"title": config["title"], "description": config["description"], **origin.how(command), "stages": stages}
     weights.write_json(workdir / "report.json", about)
     report.write_report(workdir)
-
-
-def how(command: str) -> dict:
-    """When, where, by which command and with which versions a page is made."""
-    return {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "hardware": _hardware(),
-        "command": command,
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in VERSIONS},
-    }
 
 
 def _noted(prompt: Prompt, notes: dict) -> Prompt:
@@ -227,7 +204,7 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earl
     stage |= evaluate(prompt, ebm, earlier, options["judges"], key, num_samples=size, trained=trained, **beside)
     stage["measured"]["seed"] = config["seed"]
     stage |= {
-        "images": _pictures(name, ebm, prompt, key, options, folder),
+        "images": pictures.write(name, ebm, _with_options(prompt, options["pictures"]), key, options, folder),
         "licenses": _licenses(ebm, options["judges"]),
     }
     timing = folder / "timing.json"
@@ -255,55 +232,6 @@ def mixtures_stage(config: dict, made: dict) -> dict:
     return {"name": "equal numbers of each", "summary": summary} | found
 
 
-def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, folder: Path) -> list[dict]:
-    """A sheet of the same noise before and after; of a 2-D toy problem, target density against samples."""
-    key_image = jax.random.fold_in(key, 0)
-    if makes(ebm.generator) != "points":
-        eps = prompt.prior.sample(key, options["num_shown"])
-        prompt = _with_options(prompt, options["pictures"])
-        if ebm.cond_prior:
-            images.save_png(folder / "samples.png", condition_sheet(prompt, ebm.cond_prior, key_image, eps))
-            return [{"file": "samples.png", "caption": f"{CONDITION_CAPTION} {_axes(ebm.cond_prior)}"}]
-        keys = draws.sample_keys(key_image, np.arange(len(eps)))
-        moved = jax.jit(lambda prompt, eps: prompt.latents(eps))(prompt, eps)
-        shown = []
-        for when, z in (("before", eps), ("after", moved)):
-            made = map_batches(draws.images_of, 16, keys, z, shared=(prompt.generator,))
-            shown.append((f"{when}: {name}", view(prompt.generator, made)))
-        images.save_png(folder / "samples.png", images.before_after_sheet(shown, columns=options["columns"]))
-        return [{"file": "samples.png", "caption": "The same noise before and after; the first samples, none picked."}]
-    if prompt.prior.dim != 2:
-        return []
-    log_prob = jax.jit(lambda ebm, z: ebm.log_prob(key_image, z))
-    eps = prompt.prior.sample(key, 4096)
-    report.plot_density(
-        folder / "samples.png",
-        log_density=lambda z: np.asarray(log_prob(ebm, jnp.asarray(z, jnp.float32))),
-        samples={"prior": np.asarray(eps), "flow": np.asarray(prompt.latents(eps))},
-        extent=(-4, 4, -4, 4),
-    )
-    caption = "Latent space: contours of the target, with samples of the prior and of the trained flow."
-    return [{"file": "samples.png", "caption": caption}]
-
-
-def condition_sheet(prompt: Prompt, conditions: Conditions, key, eps) -> np.ndarray:
-    """A block of pictures per row of noise (N, D): the same noise under a grid of conditions, three a component."""
-    grid = conditions.grid(GRID_SIZE)
-    faces = np.repeat(np.arange(len(eps)), len(grid))
-    arrays = (draws.sample_keys(key, faces), np.asarray(eps)[faces], np.tile(grid, (len(eps), 1)))
-    pictures = map_batches(draws.images_of, 16, *arrays, shared=(prompt,))
-    blocks = pictures.reshape(len(eps), len(grid), *pictures.shape[1:])
-    return images.block_sheet(blocks, columns=GRID_SIZE, per_row=GRID_SIZE)
-
-
-def _axes(conditions: Conditions) -> str:
-    """Which way the conditions grow in a block, for the caption."""
-    fixed = np.asarray(conditions.low) == np.asarray(conditions.high)
-    varying = [f"{name} {text}" for (name, text), one in zip(conditions.told().items(), fixed, strict=True) if not one]
-    directions = ("from left to right", "from top to bottom", "from block row to block row")
-    return ", ".join(f"{text} {where}" for text, where in zip(varying[::-1], directions, strict=False)) + "."
-
-
 def _licenses(ebm: LatentEBM, judges: dict) -> list[dict]:
     used = [_innermost(ebm.generator), *(network for control in ebm.controls for network in networks_of(control))]
     unique = {part.name: part for part in [*used, *map(load_network, judges)]}
@@ -323,8 +251,3 @@ def _with_options(generator, options: dict):
 
 def _innermost(generator):
     return generator.stack()[1] if isinstance(generator, Prompt) else generator
-
-
-def _hardware() -> str:
-    device = jax.devices()[0].device_kind
-    return f"{jax.device_count()} x {device}, {os.cpu_count()} cores, {platform.machine()}"

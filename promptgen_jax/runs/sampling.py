@@ -19,7 +19,8 @@ import jax
 import numpy as np
 
 from promptgen_jax import checks, devices, parts
-from promptgen_jax.draws import images_by_number, noise, seeded, settings
+from promptgen_jax.draws import images_by_number, images_of, noise, sample_keys, seeded, settings, truncated
+from promptgen_jax.flows.conditions import warn_beyond
 from promptgen_jax.store import disk, images, weights
 from promptgen_jax.store.fingerprint import fingerprint
 from promptgen_jax.types import makes, view
@@ -38,6 +39,7 @@ def write_samples(
     seed: int = 0,
     batch_size: int = 16,
     cond: np.ndarray | None = None,
+    truncation: float = 1.0,
     latents: bool = False,
     npz: bool = False,
     say: Callable[[str], None] = print,
@@ -55,6 +57,7 @@ def write_samples(
       seed: of the noise.
       batch_size: images per device at a time, the size that is compiled.
       cond: conditions, angles in radians, (A,) one for all, or (K, A); needed if and only if the prompt is conditional.
+      truncation: of the noise, see `draws.truncated`, above 0 and at most 1.
       latents: also write `latents.npz` with the noise `eps` (N, D), the generator's latents `z` (N K, D), `cond`.
       npz: also write `images.npz` with `arr_0` (N K, H, W, 3) uint8, as programs that compute FID read it.
       say: takes a line of progress.
@@ -70,6 +73,7 @@ def write_samples(
     checks.check_count("sample: num_samples", num_samples)
     checks.check_count("sample: batch_size", batch_size)
     checks.check_seed("sample: seed", seed)
+    checks.check_number("sample: truncation", truncation, 0, 1, above=True)
     if makes(prompt) == "points":
         raise ValueError(f"sample: {prompt.name} is a toy problem, whose samples are points, not pictures.")
     if cond is not None:
@@ -78,15 +82,17 @@ def write_samples(
     if total > MOST:
         raise ValueError(f"sample: num_samples: got {num_samples}; expected at most {MOST} images. Lower it.")
     checks.check_cond("sample", cond, prompt.flow.cond_dim, 1 if cond is None else len(cond))
-    checks.warn_beyond(prompt.name, prompt.conditions, cond)
+    warn_beyond(prompt.name, prompt.conditions, cond)
     folder = disk.open_folder("sample: folder", folder)
     with disk.locked("sample: folder", folder):
-        _claim(folder, _describe(prompt, seed, cond), _described_earlier(prompt, seed, cond))
-        _write(prompt, folder, num_samples, seed, batch_size, cond, latents=latents, npz=npz, say=say)
+        _claim(folder, _describe(prompt, seed, cond, truncation), _described_earlier(prompt, seed, cond))
+        _write(prompt, folder, num_samples, seed, batch_size, cond, truncation, latents=latents, npz=npz, say=say)
     return folder
 
 
-def _write(prompt, folder: Path, num_samples: int, seed: int, batch_size: int, cond, *, latents, npz, say) -> None:
+def _write(
+    prompt, folder: Path, num_samples: int, seed: int, batch_size: int, cond, truncation, *, latents, npz, say
+) -> None:
     """Writes what is not there yet."""
     per_noise, key = 1 if cond is None else len(cond), seeded(seed)
     total = num_samples * per_noise
@@ -99,18 +105,19 @@ def _write(prompt, folder: Path, num_samples: int, seed: int, batch_size: int, c
     arrays = (left // per_noise, *devices.filter_none(None if cond is None else cond[left % per_noise]))
     with ThreadPoolExecutor() as pool, devices.compilations_kept():
         progress, done = _Progress(len(left), say), 0
-        for made in devices.stream_batches(images_by_number, batch_size, *arrays, shared=(prompt, key)):
+        function, shared = (images_by_number, ()) if truncation == 1 else (_truncated_images, (np.float32(truncation),))
+        for made in devices.stream_batches(function, batch_size, *arrays, shared=(prompt, key, *shared)):
             shown, numbers = images.to_uint8(view(prompt, made)), left[done : done + len(made)]
             list(pool.map(images.save_png, [folder / _file(number) for number in numbers], shown))
             progress.add(len(made))
             done += len(made)
         devices.wait_for_hosts("samples")
         if devices.is_first_host():
-            _write_extras(prompt, folder, key, num_samples, cond, latents=latents, npz=npz)
+            _write_extras(prompt, folder, key, num_samples, cond, truncation, latents=latents, npz=npz)
     devices.wait_for_hosts("sample extras")
 
 
-def _write_extras(prompt, folder: Path, key, num_samples: int, cond, *, latents: bool, npz: bool) -> None:
+def _write_extras(prompt, folder: Path, key, num_samples: int, cond, truncation, *, latents: bool, npz: bool) -> None:
     per_noise = 1 if cond is None else len(cond)
     if per_noise > 1:
         faces = min(num_samples, GRID_FACES)
@@ -125,12 +132,20 @@ def _write_extras(prompt, folder: Path, key, num_samples: int, cond, *, latents:
         disk.write_npz(folder / IMAGES_NPZ, arr_0=_read(folder, num_samples * per_noise))
     if latents:
         eps = noise(prompt.prior, key, np.arange(num_samples))
+        eps = eps if truncation == 1 else truncated(prompt.prior, eps, truncation)
         rows = {} if cond is None else {"cond": np.tile(cond, (num_samples, 1))}
-        z = jax.jit(_innermost_latents)(prompt, eps.repeat(per_noise, axis=0), *rows.values())
+        z = jax.jit(innermost_latents)(prompt, eps.repeat(per_noise, axis=0), *rows.values())
         disk.write_npz(folder / LATENTS_NPZ, eps=eps, z=z, **rows)
 
 
-def _innermost_latents(prompt, eps, *cond):
+@jax.jit
+def _truncated_images(prompt, key, truncation, numbers, *cond):
+    eps = truncated(prompt.prior, noise(prompt.prior, key, numbers), truncation)
+    return images_of(prompt, sample_keys(key, numbers), eps, *cond)
+
+
+def innermost_latents(prompt, eps, *cond):
+    """Latents (B, D) of the innermost generator, of noise (B, D) of a prompt."""
     stack, _ = prompt.stack()
     z = stack[-1].latents(eps, *cond)
     for inner in reversed(stack[:-1]):
@@ -180,16 +195,18 @@ def _claim(folder: Path, about: dict, earlier: dict) -> None:
     )
 
 
-def _describe(prompt, seed: int, cond) -> dict:
+def _describe(prompt, seed: int, cond, truncation: float) -> dict:
     """What the images depend on, as JSON."""
-    return {
+    about = {
         "format_version": weights.FORMAT_VERSION,
         "prompt": prompt.name,
         "fingerprint": fingerprint(prompt),
         "generator": parts.describe(prompt.stack()[1]),
         "seed": seed,
         "conditions": None if cond is None else cond.tolist(),
-    } | ({"settings": settings()} if settings() else {})
+    }
+    told = {"settings": settings(), "truncation": 0 if truncation == 1 else truncation}
+    return about | {name: value for name, value in told.items() if value}
 
 
 def _described_earlier(prompt, seed: int, cond) -> dict:

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from promptgen_jax.types import KINDS, said
+from promptgen_jax.types import said
 
 TRAINING = "Training"
 LIMITS = (
@@ -101,8 +101,8 @@ def _said(value) -> str:
 def _ranges(conditions) -> str:
     told = conditions.told()
     rows = [
-        f"| {escape(name)} | {KINDS[kind].unit_inside or 'none'} | {escape(told[name])} |"
-        for name, kind in conditions.components
+        f"| {escape(name)} | {unit or 'none'} | {escape(told[name])} |"
+        for (name, _), unit in zip(conditions.components, conditions.units_inside, strict=True)
     ]
     return "\n".join(
         ["`cond` holds, in this order:\n", "| condition | unit in `cond` | trained on |", "| --- | --- | --- |", *rows]

@@ -120,11 +120,21 @@ class StoredRun(Document):
     evaluation: StoredEvaluation | None = None
 
 
+class Faces(Document):
+    """A file that holds the pictures of a sheet edge to edge, `rows` of noise under each of the labels."""
+
+    file: Name
+    rows: pydantic.PositiveInt
+    labels: Annotated[list[str], pydantic.Field(min_length=1)]
+    columns: pydantic.PositiveInt | None = None
+
+
 class Picture(Document):
-    """A picture of a report."""
+    """A picture of a report, and the file of what it shows, so that each can be shown alone."""
 
     file: Name
     caption: str | None = None
+    faces: Faces | None = None
 
 
 class Estimate(Document):

@@ -11,7 +11,7 @@ from helpers import DIM, FLOW, OPTIONS, as_picture
 
 import promptgen_jax as pg
 from promptgen_jax import objectives
-from promptgen_jax.types import Conditions
+from promptgen_jax.flows.conditions import Conditions
 
 KEY = jax.random.key(0)
 BOX = Conditions(low=jnp.array([-1.0, -0.5]), high=jnp.array([1.0, 1.5]), names=("a", "b"))

@@ -9,11 +9,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from browser import Browser, program
 from PIL import Image
 from sample_report import SHARE_LABELS, full_report, make_workdir, shares
 
 from promptgen_jax.report.__main__ import main
 from promptgen_jax.runs.report import markup, write_report
+from promptgen_jax.store import images
 
 HOSTILE = "<script>alert('x')</script>\"' onload=\"x\" & </style></title></p>"
 
@@ -99,7 +101,7 @@ def strings(value):
 
 def test_every_given_text_is_shown(page):
     text = visible(page)
-    hidden = {"smile", "target_vs_samples", "density.npz", "samples.png", "wide.png", "photo.jpg"}
+    hidden = {"smile", "target_vs_samples", "density.npz", "samples.png", "faces.png", "wide.png", "photo.jpg"}
     hidden |= {"2026-11-22T04:31:07+00:00", "pixel_std", "lost"}
     for given in strings(full_report()):
         assert given in hidden or given in text, given
@@ -110,8 +112,9 @@ def test_pictures(page, workdir):
     assert "gone.png: this picture is not in the run's folder." in text
     assert "broken.png: this file is not a picture" in text
     assert "has 1802 × 20 pixels" in text
-    assert page.count("data:image/png;base64,") == 3
-    assert page.count('class="tiny"') == 2
+    assert page.count("data:image/png;base64,") == 2 * 8 + 2
+    assert page.count('class="tiny"') == 1
+    assert "2 more" in text
     assert len(page) < 300_000
 
 
@@ -253,56 +256,98 @@ def test_command_prints_the_path(workdir):
     assert done.stderr == ""
 
 
-# In a browser. The report runs in a frame as wide as a phone, untouched and under its own policy; only the
-# page around it has a script, which looks inside.
-PROBE = """<!DOCTYPE html>
-<iframe id="frame" style="width:360px;height:800px;border:0" srcdoc="{page}"></iframe>
-<pre id="result"></pre><script>
-frame.onload = () => {{
-  const inside = frame.contentDocument, root = inside.documentElement;
-  const found = [...inside.images];
-  const requests = frame.contentWindow.performance.getEntriesByType('resource').map(entry => entry.name);
-  result.textContent = JSON.stringify({{
+# In a browser, under the policy of the page itself; what looks inside comes over the protocol.
+LOOK = """(() => {
+  const found = [...document.images];
+  const wide = [...document.querySelectorAll('html, .scroll')].filter(one => one.scrollWidth > one.clientWidth);
+  const requests = performance.getEntriesByType('resource').map(entry => entry.name);
+  return {
     images: found.length, decoded: found.filter(image => image.naturalWidth > 0).length,
     requests: requests.filter(name => !name.startsWith('data:')),
-    overflow: root.scrollWidth - root.clientWidth,
-    styled: inside.defaultView.getComputedStyle(inside.querySelector('rect.after')).fill,
-    charts: [...inside.querySelectorAll('svg[role=img]')].map(svg => svg.getBoundingClientRect().height),
-  }});
-}};
-</script>"""
+    sideways: wide.map(one => one.outerHTML.slice(0, 200)),
+    styled: getComputedStyle(document.querySelector('rect.after')).fill,
+    wide: [...document.querySelectorAll('svg[role=img]')].map(svg => svg.getBoundingClientRect().width),
+    charts: [...document.querySelectorAll('svg[role=img]')].map(svg => svg.getBoundingClientRect().height),
+    pair: [...document.querySelectorAll('.pair img')].slice(0, 2).map(image => image.getBoundingClientRect().toJSON()),
+  };
+})()"""
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    program = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-    if program is None:
+def browser(tmp_path_factory):
+    if program() is None:
         pytest.skip("no chromium or google-chrome on PATH, so the page was not opened in a browser")
-    profile = tmp_path_factory.mktemp("profile")
-    flags = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run
-        --disable-background-networking --disable-component-update --disable-sync --hide-scrollbars""".split()
-
-    def run(*arguments):
-        command = [program, *flags, f"--user-data-dir={profile}", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
-
-    return run
+    with Browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
-def test_in_a_browser_on_a_phone(page, chromium, tmp_path):
-    (tmp_path / "probe.html").write_text(PROBE.format(page=html.escape(page)), encoding="utf-8")
-    dom = chromium("--virtual-time-budget=10000", "--dump-dom", tmp_path / "probe.html")
-    result = json.loads(html.unescape(re.search('<pre id="result">(.*?)</pre>', dom, re.DOTALL)[1]))
-    assert result["images"] == result["decoded"] == 3
+def test_in_a_browser_on_a_phone(workdir, page, browser):
+    browser.size(360, 800)
+    browser.open(f"file://{workdir / 'report.html'}")
+    result = browser.run(LOOK)
+    assert result["images"] == 18
+    assert result["decoded"] == 18
     assert result["requests"] == []
-    assert result["overflow"] <= 0
     assert result["styled"] == "rgb(47, 95, 208)"
     assert len(result["charts"]) == 7
     assert min(result["charts"]) > 40
+    assert result["sideways"] == []  # neither the page nor a table in it
+    before, after = result["pair"]
+    assert before["y"] == after["y"]
+    assert before["width"] == pytest.approx(after["width"], abs=0.1)
+    assert after["width"] > 130
+    assert after["x"] + after["width"] <= 360
 
 
-def test_screenshot_is_not_blank(workdir, page, chromium, tmp_path):
-    chromium(f"--screenshot={tmp_path / 'shot.png'}", "--window-size=1200,2400", workdir / "report.html")
+@pytest.mark.parametrize("width", [400, 700, 1024, 1100, 1400, 2000])
+def test_nothing_is_out_of_sight(width, workdir, page, browser):
+    """No table has to be pushed sideways, and charts are as wide as there is room for them."""
+    browser.size(width, 900)
+    browser.open(f"file://{workdir / 'report.html'}")
+    found = browser.run(LOOK)
+    assert found["sideways"] == []
+    assert min(found["wide"]) >= min(300, width - 100)
+
+
+def test_a_pair_can_be_compared_in_place(workdir, page, browser):
+    """Pointed at or tapped, the picture after gives its place to the one before."""
+    browser.size(1400, 900)
+    browser.open(f"file://{workdir / 'report.html'}")
+    places = "[...document.querySelectorAll('.pair img')].slice(0, 2).map(image => image.getBoundingClientRect().x)"
+    before, after = browser.run(places)
+    assert before < after
+    browser.run("document.querySelector('.pair .after').focus()")
+    moved, stays = browser.run(places)
+    assert stays == after
+    assert moved == pytest.approx(after, abs=1)
+
+
+def test_without_readable_faces_there_is_the_sheet(workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    for damaged in (b"no picture", images.png_bytes(np.zeros((15, 32, 3), np.uint8))):
+        (tmp_path / "smile" / "faces.png").write_bytes(damaged)
+        text = write_report(tmp_path).read_text()
+        assert text.count("data:image/png;base64,") == 3
+        assert 'class="pair"' not in text
+
+
+def test_conditions_stand_in_blocks(workdir, tmp_path):
+    report = full_report()
+    labels = ["nod -20", "nod 0", "nod 20", "nod 40"]
+    report["stages"][0]["images"][0]["faces"] = {"file": "faces.png", "rows": 4, "labels": labels, "columns": 2}
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    tiles = images.image_grid(np.zeros((16, 8, 8, 3), np.float32), columns=4, padding=0)
+    images.save_png(tmp_path / "smile" / "faces.png", tiles)
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    text = write_report(tmp_path).read_text()
+    assert text.count('class="block" style="--columns:2"') == 4
+    assert text.count('alt="noise 3, nod 40"') == 1
+
+
+def test_screenshot_is_not_blank(workdir, page, browser, tmp_path):
+    browser.size(1200, 2400)
+    browser.open(f"file://{workdir / 'report.html'}")
+    browser.screenshot(tmp_path / "shot.png", whole=False)
     shot = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB"))
     assert shot.shape == (2400, 1200, 3)
     assert len(np.unique(shot.reshape(-1, 3), axis=0)) > 500

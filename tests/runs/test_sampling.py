@@ -23,6 +23,7 @@ from promptgen_jax.commands.sample import option
 from promptgen_jax.devices import compilations_kept
 from promptgen_jax.generators import nvae, stylegan2
 from promptgen_jax.runs import sampling
+from promptgen_jax.store import images
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -239,6 +240,20 @@ def test_a_folder_is_of_one_prompt_with_one_choice_of_options(tmp_path):
     pg.write_samples(prompt.with_note("of a card", "changes nothing"), tmp_path, num_samples=1)
 
 
+def test_truncated_noise_is_nearer_to_the_mean(tmp_path):
+    """And a folder is of one truncation."""
+    prompt = some_prompt(stylegan2.tiny())
+    for name, truncation in (("whole", 1.0), ("half", 0.5)):
+        pg.write_samples(prompt, tmp_path / name, num_samples=2, truncation=truncation, latents=True)
+    with np.load(tmp_path / "whole" / "latents.npz") as whole, np.load(tmp_path / "half" / "latents.npz") as half:
+        np.testing.assert_allclose(half["eps"], 0.5 * whole["eps"], rtol=1e-5, atol=1e-6)
+        made = images.to_uint8(pg.draws.images_of(prompt, pg.draws.sample_keys(KEY, np.arange(2)), half["eps"]))
+    written = np.stack([np.asarray(Image.open(tmp_path / "half" / f"{number:06d}.png")) for number in range(2)])
+    assert np.abs(written.astype(int) - made).max() <= 1
+    with pytest.raises(ValueError, match="another run .differs in truncation"):
+        pg.write_samples(prompt, tmp_path / "half", num_samples=1)
+
+
 def test_a_folder_of_version_0_1_goes_on(tmp_path):
     """One that it sampled of a prompt that it saved; of another prompt it is refused and left as it was."""
     prompt = pg.Prompt.load(GOLDEN / "prompt_0_1")
@@ -278,11 +293,12 @@ def test_a_folder_of_version_0_1_goes_on(tmp_path):
         (("--prompt={saved}", "--output={tmp}/x", "--batch_size=-1"), "batch_size: got -1"),
         (("--prompt={saved}", "--output={tmp}/x", "--condition=3,4"), "this prompt takes no condition"),
         (("--prompt={saved}", "--output={tmp}/x", "--options=psi"), "expected name=value"),
+        (("--prompt={saved}", "--output={tmp}/x", "--truncation=1.5"), "truncation is 1.5; expected a number above 0"),
         (("--prompt={saved}", "--output={tmp}/x", "--options=weight=dcgan_digiface"), "'weights'"),
         (("--prompt={saved}", "--output=/proc/x"), "cannot be made"),
         (("--workdir={tmp}/x",), "Train first"),
     ],
-    ids=range(20),
+    ids=range(21),
 )
 def test_bad_input(arguments, match, saved, tmp_path, capsys):
     about = json.loads((saved / "prompt.json").read_text())

@@ -41,7 +41,11 @@ def full_report():
                     {"label": "Energy", "before": 2.312, "after": 0.2471, "unit": "nats"},
                 ],
                 "images": [
-                    {"file": "samples.png", "caption": "Same noise before and after."},
+                    {
+                        "file": "samples.png",
+                        "caption": "Same noise before and after.",
+                        "faces": {"file": "faces.png", "rows": 8, "labels": ["before", "after"]},
+                    },
                     {"file": "wide.png", "caption": "Many."},
                     {"file": "photo.jpg"},
                     {"file": "gone.png", "caption": "lost"},
@@ -113,6 +117,8 @@ def make_workdir(path, report):
             decay = math.exp(-step / 30)
             logger.log(step, {"loss": 4.1 + 5 * decay, "energy/smile": 2 * decay, "prior": 140, "grad_norm": decay})
     images.save_png(folder / "samples.png", images.before_after_sheet([("a", pictures(4)), ("b", pictures(4, 1))]))
+    pairs = np.stack([pictures(8), pictures(8, 1)], axis=1).reshape(16, 16, 16, 3)
+    images.save_png(folder / "faces.png", images.image_grid(pairs, columns=2, padding=0))
     images.save_png(folder / "wide.png", images.image_grid(pictures(100), columns=100))
     Image.fromarray(images.image_grid(pictures(1, size=64))).save(folder / "photo.jpg")
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n not a picture")

@@ -15,7 +15,7 @@ import promptgen_jax as pg
 from configs import synthetic_linear
 from promptgen_jax.draws import Draws
 from promptgen_jax.evaluation import About, observe
-from promptgen_jax.runs import run
+from promptgen_jax.runs import pictures, run
 
 KEY = jax.random.key(0)
 FLOW = {"architecture": "coupling", "num_layers": 2, "hidden_dim": 8}
@@ -106,7 +106,7 @@ def test_noise_of_pictures_does_not_repeat_their_latents(tmp_path):
     ebm, prompt = noisy_prompt()
     assert np.all(ebm.generator(KEY, ebm.generator.prior.sample(KEY, 4))[..., 1] == 0)  # red: one key for both
     options = {"num_shown": 4, "columns": 2, "pictures": {}}
-    run._pictures("bright", ebm, prompt, KEY, options, tmp_path)
+    pictures.write("bright", ebm, prompt, KEY, options, tmp_path)
     pixels = np.asarray(Image.open(tmp_path / "samples.png")).astype(int)
     assert not np.any(pixels[..., 0] - pixels[..., 1] > 100)
 

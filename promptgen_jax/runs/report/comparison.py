@@ -6,7 +6,7 @@ from pathlib import Path
 
 from promptgen_jax.evaluation.compare import Comparison
 from promptgen_jax.metrics import Figures
-from promptgen_jax.runs.report import sections
+from promptgen_jax.runs.report import pictures, sections
 from promptgen_jax.runs.report.markup import Html, element, interval, number, table
 from promptgen_jax.runs.report.page import document, header, read_json
 from promptgen_jax.store import weights
@@ -38,7 +38,7 @@ def render(folder: Path, about: dict) -> str:
     parts = [
         ("Method by method", sections.figures(Figures("", found.figures, TEXT))),
         ("Normaliser of the target", _log_z(found)),
-        ("Samples", sections.images(folder, about.get("images"))),
+        ("Samples", pictures.images(folder, about.get("images"))),
         ("Who appears how often", sections.shares(found.shares)),
         ("Notes", sections.notes(found.notes)),
     ]

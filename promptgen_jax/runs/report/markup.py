@@ -42,11 +42,15 @@ def _content(children) -> str:
 
 
 def table(header: list, rows: list[list], *, caption: str | None = None) -> Html:
-    """A table that scrolls sideways on a phone; the first column names the row, the others are numbers."""
+    """A table whose first column names the row; a phone names each cell, so that nothing scrolls sideways."""
     head = [element("th", cell, scope="col") for cell in header]
-    body = [
-        element("tr", element("th", row[0], scope="row"), [element("td", cell) for cell in row[1:]]) for row in rows
-    ]
+    body = []
+    for first, *others in rows:
+        cells = [
+            element("td", element("span", cell), data_column=name)
+            for name, cell in zip(header[1:], others, strict=True)
+        ]
+        body.append(element("tr", element("th", first, scope="row"), cells))
     return element(
         "div",
         element(

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from promptgen_jax.evaluation.stage import Measured
 from promptgen_jax.metrics import Estimate, Figure, Figures, Headline, JudgedShares, Share
@@ -17,12 +12,10 @@ from promptgen_jax.metrics._figures import TITLES
 from promptgen_jax.runs.report import charts
 from promptgen_jax.runs.report.certificate import certificate
 from promptgen_jax.runs.report.conditions import conditions
-from promptgen_jax.runs.report.markup import Html, duration, element, interval, number, percent, table
-from promptgen_jax.store import disk, logs
+from promptgen_jax.runs.report.markup import NO_VALUE, Html, duration, element, interval, number, percent, table
+from promptgen_jax.runs.report.pictures import images
+from promptgen_jax.store import logs
 
-MAX_WIDTH = 1280  # of an embedded picture; larger ones are reduced
-MAX_BYTES, USUAL_PIXELS, PIXELS_PER_BYTE = 2**28, 4 * 10**7, 8  # of a picture; photographs take a byte a pixel or more
-TINY = 480  # to about this width small pictures are enlarged, by whole factors and with hard pixels
 ROLES = {
     "control": "This judge is the control itself. It was optimised, so it is expected to be pleased.",
     "independent judge": "This judge took no part in training, so it can contradict the control.",
@@ -56,6 +49,7 @@ def stage_parts(folder: Path, stage: dict, found: Measured) -> list[tuple[str, s
     parts = [
         ("samples", "Samples", images(folder, stage.get("images"))),
         ("shares", "Who appears how often", shares(found.shares)),
+        ("distances", "Distance to the wanted shares", distances(found.shares)),
         ("conditions", "What each condition does", conditions(found.conditions)),
         ("statistics", "Measured attributes", statistics(found.statistics)),
         ("diversity", "Diversity", diversity(found.diversity)),
@@ -119,60 +113,6 @@ def measured_line(options) -> Html | None:
     return element("p", " · ".join(stated), class_="facts") if stated else None
 
 
-def images(folder: Path, items: list[dict] | None) -> Html | None:
-    """Pictures embedded as PNG: [{"file", "caption"}]; a file that cannot be shown is named instead."""
-    shown = [item for item in items or [] if Path(str(item.get("file"))).suffix != ".npz"]
-    return (
-        element("div", [_figure(folder, item["file"], item.get("caption")) for item in shown], class_="pictures")
-        if shown
-        else None
-    )
-
-
-def _figure(folder: Path, file: str, caption: str | None) -> Html:
-    name = Path(file).name
-    try:
-        path = disk.inside(folder, file)
-        content, width, height, note = _embeddable(path)
-    except (FileNotFoundError, disk.OutsideError):
-        return element("p", f"{name}: this picture is not in the run's folder.", class_="missing")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return element("p", f"{name}: this file is not a picture that can be shown.", class_="missing")
-    scale = max(1, TINY // width)
-    picture = element(
-        "img",
-        src="data:image/png;base64," + base64.b64encode(content).decode(),
-        alt=caption or name,
-        width=width * scale,
-        height=height * scale,
-        class_="tiny" if scale > 1 else None,
-    )
-    text = element("figcaption", caption, f" {note}" if note else None) if caption or note else None
-    return element("figure", picture, text, style=f"width:{width * scale}px")
-
-
-def _embeddable(path: Path) -> tuple[bytes, int, int, str]:
-    """PNG bytes of a picture, its width and height, and a remark if it had to be reduced."""
-    content = disk.read_bytes(path, MAX_BYTES)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a large grid of our own
-        with Image.open(io.BytesIO(content)) as picture:
-            width, height = picture.size
-            if width * height > max(USUAL_PIXELS, PIXELS_PER_BYTE * len(content)):
-                raise ValueError("a small file of many pixels")
-            picture.load()
-            if picture.format == "PNG" and width <= MAX_WIDTH:
-                return content, width, height, ""
-            small = picture.convert("RGB")
-    note = ""
-    if width > MAX_WIDTH:
-        small = small.resize((MAX_WIDTH, max(1, round(height * MAX_WIDTH / width))), Image.Resampling.LANCZOS)
-        note = f"(Reduced; the file {path.name} has {width} × {height} pixels.)"
-    file = io.BytesIO()
-    small.save(file, format="PNG", optimize=True)
-    return file.getvalue(), *small.size, note
-
-
 def shares(judges: tuple[JudgedShares, ...]) -> Html | None:
     """Per judge a chart and a table of class shares by named draws."""
     if not judges:
@@ -191,11 +131,9 @@ def shares(judges: tuple[JudgedShares, ...]) -> Html | None:
 
 def _judge(judge: JudgedShares) -> Html:
     series = [(_style(name), TITLES.get(name, name), found) for name, found in judge.shares.items()]
-    header = ["Class", *(["Target"] if judge.target else [])]
-    header += [f"{title}, {kind}" for _, title, _ in series for kind in ("soft", "hard")]
+    header = ["Class", *(["Target"] if judge.target else []), *(title for _, title, _ in series)]
     rows = [
-        [label, *([percent(judge.target[k])] if judge.target else [])]
-        + [_cell(each, percent) for _, _, found in series for each in (found[label].soft, found[label].hard)]
+        [label, *([percent(judge.target[k])] if judge.target else []), *(_both(found[label]) for _, _, found in series)]
         for k, label in enumerate(judge.labels)
     ]
     about = [ROLES.get(judge.role)]
@@ -216,14 +154,17 @@ def _judge(judge: JudgedShares) -> Html:
         ),
         element("p", " ".join(text for text in about if text)),
         _legend([(style, title.lower()) for style, title, _ in series], bool(judge.target)),
-        charts.share_chart(
-            f"Shares of {', '.join(judge.labels)}",
-            list(judge.labels),
-            [(style, found) for style, _, found in series],
-            judge.target,
+        element(
+            "div",
+            charts.share_chart(
+                f"Shares of {', '.join(judge.labels)}",
+                list(judge.labels),
+                [(style, found) for style, _, found in series],
+                judge.target,
+            ),
+            table(header, rows),
+            class_="beside",
         ),
-        table(header, rows),
-        _distances(judge.kl),
         class_="judge",
     )
 
@@ -240,16 +181,35 @@ def _legend(series: list[tuple[str, str]], target: bool) -> Html:
     return element("p", keys, class_="legend")
 
 
+def _both(share: Share) -> list:
+    kinds = {"soft": share.soft, "hard": share.hard}
+    return [
+        element("span", element("span", f"{kind} ", class_="was"), _cell(found, percent), class_="line")
+        for kind, found in kinds.items()
+    ]
+
+
 def _cell(found: Estimate, form=number) -> list:
     return [form(found.mean), interval(found.low, found.high, form)]
 
 
-def _distances(kl: Mapping[str, Share]) -> Html | None:
-    if not kl:
+def distances(judges: tuple[JudgedShares, ...]) -> Html | None:
+    """One table of how far the shares are from their targets, by judge and by named draws."""
+    asked = [judge for judge in judges if judge.kl]
+    if not asked:
         return None
-    text = "Distance of the shares to the target (KL in nats, 0 is a perfect match), with 95\u00a0% intervals:"
-    rows = [[TITLES.get(name, name), _cell(found.soft), _cell(found.hard)] for name, found in kl.items()]
-    return element("div", element("p", text), table(["Samples", "Soft shares", "Hard shares"], rows))
+    names = list(dict.fromkeys(name for judge in asked for name in judge.kl))
+    text = "KL divergence of the shares to the target in nats, with 95\u00a0% intervals; 0 is a perfect match."
+    rows = [
+        [
+            [f"{judge.attribute} as seen by ", element("code", judge.judge), f", {kind}"],
+            *(_cell(of(judge.kl[name])) if name in judge.kl else NO_VALUE for name in names),
+        ]
+        for judge in asked
+        for kind, of in (("soft shares", lambda share: share.soft), ("hard shares", lambda share: share.hard))
+    ]
+    header = ["Shares", *(TITLES.get(name, name) for name in names)]
+    return element("div", element("p", text), table(header, rows))
 
 
 def statistics(rows: tuple[Figure, ...]) -> Html | None:
@@ -260,7 +220,7 @@ def statistics(rows: tuple[Figure, ...]) -> Html | None:
         "Dots are means, bars reach one standard deviation to each side, a dashed line is the target. Small "
         "print is the 95\u00a0% interval of the mean."
     )
-    return element("div", element("p", text), element("div", [_statistic(row) for row in rows], class_="charts"))
+    return element("div", element("p", text), [_statistic(row) for row in rows])
 
 
 def _statistic(row: Figure) -> Html:
@@ -270,8 +230,12 @@ def _statistic(row: Figure) -> Html:
     return element(
         "div",
         element("h4", row.name, f" ({row.unit})" if row.unit else ""),
-        charts.spread_chart(f"{row.name} by samples", drawn, row.target) if drawn else None,
-        table(["", "Mean", "Standard deviation"], cells),
+        element(
+            "div",
+            charts.spread_chart(f"{row.name} by samples", drawn, row.target) if drawn else None,
+            table(["", "Mean", "Standard deviation"], cells),
+            class_="beside",
+        ),
     )
 
 
