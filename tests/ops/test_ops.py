@@ -114,7 +114,10 @@ CONVOLUTIONS = {  # kernel, stride, padding, dilation
     "1x1": (1, 1, ((0, 0), (0, 0)), 1),
     "stride": (7, 2, ((3, 3), (3, 3)), 1),
     "uneven_padding": (3, 2, ((0, 1), (1, 0)), 1),
+    "strided_1x1": (1, 2, ((0, 0), (0, 0)), 1),
     "dilation": (3, 1, ((2, 2), (2, 2)), 2),
+    "uneven_dilation": (4, 1, ((1, 3), (2, 0)), 2),
+    "dilation_by_3": (4, 1, ((2, 3), (3, 1)), 3),
 }
 
 
