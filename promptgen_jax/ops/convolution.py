@@ -106,7 +106,9 @@ def _ordered(images, kernel, stride, padding, dilation):
 
 
 def _forward(images, kernel, stride, padding, dilation):
-    return _by_places(images, kernel, stride, padding, dilation), (images, kernel)
+    """Keeps the images if there is a gradient by the kernel, which frozen networks have none of; else their shape."""
+    kept = images.value if kernel.perturbed else images.value[:0]
+    return _by_places(images.value, kernel.value, stride, padding, dilation), (kept, kernel.value)
 
 
 def _backward(stride, padding, dilation, residuals, cotangent):
@@ -118,8 +120,11 @@ def _backward(stride, padding, dilation, residuals, cotangent):
         for inputs, outputs, taps, (before, _) in sizes
     )
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    image_cotangent = _by_places(cotangent, flipped, dilation, pads, stride)
+    if not len(images):
+        return image_cotangent, None
     _, pullback = jax.vjp(lambda kernel: _native(images, kernel, stride, padding, dilation), kernel)
-    return _by_places(cotangent, flipped, dilation, pads, stride), *pullback(cotangent)
+    return image_cotangent, *pullback(cotangent)
 
 
-_ordered.defvjp(_forward, _backward)
+_ordered.defvjp(_forward, _backward, symbolic_zeros=True)
