@@ -69,10 +69,10 @@ def _by_places(images, kernel, stride, padding, dilation):
         taps = kernel[row.first :: dilation, column.first :: dilation]
         if taps.size:
             return _native(images, taps, 1, (row.padding, column.padding))
-        return jnp.zeros((len(images), row.count, column.count, kernel.shape[3]), images.dtype)
+        return jnp.zeros((len(images), row.num_outputs, column.num_outputs, kernel.shape[3]), images.dtype)
 
     made = jnp.stack([jnp.stack([outputs(row, column) for column in columns], axis=3) for row in rows], axis=2)
-    made = made.reshape(len(images), rows[0].count * dilation, columns[0].count * dilation, kernel.shape[3])
+    made = made.reshape(len(images), rows[0].num_outputs * dilation, columns[0].num_outputs * dilation, kernel.shape[3])
     return made[:, :height, :width]
 
 
@@ -81,7 +81,7 @@ class _Place(NamedTuple):
 
     first: int
     padding: tuple[int, int]
-    count: int
+    num_outputs: int
 
 
 def _places(size: int, taps: int, padding: tuple[int, int], dilation: int) -> tuple[int, list[_Place]]:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from orbax.checkpoint import v1 as ocp
 
 from promptgen_jax import devices
 from promptgen_jax.store import disk
@@ -47,6 +46,8 @@ class Checkpoints:
         devices.wait_for_hosts("checkpoints read")
         for step in damaged:
             self._put_aside(step, "its files are not as written", left=[each for each in steps if each not in damaged])
+        from orbax.checkpoint import v1 as ocp  # half a second, for those who train alone
+
         self._checkpointer = ocp.training.Checkpointer(
             self._folder,
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
