@@ -92,7 +92,8 @@ class Prior(struct.PyTreeNode):
     def standard(cls, *blocks: int) -> Prior:
         """`N(0, I)` with the given block sizes, for most generators a single one."""
         dim = sum(blocks)
-        return cls(loc=jnp.zeros(dim, jnp.float32), scale=jnp.ones(dim, jnp.float32), blocks=tuple(blocks))
+        loc, scale = jax.device_put((np.zeros(dim, np.float32), np.ones(dim, np.float32)))  # compiles nothing
+        return cls(loc=loc, scale=scale, blocks=tuple(blocks))
 
     @property
     def dim(self) -> int:

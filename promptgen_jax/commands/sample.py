@@ -21,7 +21,7 @@ def add_arguments(parser: _arguments.Parser) -> None:
     add("--prompt", metavar="FOLDER", help="folder of a saved prompt, or its name on the Hub")
     add("--output", metavar="FOLDER", help="folder of the pictures, default WORKDIR/samples")
     add("--num_samples", type=int, default=64, metavar="N", help="noises to draw, default 64")
-    add("--batch_size", type=int, default=16, metavar="N", help="images per device at a time, default 16")
+    add("--batch_size", type=int, metavar="N", help="images per device at a time, default by their size")
     add("--seed", type=int, default=0, metavar="N", help="of the noise, default 0")
     add(
         "--condition",
@@ -82,11 +82,12 @@ def run(arguments) -> _arguments.Outcome:
 def _prompts(arguments, workdir: str | None) -> dict:
     """The prompts to sample, by the folder of their pictures; all that reads a saved prompt is called here."""
     from promptgen_jax import Prompt
-    from promptgen_jax.runs.finished import load_prompts
 
     options = dict(map(option, arguments.options))
     if workdir is None:
         return {"": Prompt.from_pretrained(arguments.prompt, trust=arguments.trust, **options)}
+    from promptgen_jax.runs.finished import load_prompts  # what reads a config knows trainings too
+
     return load_prompts(workdir, mixture=arguments.mixture, stage=arguments.stage, trust=arguments.trust, **options)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -75,7 +76,13 @@ class ClipControl:
         draws = augment.draw(
             key, num_images=batch, num_views=self.num_augmentations, image_size=image_size, policy=self.policy
         )
-        return jnp.mean(self.view_energies(draws, sample.images), axis=1)
+        return self.mean_energies(draws, sample.images)
+
+    def mean_energies(self, draws: augment.Draws, images: Array) -> Array:
+        """Energies (B,), means over the views of given draws of the augmentations, as `view_energies`."""
+        if self.exact:
+            return _energies(self, images)
+        return augment.mean_views(_energies, self, draws, images, **self._views())
 
     def view_energies(self, draws: augment.Draws, images: Array) -> Array:
         """Energies (B, R) of every view, for given draws of the augmentations.
@@ -84,16 +91,20 @@ class ClipControl:
           draws: fields (B, R).
           images: (B, S, S, 3) in [0, 1].
         """
-
-        def energies(views):
-            features = clip.normalise(self.network(views)["embedding"])
-            cosines = jnp.einsum("ne,te->nt", features, self.text_features, precision="highest")
-            return jnp.sum((1 - cosines) * self.text_weights, axis=1)
-
         if self.exact:
-            return jnp.broadcast_to(energies(images)[:, None], draws.side.shape)
-        size = self.network.module.image_size
-        return augment.map_views(energies, draws, images, size=size, antialias=self.antialias, chunk=self.chunk)
+            return jnp.broadcast_to(_energies(self, images)[:, None], draws.side.shape)
+        return augment.map_views(functools.partial(_energies, self), draws, images, **self._views())
+
+    def _views(self) -> dict[str, Any]:
+        """How views are made."""
+        return {"size": self.network.module.image_size, "antialias": self.antialias, "chunk": self.chunk}
+
+
+def _energies(control: ClipControl, views: Array) -> Array:
+    """Energies (N,) of views (N, size, size, 3)."""
+    features = clip.normalise(control.network(views)["embedding"])
+    cosines = jnp.einsum("ne,te->nt", features, control.text_features, precision="highest")
+    return jnp.sum((1 - cosines) * control.text_weights, axis=1)
 
 
 def build(

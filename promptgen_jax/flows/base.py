@@ -18,7 +18,6 @@ from typing import Any
 import distrax
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -286,7 +285,7 @@ def load_flow(folder: str | Path, *, trust: str | Iterable[str] = ()) -> tuple[D
     prior = Prior.standard(*config["blocks"])
     saved = {name: tree.get("prior", {}).get(name) for name in ("loc", "scale")}
     if all(np.shape(value) == (prior.dim,) for value in saved.values()):  # else it is told with the rest
-        prior = prior.replace(**jax.tree.map(jnp.asarray, saved))
+        prior = prior.replace(**jax.device_put(saved))
     options = {"kind": config.get("flow", PAPER), **config["options"]}
     with documents.one_sentence(folder, "no flow can be made of its config.json", advice="Copy the folder again."):
         module = build_module(prior, cond_dim=config["cond_dim"], **options)
@@ -295,7 +294,7 @@ def load_flow(folder: str | Path, *, trust: str | Iterable[str] = ()) -> tuple[D
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
     if bad := [name for name, value in flat.items() if not np.all(np.isfinite(value))]:
         raise ValueError(f"{folder}: {bad[0]} holds NaN or infinite values. Choose another checkpoint, or train again.")
-    tree = jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], shapes))
+    tree = jax.device_put(jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], shapes))
     return _join(module, tree["buffers"], prior), tree["params"]
 
 

@@ -157,7 +157,7 @@ def load_params(
         expected = expected_tree(module, example(module) if callable(example) else example)
     weights.check_tree(str(name_or_path), tree, expected, converter=converter)
     tree = jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float16 else leaf, tree)
-    tree = jax.tree.map(jnp.asarray, tree)
+    tree = jax.device_put(tree)  # where jnp.asarray compiles a program for every shape
     return module, tree, config
 
 

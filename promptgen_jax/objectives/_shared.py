@@ -100,6 +100,13 @@ def shard(objective: Any, batch: Array) -> Array:
     return batch if objective.sharding is None else jax.lax.with_sharding_constraint(batch, objective.sharding)
 
 
+def spread(objective: Any, num_rows: int, batch: Array) -> Array:
+    """So many rows of a batch at equal distances: as it is split over devices, every device has its own already."""
+    distance = len(batch) // num_rows
+    rows = batch[: num_rows * distance].reshape(num_rows, distance, *batch.shape[1:])
+    return shard(objective, rows[:, 0])
+
+
 def draw(objective: Any, key: Array, prior: Prior, num_samples: int) -> Array:
     """Noise (num_samples, D), split over the devices."""
     return shard(objective, prior.sample(key, num_samples))

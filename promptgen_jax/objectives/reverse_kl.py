@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.objectives._shared import Stateless, draw, reference, shard, sharding_field, summary
+from promptgen_jax.objectives._shared import Stateless, draw, reference, sharding_field, spread, summary
 from promptgen_jax.types import Array, Density, PyTree, Spec, spec_field
 
 
@@ -40,9 +41,8 @@ class ReverseKL(Stateless):
         z, log_dets = flow.forward_and_log_dets(params, eps, cond)
         prior = ebm.generator.prior
         kl_prior = prior.log_prob(eps) - sum(log_dets) - prior.log_prob(z)
-        small, cond = shard(self, z[: self.batch_size]), None if cond is None else cond[: self.batch_size]
-        reference_z = reference(params, ebm, flow, eps[: self.batch_size], cond)
-        energies = ebm.energies(key_ebm, small, cond, reference_z)
+        small, small_eps, cond = jax.tree.map(functools.partial(spread, self, self.batch_size), (z, eps, cond))
+        energies = ebm.energies(key_ebm, small, cond, reference(params, ebm, flow, small_eps, cond))
         return summary(ebm, energies, kl_prior, z, log_dets)
 
     def held_out(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Density) -> Array:

@@ -148,17 +148,10 @@ def map_views(
     Raises:
       ValueError: images that are not square, or a chunk below 1.
     """
-    if chunk < 1:
-        raise ValueError(f"map_views: got chunk={chunk}; expected at least 1. Give the number of views in memory.")
     taps = _taps(_square(images), size, antialias)
     num_images, num_views = draws.side.shape
-    num_chunks = -(-num_views // chunk)
-    length = -(-num_views // num_chunks)
-
-    def split(field):
-        """(B, R) to (chunks, B, length); the last views are repeated to fill up the last chunk."""
-        filled = jnp.pad(field, ((0, 0), (0, num_chunks * length - num_views)), mode="edge")
-        return filled.reshape(num_images, num_chunks, length).swapaxes(0, 1)
+    parts = _split(draws, chunk)
+    num_chunks, _, length = parts.side.shape
 
     def join(values):
         """(chunks, B · length, ...) to (B, R, ...)."""
@@ -166,11 +159,104 @@ def map_views(
         return values.reshape(num_images, num_chunks * length, *values.shape[3:])[:, :num_views]
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def one_chunk(draws):
-        views = _render(draws, images, taps)
+    def one_chunk(part):
+        views = _render(part, images, taps)
         return function(views.reshape(-1, *views.shape[2:]))
 
-    return jax.tree.map(join, lax.map(one_chunk, jax.tree.map(split, draws)))
+    return jax.tree.map(join, lax.map(one_chunk, parts))
+
+
+def mean_views(
+    function: Callable[[Any, jax.Array], jax.Array],
+    weights: Any,
+    draws: Draws,
+    images: jax.Array,
+    *,
+    size: int | None = 224,
+    antialias: bool = False,
+    chunk: int = 10,
+) -> jax.Array:
+    """Mean (B,) over the R views of every image of a number per view, `chunk` views of each image at a time.
+
+    Where the gradient by images is asked for, each chunk's is taken together with its values: the way back is a
+    product, and `function` runs forward once. Where it is not, only values are computed. A gradient by `weights`,
+    which frozen networks need not have, makes every chunk again, as `map_views` does. There is no forward-mode
+    derivative.
+
+    Args:
+      function: of weights and views (N, size, size, 3), to numbers (N,); it closes over no traced array.
+      weights: what `function` needs, any pytree.
+      draws: as in `map_views`.
+      images: as in `map_views`.
+      size: as in `augmented_views`.
+      antialias: as in `augmented_views`.
+      chunk: as in `map_views`.
+
+    Raises:
+      ValueError: as `map_views`.
+    """
+    options = (_square(images), size, antialias, chunk)
+    return _mean_views(function, options, weights, draws, images)
+
+
+def _mean_of_values(function, options, weights, draws, images):
+    _, size, antialias, chunk = options
+    views = functools.partial(function, weights)
+    return jnp.mean(map_views(views, draws, images, size=size, antialias=antialias, chunk=chunk), axis=1)
+
+
+def _mean_and_gradient(function, options, *primals):
+    """The mean (B,), and its gradient by images, or what it takes to make that of everything."""
+    weights, draws, images = jax.tree.map(lambda leaf: leaf.value, primals)
+    if any(leaf.perturbed for leaf in jax.tree.leaves(primals[:2])):
+        return _mean_of_values(function, options, weights, draws, images), (None, (weights, draws, images))
+    *resize, chunk = options
+    taps, num_views = _taps(*resize), draws.side.shape[1]
+    parts = _split(draws, chunk)
+    num_chunks, _, length = parts.side.shape
+    shares = (np.arange(num_chunks * length) < num_views).reshape(num_chunks, length) / np.float32(num_views)
+
+    def add(total, part_and_share):
+        part, share = part_and_share
+
+        def mean(images):
+            views = _render(part, images, taps)
+            values = function(weights, views.reshape(-1, *views.shape[2:]))
+            return jnp.sum(values.reshape(-1, length) * share, axis=1)
+
+        made, pullback = jax.vjp(mean, images)
+        return jax.tree.map(jnp.add, total, (made, *pullback(jnp.ones_like(made)))), None
+
+    zero = jnp.where(False, images, 0)  # of the images, so that within `shard_map` every shard has its own
+    (mean, gradient), _ = lax.scan(add, (jnp.sum(zero, axis=(1, 2, 3)), zero), (parts, shares))
+    return mean, (gradient, None)
+
+
+def _pull_back(function, options, residuals, cotangent):
+    gradient, inputs = residuals
+    if inputs is None:
+        return None, None, cotangent[:, None, None, None] * gradient
+    _, pullback = jax.vjp(functools.partial(_mean_of_values, function, options), *inputs)
+    return pullback(cotangent)
+
+
+_mean_views = jax.custom_vjp(_mean_of_values, nondiff_argnums=(0, 1))
+_mean_views.defvjp(_mean_and_gradient, _pull_back, symbolic_zeros=True)
+
+
+def _split(draws: Draws, chunk: int) -> Draws:
+    """Fields (B, R) to (chunks, B, length); the last views are repeated to fill up the last chunk."""
+    if chunk < 1:
+        raise ValueError(f"views: got chunk={chunk}; expected at least 1. Give the number of views in memory.")
+    num_images, num_views = draws.side.shape
+    num_chunks = -(-num_views // chunk)
+    length = -(-num_views // num_chunks)
+
+    def split(field):
+        filled = jnp.pad(field, ((0, 0), (0, num_chunks * length - num_views)), mode="edge")
+        return filled.reshape(num_images, num_chunks, length).swapaxes(0, 1)
+
+    return jax.tree.map(split, draws)
 
 
 def cutout_size(image_size: int) -> int:

@@ -1,4 +1,7 @@
-"""Convolution with a gradient that is fast on CPUs within loops too.
+"""Convolution that is fast on CPUs: transposed ones too, and the gradient within loops.
+
+XLA multiplies the zeros that a transposed convolution, or the gradient of a strided one, puts between pixels. Here it
+is one small convolution for each place from a pixel to the next, with the taps that meet pixels there.
 
 XLA's fast convolution for CPUs takes kernels as HWIO alone. JAX writes the gradient by the images with the kernel's
 channels exchanged, which XLA puts in order in the main program but not in the body of a loop, such as the steps of a
@@ -8,6 +11,7 @@ sampler or the accumulation of gradients: there it falls back to plain loops. Th
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +47,7 @@ def convolve(
     return _ordered(images, kernel, stride, padding, dilation)
 
 
-def _native(images, kernel, stride, padding, dilation):
+def _native(images, kernel, stride, padding, dilation=1):
     return lax.conv_general_dilated(
         images,
         kernel,
@@ -54,13 +58,57 @@ def _native(images, kernel, stride, padding, dilation):
     )
 
 
+def _by_places(images, kernel, stride, padding, dilation):
+    """As `_native`, without the products of zeros: outputs of each place are computed apart and interleaved."""
+    if dilation == 1 or stride > 1:
+        return _native(images, kernel, stride, padding, dilation)
+    axes = zip(images.shape[1:3], kernel.shape[:2], padding, strict=True)
+    (height, rows), (width, columns) = (_places(*axis, dilation) for axis in axes)
+
+    def outputs(row, column):
+        taps = kernel[row.first :: dilation, column.first :: dilation]
+        if taps.size:
+            return _native(images, taps, 1, (row.padding, column.padding))
+        return jnp.zeros((len(images), row.num_outputs, column.num_outputs, kernel.shape[3]), images.dtype)
+
+    made = jnp.stack([jnp.stack([outputs(row, column) for column in columns], axis=3) for row in rows], axis=2)
+    made = made.reshape(len(images), rows[0].num_outputs * dilation, columns[0].num_outputs * dilation, kernel.shape[3])
+    return made[:, :height, :width]
+
+
+class _Place(NamedTuple):
+    """One place: the first of its taps, zeros before and after the pixels that they meet, and number of outputs."""
+
+    first: int
+    padding: tuple[int, int]
+    num_outputs: int
+
+
+def _places(size: int, taps: int, padding: tuple[int, int], dilation: int) -> tuple[int, list[_Place]]:
+    """How many outputs an axis has, and its places: output dilation · m + p is output m of place p.
+
+    All places have as many outputs as the first, which has most.
+    """
+    before, after = padding
+    length = dilation * (size - 1) + 1 + before + after - taps + 1
+    count = -(-length // dilation)
+    places = []
+    for place in range(dilation):
+        first = (before - place) % dilation
+        zeros = (before - place - first) // dilation
+        places.append(_Place(first, (zeros, count - 1 + len(range(first, taps, dilation)) - zeros - size), count))
+    return length, places
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _ordered(images, kernel, stride, padding, dilation):
-    return _native(images, kernel, stride, padding, dilation)
+    return _by_places(images, kernel, stride, padding, dilation)
 
 
 def _forward(images, kernel, stride, padding, dilation):
-    return _native(images, kernel, stride, padding, dilation), (images, kernel)
+    """Keeps the images if there is a gradient by the kernel, which frozen networks have none of; else their shape."""
+    kept = images.value if kernel.perturbed else images.value[:0]
+    return _by_places(images.value, kernel.value, stride, padding, dilation), (kept, kernel.value)
 
 
 def _backward(stride, padding, dilation, residuals, cotangent):
@@ -72,8 +120,11 @@ def _backward(stride, padding, dilation, residuals, cotangent):
         for inputs, outputs, taps, (before, _) in sizes
     )
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    image_cotangent = _by_places(cotangent, flipped, dilation, pads, stride)
+    if not len(images):
+        return image_cotangent, None
     _, pullback = jax.vjp(lambda kernel: _native(images, kernel, stride, padding, dilation), kernel)
-    return _native(cotangent, flipped, dilation, pads, stride), *pullback(cotangent)
+    return image_cotangent, *pullback(cotangent)
 
 
-_ordered.defvjp(_forward, _backward)
+_ordered.defvjp(_forward, _backward, symbolic_zeros=True)

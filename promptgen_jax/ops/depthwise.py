@@ -69,12 +69,15 @@ def _native(images, kernel, stride):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _shifted(images, kernel, stride):
+    weights = lax.split(kernel.reshape(-1, 1, 1, kernel.shape[-1]), [1] * len(kernel) ** 2)
     taps = _taps(images, stride, len(kernel))
-    return sum(tap * kernel[i, j, 0] for (i, j), tap in taps)
+    return functools.reduce(jnp.add, (tap * weight for tap, weight in zip(taps, weights, strict=True)))
 
 
 def _shifted_forward(images, kernel, stride):
-    return _shifted(images, kernel, stride), (images, kernel)
+    """Keeps the images if there is a gradient by the kernel, which frozen networks have none of; else their shape."""
+    kept = images.value if kernel.perturbed else images.value[:0]
+    return _shifted(images.value, kernel.value, stride), (kept, kernel.value)
 
 
 def _shifted_backward(stride, residuals, cotangent):
@@ -83,22 +86,22 @@ def _shifted_backward(stride, residuals, cotangent):
         image_cotangent = _shifted(cotangent, kernel[::-1, ::-1], 1)
     else:
         image_cotangent = _transposed_stride2(cotangent, kernel[:, :, 0], images.shape)
-    sums = [jnp.sum(tap * cotangent, axis=(0, 1, 2)) for _, tap in _taps(images, stride, len(kernel))]
+    if not len(images):
+        return image_cotangent, None
+    sums = [jnp.sum(tap * cotangent, axis=(0, 1, 2)) for tap in _taps(images, stride, len(kernel))]
     return image_cotangent, jnp.stack(sums).reshape(kernel.shape)
 
 
-_shifted.defvjp(_shifted_forward, _shifted_backward)
+_shifted.defvjp(_shifted_forward, _shifted_backward, symbolic_zeros=True)
 
 
 def _taps(images, stride, size):
-    """All ((row, column), shifted images) that a kernel of size x size multiplies."""
+    """The shifted images that each entry of a kernel of size x size multiplies, row by row."""
     low_h, high_h, num_h = _same_padding(images.shape[1], size, stride)
     low_w, high_w, num_w = _same_padding(images.shape[2], size, stride)
-    padded = _pad_axis(_pad_axis(images, 1, low_h, high_h, 0), 2, low_w, high_w, 0)
-    return [
-        ((i, j), _every(_every(padded, 1, i, num_h, stride), 2, j, num_w, stride))
-        for i, j in itertools.product(range(size), repeat=2)
-    ]
+    # in one go: of rows first and columns then, XLA would keep two padded copies
+    padded = jnp.pad(images, ((0, 0), (low_h, high_h), (low_w, high_w), (0, 0)))
+    return [_window(padded, corner, (num_h, num_w), stride) for corner in itertools.product(range(size), repeat=2)]
 
 
 def _transposed_stride2(cotangent, kernel, shape):
@@ -109,18 +112,17 @@ def _transposed_stride2(cotangent, kernel, shape):
     """
     low_h, _, num_h = _same_padding(shape[1], 3, 2)
     low_w, _, num_w = _same_padding(shape[2], 3, 2)
-    padded = _pad_axis(_pad_axis(cotangent, 1, 1, 1, 0), 2, 1, 1, 0)
+    padded = jnp.pad(cotangent, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
     def met(i, j):
         """Outputs that met kernel entry (i, j), times that entry."""
-        rows = _every(padded, 1, 1 - i // 2, num_h + 1, 1)
-        return _every(rows, 2, 1 - j // 2, num_w + 1, 1) * kernel[i, j]
+        return _window(padded, (1 - i // 2, 1 - j // 2), (num_h + 1, num_w + 1), 1) * kernel[i, j]
 
     even_even = met(0, 0) + met(0, 2) + met(2, 0) + met(2, 2)
     even_odd = met(0, 1) + met(2, 1)
     odd_even = met(1, 0) + met(1, 2)
     rows = [jnp.stack([even_even, even_odd], axis=3), jnp.stack([odd_even, met(1, 1)], axis=3)]
-    whole = jnp.stack(rows, axis=2).reshape(shape[0], 2 * num_h + 2, 2 * num_w + 2, shape[3])
+    whole = jnp.stack(rows, axis=2).reshape(len(cotangent), 2 * num_h + 2, 2 * num_w + 2, shape[3])
     return whole[:, low_h : low_h + shape[1], low_w : low_w + shape[2]]
 
 
@@ -175,6 +177,13 @@ def _pad_axis(images, axis, low, high, value):
     widths = [(0, 0)] * images.ndim
     widths[axis] = (low, high)
     return jnp.pad(images, widths, constant_values=value)
+
+
+def _window(images, corner, counts, stride):
+    """Every so many rows and columns (B, *counts, C), from a corner on."""
+    starts = (0, *corner, 0)
+    ends = [start + stride * (count - 1) + 1 for start, count in zip(corner, counts, strict=True)]
+    return lax.slice(images, starts, (len(images), *ends, images.shape[3]), (1, stride, stride, 1))
 
 
 def _every(images, axis, start, count, stride):

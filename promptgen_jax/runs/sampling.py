@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def write_samples(
     *,
     num_samples: int,
     seed: int = 0,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     cond: np.ndarray | None = None,
     truncation: float = 1.0,
     latents: bool = False,
@@ -55,7 +55,7 @@ def write_samples(
       folder: made if missing; `.samples.json` in it says what the images are of.
       num_samples: noises to draw; more of them can be asked for later.
       seed: of the noise.
-      batch_size: images per device at a time, the size that is compiled.
+      batch_size: images per device at a time, the size that is compiled; None chooses it by the size of an image.
       cond: conditions, angles in radians, (A,) one for all, or (K, A); needed if and only if the prompt is conditional.
       truncation: of the noise, see `draws.truncated`, above 0 and at most 1.
       latents: also write `latents.npz` with the noise `eps` (N, D), the generator's latents `z` (N K, D), `cond`.
@@ -71,6 +71,7 @@ def write_samples(
     """
     folder = disk.local_path("sample: folder", folder)
     checks.check_count("sample: num_samples", num_samples)
+    batch_size = images_at_a_time(prompt.image_size) if batch_size is None else batch_size
     checks.check_count("sample: batch_size", batch_size)
     checks.check_seed("sample: seed", seed)
     checks.check_number("sample: truncation", truncation, 0, 1, above=True)
@@ -106,15 +107,33 @@ def _write(
     with ThreadPoolExecutor() as pool, devices.compilations_kept():
         progress, done = _Progress(len(left), say), 0
         function, shared = (images_by_number, ()) if truncation == 1 else (_truncated_images, (np.float32(truncation),))
+        written: list[Future] = []
         for made in devices.stream_batches(function, batch_size, *arrays, shared=(prompt, key, *shared)):
             shown, numbers = images.to_uint8(view(prompt, made)), left[done : done + len(made)]
-            list(pool.map(images.save_png, [folder / _file(number) for number in numbers], shown))
-            progress.add(len(made))
+            progress.add(_finish(written))  # of the batch before, while devices and threads were both at work
+            written = [
+                pool.submit(images.save_png, folder / _file(number), picture)
+                for number, picture in zip(numbers, shown, strict=True)
+            ]
             done += len(made)
+        progress.add(_finish(written))
         devices.wait_for_hosts("samples")
         if devices.is_first_host():
             _write_extras(prompt, folder, key, num_samples, cond, truncation, latents=latents, npz=npz)
     devices.wait_for_hosts("sample extras")
+
+
+def images_at_a_time(image_size: int) -> int:
+    """Images of so many pixels a side that one device makes together: a million pixels on a CPU, four on others."""
+    pixels = 2**20 if jax.default_backend() == "cpu" else 2**22
+    return min(64, max(1, pixels // image_size**2))
+
+
+def _finish(written: list[Future]) -> int:
+    """Waits for pictures to be written; their number."""
+    for future in written:
+        future.result()
+    return len(written)
 
 
 def _write_extras(prompt, folder: Path, key, num_samples: int, cond, truncation, *, latents: bool, npz: bool) -> None:
@@ -234,6 +253,8 @@ class _Progress:
         self.started = self.said = time.monotonic()
 
     def add(self, number: int) -> None:
+        if not number:
+            return
         now = time.monotonic()
         self.done += number
         if not self.first:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from orbax.checkpoint import v1 as ocp
 
 from promptgen_jax import devices
 from promptgen_jax.store import disk
@@ -52,6 +51,8 @@ class Checkpoints:
             shutil.rmtree(self._folder / str(step), ignore_errors=True)
         for step in [each for each in steps if each not in (*whole, *surplus)]:
             self._put_aside(step, "its files are not as written", left=whole)
+        from orbax.checkpoint import v1 as ocp  # half a second, for those who train alone
+
         self._checkpointer = ocp.training.Checkpointer(
             self._folder,
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),

@@ -39,8 +39,12 @@ AT_FDCWD, RENAME_EXCHANGE, RENAME_SWAP = -100, 2, 2  # of linux/fs.h and of macO
 
 
 @contextlib.contextmanager
-def new_file(path: str | Path) -> Iterator[BinaryIO]:
+def new_file(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write to that takes the place of `path` once the block ends well; else `path` stays as it was.
+
+    Args:
+      path: the file.
+      durable: whether to wait until it is on the disk, so that it outlives a power cut.
 
     Raises:
       OSError: it cannot be written, in one sentence.
@@ -53,7 +57,8 @@ def new_file(path: str | Path) -> Iterator[BinaryIO]:
             with file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
                 os.replace(partial, path)  # while it is locked
         except BaseException:
             with contextlib.suppress(OSError):
@@ -87,13 +92,18 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
                 _let_go(held)
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
+def write_bytes(path: str | Path, content: bytes, *, durable: bool = True) -> None:
     """Writes a file atomically: it is either the old one or the whole new one.
+
+    Args:
+      path: the file.
+      content: of it.
+      durable: as in `new_file`.
 
     Raises:
       OSError: it cannot be written.
     """
-    with new_file(path) as file:
+    with new_file(path, durable=durable) as file:
         file.write(content)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -194,7 +195,9 @@ def thumbnail(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 def png_bytes(picture: np.ndarray) -> bytes:
-    """Encodes a picture, uint8 (height, width, 3), as PNG.
+    """Encodes a picture, uint8 (height, width, 3), as PNG, by run lengths.
+
+    Of photographs zlib's usual search for repetitions takes up to seven times as long, for no smaller a file.
 
     Raises:
       ValueError: not such an array.
@@ -206,14 +209,14 @@ def png_bytes(picture: np.ndarray) -> bytes:
             "Pass a float batch through image_grid first."
         )
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG")
+    Image.fromarray(picture).save(file, format="PNG", compress_type=zlib.Z_RLE)
     return file.getvalue()
 
 
 def save_png(path: str | Path, images) -> Path:
     """Writes a picture, uint8 (height, width, 3), or a float batch (laid out by `image_grid`), atomically.
 
-    Folders on the way are made.
+    Folders on the way are made. It does not wait for the disk, as a picture can be made again, see `is_whole_png`.
 
     Returns:
       The path written.
@@ -225,7 +228,7 @@ def save_png(path: str | Path, images) -> Path:
     picture = images if getattr(images, "dtype", None) == np.uint8 else image_grid(images)
     content = png_bytes(picture)
     path.parent.mkdir(parents=True, exist_ok=True)
-    disk.write_bytes(path, content)
+    disk.write_bytes(path, content, durable=False)
     return path
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from promptgen_jax import checks
+from promptgen_jax.types import PyTree
 
 
 def official_adamw(
@@ -46,12 +47,17 @@ def official_adamw(
     return optax.chain(optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate))
 
 
+def global_norm(gradient: PyTree) -> jax.Array:
+    """The L2 norm () of all numbers of a tree together."""
+    return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
+
+
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """Scales all gradients by min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ does."""
 
     def update(updates, state, params=None):
         del params
-        factor = jnp.minimum(1.0, max_norm / (optax.tree.norm(updates) + 1e-6))
+        factor = jnp.minimum(1.0, max_norm / (global_norm(updates) + 1e-6))
         return jax.tree.map(lambda g: factor * g, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

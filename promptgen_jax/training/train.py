@@ -27,7 +27,7 @@ from promptgen_jax.store.checkpoints import Checkpoints
 from promptgen_jax.training import moments
 from promptgen_jax.training.about import claim_workdir, recipe
 from promptgen_jax.training.config import AUTO, TrainConfig, make_objective, name_of
-from promptgen_jax.training.optimizer import make_optimizer
+from promptgen_jax.training.optimizer import global_norm, make_optimizer
 from promptgen_jax.training.start import choose, closest_normal, start_at, weighted_draws
 from promptgen_jax.training.watch import Watch, stop_signals
 from promptgen_jax.types import Array, PyTree
@@ -56,19 +56,25 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
         params, beta = trained
         return objective.loss(params, memory, key, with_beta(ebm, beta), flow)
 
-    def micro_step(carried, index):
-        total, memory = carried
+    def micro_step(memory, index):
+        trained = state["params"], state["beta"]
         gradient, (memory, metrics) = jax.grad(loss_of, has_aux=True)(
-            (state["params"], state["beta"]), memory, jax.random.fold_in(step_key, index)
+            trained, memory, jax.random.fold_in(step_key, index)
         )
+        return gradient, memory, metrics
+
+    def accumulate(carried, index):
+        total, memory = carried
+        gradient, memory, metrics = micro_step(memory, index)
         return (jax.tree.map(jnp.add, total, gradient), memory), metrics
 
-    start = jax.tree.map(jnp.zeros_like, (state["params"], state["beta"])), state.get(MEMORY, ())
+    memory = state.get(MEMORY, ())
     if config.accumulation == 1:  # no loop where there is nothing to accumulate
-        (gradient, memory), metrics = micro_step(start, 0)
+        (gradient, grad_beta), memory, metrics = micro_step(memory, 0)
     else:
-        (gradient, memory), metrics = jax.lax.scan(micro_step, start, jnp.arange(config.accumulation))
-    gradient, grad_beta = jax.tree.map(lambda leaf: leaf / config.accumulation, gradient)
+        start = jax.tree.map(jnp.zeros_like, (state["params"], state["beta"])), memory
+        (total, memory), metrics = jax.lax.scan(accumulate, start, jnp.arange(config.accumulation))
+        gradient, grad_beta = jax.tree.map(lambda leaf: leaf / config.accumulation, total)
     metrics = jax.tree.map(jnp.mean, metrics)
     updates, opt_state = optimizer.update(gradient, state["opt_state"], state["params"])
     params = jax.tree.map(jnp.add, state["params"], updates)
@@ -80,10 +86,9 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
         metrics |= {f"moment_gap/{name}": jnp.max(jnp.abs(moment[name] - mu[name])) for name in moment}
         # shares sum to one, as their mu does, so that their beta keeps summing to zero
         beta = moments.closed_loop_update(beta, moment, mu, rate=config.closed_loop, simplex=())
-    norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
     state = {**state, "step": state["step"] + 1, "params": params, "opt_state": opt_state, "beta": beta}
     state |= {MEMORY: memory} if MEMORY in state else {}
-    return state, {**metrics, "grad_norm": norm}
+    return state, {**metrics, "grad_norm": global_norm(gradient)}
 
 
 def with_beta(ebm: LatentEBM, beta: dict) -> LatentEBM:

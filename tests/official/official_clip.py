@@ -172,9 +172,11 @@ def write_hugging_face(folder, tensors, kind="safetensors", **config):
 
 @jax.jit
 def view_energies_and_gradient(control, draws, images):
+    """Energies (B, R) of views and (B,) of images, and the gradient (B, S, S, 3), as training takes them."""
+
     def total(images):
-        energies = control.view_energies(draws, images)
-        return jnp.sum(jnp.mean(energies, axis=1)), energies
+        energies = control.mean_energies(draws, images)
+        return jnp.sum(energies), energies
 
     gradient, energies = jax.grad(total, has_aux=True)(images)
-    return energies, gradient
+    return control.view_energies(draws, images), energies, gradient

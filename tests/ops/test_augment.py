@@ -197,6 +197,88 @@ def test_map_views_equals_all_at_once(chunk):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
 
 
+def energy_of_views(kernel, views):
+    return jnp.sum(jnp.sin(views @ kernel), axis=(1, 2, 3))
+
+
+def mean_by_map_views(kernel, draws, images, chunk):
+    views = functools.partial(energy_of_views, kernel)
+    return jnp.mean(augment.map_views(views, draws, images, size=16, chunk=chunk), axis=1)
+
+
+def mean_by_mean_views(kernel, draws, images, chunk):
+    return augment.mean_views(energy_of_views, kernel, draws, images, size=16, chunk=chunk)
+
+
+MEANS = [mean_by_mean_views, mean_by_map_views]
+
+
+@pytest.fixture(scope="module")
+def of_views():
+    """A kernel, draws of seven views, two images, and what weights their energies."""
+    images = jax.random.uniform(jax.random.key(0), (2, 24, 24, 3))
+    draws = augment.draw(jax.random.key(1), num_images=2, num_views=7, image_size=24)
+    return jax.random.normal(jax.random.key(2), (3, 4)), draws, images, jnp.array([2.0, -0.5])
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("asked", [(0,), (1,), (0, 1)], ids=["weights", "images", "both"])
+def test_mean_views_has_the_gradient_of_map_views(of_views, chunk, asked):
+    """Also with a chunk that does not divide the number of views."""
+    kernel, draws, images, weighting = of_views
+
+    def run(mean):
+        def total(kernel, images):
+            energies = mean(kernel, draws, images, chunk)
+            return energies @ weighting, energies
+
+        return jax.jit(jax.grad(total, argnums=asked, has_aux=True))(kernel, images)
+
+    for got, expected in zip(*(jax.tree.leaves(run(mean)) for mean in MEANS), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_mean_views_of_every_image_under_its_own_draws(of_views):
+    """Under `vmap`, and in a loop over shards, as data-parallel programs run it."""
+    kernel, draws, images, weighting = of_views
+
+    def total(images):
+        one = jax.vmap(lambda draw, image: mean_by_mean_views(kernel, draw, image, 3))
+        batched = jax.tree.map(lambda leaf: leaf[:, None], (draws, images))
+        return one(*batched)[:, 0] @ weighting
+
+    expected = jax.grad(lambda images: mean_by_map_views(kernel, draws, images, 3) @ weighting)(images)
+    np.testing.assert_allclose(jax.jit(jax.grad(total))(images), expected, rtol=1e-5, atol=1e-4)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+
+    def shard(kernel, draws, images, weighting):
+        return jax.grad(lambda images: mean_by_mean_views(kernel, draws, images, 3) @ weighting)(images)
+
+    run = jax.jit(jax.shard_map(shard, mesh=mesh, in_specs=(whole, split, split, split), out_specs=split))
+    np.testing.assert_allclose(run(kernel, draws, images, weighting), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_mean_views_runs_forward_once(of_views):
+    """With the gradient: operations of a matrix product are those of one way forward and one back."""
+    kernel, draws, images, weighting = of_views
+    runs = []
+
+    def energy(kernel, views):
+        jax.debug.callback(lambda: runs.append(1))
+        return energy_of_views(kernel, views)
+
+    def total(images):
+        return augment.mean_views(energy, kernel, draws, images, size=16, chunk=3) @ weighting
+
+    jax.block_until_ready(jax.jit(total)(images))
+    jax.effects_barrier()
+    assert len(runs) == 3
+    jax.block_until_ready(jax.jit(jax.value_and_grad(total))(images))
+    jax.effects_barrier()
+    assert len(runs) == 3 + 3
+
+
 def test_memory_of_a_clip_energy_at_1024_pixels():
     """50 views through a tower of the size of ViT-B/32, with the gradient to the image: below 1.5 GB."""
     tower = clip.VisionTower(
@@ -208,9 +290,11 @@ def test_memory_of_a_clip_energy_at_1024_pixels():
 
     def energy(params, key, images, text):
         draws = augment.draw(key, num_images=1, num_views=50, image_size=1024)
-        return jnp.mean(
-            augment.map_views(lambda views: 1 - tower.apply(params, views)["embedding"] @ text, draws, images)
-        )
+        weights = params, text
+        return jnp.mean(augment.mean_views(one_minus_cosine, weights, draws, images))
+
+    def one_minus_cosine(weights, views):
+        return 1 - tower.apply(weights[0], views)["embedding"] @ weights[1]
 
     step = jax.jit(jax.value_and_grad(energy, argnums=2))
     text = jax.ShapeDtypeStruct((512,), jnp.float32)

@@ -114,7 +114,10 @@ CONVOLUTIONS = {  # kernel, stride, padding, dilation
     "1x1": (1, 1, ((0, 0), (0, 0)), 1),
     "stride": (7, 2, ((3, 3), (3, 3)), 1),
     "uneven_padding": (3, 2, ((0, 1), (1, 0)), 1),
+    "strided_1x1": (1, 2, ((0, 0), (0, 0)), 1),
     "dilation": (3, 1, ((2, 2), (2, 2)), 2),
+    "uneven_dilation": (4, 1, ((1, 3), (2, 0)), 2),
+    "dilation_by_3": (4, 1, ((2, 3), (3, 1)), 3),
 }
 
 
@@ -132,6 +135,38 @@ def test_convolution_matches_lax(name, height, width):
     ours = functools.partial(convolution.convolve, stride=stride, padding=padding, dilation=dilation)
     # sums of up to 196 products of order 1
     assert_same_values_and_gradients(ours, reference, (images, kernel), atol=1e-4)
+
+
+FROZEN = {
+    "depthwise": lambda images, kernel: depthwise.depthwise_conv(images, kernel[:, :, :1], shifted=True),
+    "depthwise_stride": lambda images, kernel: depthwise.depthwise_conv(
+        images, kernel[:, :, :1], stride=2, shifted=True
+    ),
+    "convolution": lambda images, kernel: convolution.convolve(images, kernel, padding=((1, 1), (1, 1))),
+    "convolution_stride": lambda images, kernel: convolution.convolve(images, kernel, stride=2),
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_frozen_kernels_cost_no_gradient_of_theirs(name):
+    """The gradient by images alone is that of both, in loops and under `vmap` too, from a smaller program."""
+    images, kernel = (
+        jax.random.normal(jax.random.key(0), (2, 7, 8, 4)),
+        jax.random.normal(jax.random.key(1), (3, 3, 4, 4)),
+    )
+
+    def total(images, kernel):
+        return jnp.sum(jnp.sin(FROZEN[name](images, kernel)))
+
+    both = jax.grad(total, argnums=(0, 1))
+    expected, _ = both(images, kernel)
+    np.testing.assert_array_equal(jax.grad(total)(images, kernel), expected)
+    mapped = jax.vmap(jax.grad(lambda image, kernel: total(image[None], kernel)), (0, None))(images, kernel)
+    np.testing.assert_allclose(mapped, expected, atol=1e-6)
+    looped = lax.scan(lambda x, _: (jax.grad(total)(x, kernel), None), images, length=1)[0]
+    np.testing.assert_allclose(looped, expected, atol=1e-6)
+    counts = [len(jax.make_jaxpr(function)(images, kernel).eqns) for function in (jax.grad(total), both)]
+    assert counts[0] < counts[1]
 
 
 def test_convolution_of_half_precision_is_that_of_the_kernels():

@@ -140,6 +140,28 @@ def test_sample_i_depends_on_its_number_alone(adapter):
     assert np.abs(prompt.sample(jax.random.key(1), 7) - whole).max() > 0.01
 
 
+@pytest.mark.parametrize(("size", "count"), [(64, 64), (256, 16), (512, 4), (1024, 1)])
+def test_a_million_pixels_at_a_time(monkeypatch, size, count):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert sampling.images_at_a_time(size) == count
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert sampling.images_at_a_time(size) == min(64, 4 * count)
+
+
+SPARED = """
+import sys
+from promptgen_jax import commands
+assert commands.main(["sample", f"--prompt={sys.argv[1]}", f"--output={sys.argv[2]}", "--num_samples=2"]) == 0
+print(*sorted(set(sys.modules) & {"orbax", "optax", "matplotlib", "transformers", "torch", "promptgen_jax.training"}))
+"""
+
+
+def test_sampling_imports_no_training(saved, tmp_path):
+    command = [sys.executable, "-c", SPARED, str(saved), str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.splitlines()[-1].split() == []
+
+
 def test_files_hold_what_they_say(saved, tmp_path):
     """Latents give the images; more images are added to those that are there."""
     prompt = pg.Prompt.from_pretrained(saved)

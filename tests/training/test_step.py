@@ -1,0 +1,66 @@
+"""How large the compiled step is, and what devices tell each other in it."""
+
+import functools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import helpers
+import jax
+import jax.numpy as jnp
+
+import promptgen_jax as pg
+from configs import quickstart
+from promptgen_jax import devices
+from promptgen_jax.training.config import TrainConfig, make_objective
+from promptgen_jax.training.optimizer import make_optimizer
+from promptgen_jax.training.train import train_step
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import sys; sys.path[:0] = ["tests/support", "tests/training"]
+import test_step; test_step.print_collectives()
+"""
+
+
+def step_of(ebm, flow, **options):
+    """A training step, and what it is called with at the start."""
+    config, optimizer = TrainConfig(**options), make_optimizer(learning_rate=1e-3, num_steps=10)
+    mesh = devices.data_mesh()
+    flow, params = pg.init_flow(jax.random.key(0), ebm.generator.prior, **flow)
+    zero = jnp.zeros((), jnp.int32)
+    state = {"step": zero, "params": params, "opt_state": optimizer.init(params), "beta": {}}
+    step = functools.partial(train_step, objective=make_objective(config, mesh), optimizer=optimizer, config=config)
+    return step, devices.replicate((state, ebm, flow), mesh)
+
+
+def count_equations(jaxpr):
+    """Those of a program and of all programs within it."""
+    inner = (part for equation in jaxpr.eqns for part in jax.tree.leaves(list(equation.params.values())))
+    inner = (getattr(part, "jaxpr", part) for part in inner)
+    return len(jaxpr.eqns) + sum(count_equations(part) for part in inner if hasattr(part, "eqns"))
+
+
+def test_step_of_the_quick_start_is_small():
+    """What is traced is traced, lowered and compiled before the first step, dead or not."""
+    stage = quickstart.get_config().stages.smile
+    ebm = pg.LatentEBM(pg.load_generator("dcgan_digiface"), helpers.build_controls(stage))
+    step, arguments = step_of(ebm, stage.flow, batch_size=32, kl_batch_size=1024)
+    assert 3000 < count_equations(jax.make_jaxpr(step)(*arguments).jaxpr) <= 5000
+
+
+def test_devices_tell_each_other_the_gradient_of_the_flow_alone():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=ROOT, env=os.environ | flags, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["all-reduce"], done.stdout + done.stderr
+
+
+def print_collectives():
+    step, arguments = step_of(helpers.make_ebm(), helpers.FLOW, batch_size=8, kl_batch_size=64)
+    assert jax.device_count() == 4
+    text = jax.jit(step).lower(*arguments).compile().as_text()
+    print(*re.findall(r" (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(", text))
