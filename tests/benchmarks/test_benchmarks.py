@@ -1,0 +1,50 @@
+"""The command that measures: it runs, refuses what does not compute the same, and its page says what was measured."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import case, page, turns
+from benchmarks.case import Case, Side
+
+pytest.importorskip("torch")
+
+
+def test_quick_run(tmp_path, capsys):
+    """Two cheap parts: both sides agree, and records have times, memory and counts."""
+    path = tmp_path / "records.json"
+    assert command.main(["flow", "peak", "--quick", "--threads=1", f"--json={path}"]) == 0
+    found = {record["name"]: record for record in json.loads(path.read_text())}
+    assert set(found) == {"flow/8", "peak/float32"}
+    flow = found["flow/8"]
+    assert flow["ours"]["median"] > 0
+    assert flow["other"]["median"] > 0
+    assert flow["ours"]["gflop"] > 0
+    assert 0 < max(flow["differences"].values()) < 1e-4
+    assert "flow/8" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="measured with --quick"):
+        page.write(list(found.values()))
+
+
+@pytest.mark.parametrize("wrong", [{"x": np.ones(3) * 1.02}, {"y": np.ones(3)}, {"x": np.full(3, np.nan)}])
+def test_a_wrong_twin_is_refused(wrong):
+    """Another value, another name, and no number at all."""
+    refused = Case("some/case", "", functools.partial(Side, dict), functools.partial(Side, dict))
+    with pytest.raises(turns.Different, match="some/case.*different computations"):
+        turns.compare(refused, {"x": np.ones(3)}, wrong)
+
+
+def test_every_case_is_listed(capsys):
+    assert command.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    for part in case.part_names():
+        assert all(each.name in listed for each in case.cases(part, quick=False))
+
+
+def test_a_part_that_is_unknown(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["nope"])
+    assert "unknown part 'nope'" in capsys.readouterr().err
