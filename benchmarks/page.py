@@ -16,10 +16,11 @@ python -m benchmarks --json benchmarks/performance.json
 ```
 
 Each line is one computation done twice, by this library and by the other side, with the same weights. Both first have
-to give the same numbers: the column *differs* is the norm of the largest difference as a share of the array's norm, and a
-case above 1 % is refused. Each side has a process of its own, and they take turns. Seconds are medians of the turns,
-*spread* the range of the turns over the median, the larger of the two sides. A ratio below 1 says that this library is
-faster, or needs less. Memory is what a call adds to the process at most, and for a new process all that it takes.
+to give the same numbers: the column *differs* is the norm of the largest difference as a share of the array's norm,
+and a case above 1 % is refused. Each side has a process of its own, and they take turns. Seconds are medians of the
+turns, *spread* the range of the turns over the median, the larger of the two sides. A ratio below 1 says that this
+library is faster, or needs less. Memory is what a call adds to the process at most, and for a new process all that it
+takes.
 """
 
 
@@ -126,9 +127,10 @@ def gradients(views: list[dict]) -> str:
     """Variance of the gradient for the arithmetic of CLIP."""
     first = views[0]
     text = (
-        f"## Views spent wisely\n\nThe gradient of the flow for {first['about']}: its variance, the mean squared "
-        f"distance from the mean over {first['draws']} draws, as a share of the squared norm of that mean, and that variance "
-        "times the GFLOP of a step, which is what matters: it says how much arithmetic a given precision costs.\n\n"
+        "## Views spent wisely\n\n"
+        f"The gradient of the flow for {first['about']}. Variance is the mean squared distance from the mean over "
+        f"{first['draws']} draws, as a share of that mean's squared norm; times the GFLOP of a step it says how much "
+        "arithmetic a given precision costs, which is what matters.\n\n"
     )
     rows = [
         (
