@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks import cost
+
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 START, END = "<!-- made by `python -m benchmarks --page` -->\n", "<!-- until here -->\n"
 INTRODUCTION = """\
@@ -56,6 +58,8 @@ def performance(records: list[dict]) -> str:
         sections.append(counted(compiled, peak))
     if views := [each for each in records if each["kind"] == "views"]:
         sections.append(gradients(views))
+    if accelerated := [each for each in records if each["kind"] == "accelerator"]:
+        sections.append(on_accelerators(accelerated))
     return "\n".join(sections)
 
 
@@ -146,6 +150,42 @@ def gradients(views: list[dict]) -> str:
     return text + table(("draw", "images", "views", "GFLOP", "variance", "variance x GFLOP"), rows)
 
 
+def on_accelerators(group: list[dict]) -> str:
+    """Each program on each device, by precision and number of images."""
+    text = (
+        "## On an accelerator\n\nBy `python -m benchmarks --accelerator`: our side alone. Share is of the operations a "
+        "second that a large matrix product reaches there in the same precision, see `benchmarks/accelerator.py`.\n\n"
+    )
+    rows = [
+        (
+            each["device"],
+            each["program"],
+            each["precision"],
+            each["batch"],
+            seconds(each["seconds"]),
+            f"{each['spread']:.0%}",
+            f"{each['gflop']:,.1f}",
+            f"{each['share']:.0%}",
+            f"{each['temporary_mib']:,.0f}",
+            f"{each['compile_seconds']:.1f}",
+        )
+        for each in group
+    ]
+    head = (
+        "device",
+        "program",
+        "precision",
+        "images",
+        "s",
+        "spread",
+        "GFLOP",
+        "share",
+        "temporary MiB",
+        "compilation s",
+    )
+    return text + table(head, rows)
+
+
 def scaling(records: list[dict]) -> str:
     """What was measured on virtual devices, and how well the model of cost predicts."""
     found = ""
@@ -168,35 +208,49 @@ def scaling(records: list[dict]) -> str:
                 ("devices", "losses", "bytes sent a step", "temporary MiB", "arguments MiB", "GFLOP a device"), rows
             )
         )
-    if costs := [each for each in records if each["kind"] == "cost"]:
-        rows = [
+    peak = next((each for each in records if each["kind"] == "peak"), None)
+    programs = [each for each in records if each["kind"] == "case" and "gflop" in each["ours"]]
+    found += predicted(programs, peak) if programs and peak else ""
+    return f"## Measured\n\n{found}" if found else ""
+
+
+def predicted(programs: list[dict], peak: dict) -> str:
+    """The model of cost beside the clock on this machine, and its predictions for others."""
+    machine = cost.Card(peak["gflops"], peak["gbytes"], 1.0)
+    text = (
+        "\n### On another card\n\n"
+        "How long does a step take elsewhere? At least as long as its operations need at the rate of a large matrix "
+        "product, and at least as long as its bytes need at the rate of the memory: the longer of both is the "
+        f"prediction, see `benchmarks/cost.py`. Here the rates were measured, {peak['gflops']:,.0f} GFLOP/s and "
+        f"{peak['gbytes']:,.0f} GB/s, so that the clock can be compared with it. Those of the cards are from their data "
+        "sheets, float32 without tensor cores, and nothing was run on them. Bytes are those of `cost_analysis`, which "
+        "counts the body of a loop once.\n\n"
+    )
+    rows = []
+    for each in programs:
+        work = {"gflop": each["ours"]["gflop"], "gbytes": each["ours"]["xla_gbytes"]}
+        here = cost.predict(machine, **work)
+        cards = [seconds(cost.predict(card, **work)) for card in cost.CARDS.values()]
+        measured = each["ours"]["median"]
+        rows.append(
             (
                 each["title"],
-                f"{each['gflop']:.1f}",
-                f"{each['gbytes']:.2f}",
-                seconds(each["predicted"]["this machine"]),
-                seconds(each["measured"]),
-                f"{each['measured'] / each['predicted']['this machine']:.2f}",
-                *(seconds(value) for name, value in each["predicted"].items() if name != "this machine"),
+                seconds(work["gflop"]),
+                seconds(work["gbytes"]),
+                seconds(here),
+                seconds(measured),
+                f"{measured / here:.2f}",
+                *cards,
             )
-            for each in costs
-        ]
-        cards = [name for name in costs[0]["predicted"] if name != "this machine"]
-        found += (
-            "\nA step takes at least its operations over what the card multiplies a second, and its bytes over "
-            "what its memory moves a second; the larger of both, with what is sent over the links added, is the "
-            "prediction. On this machine it can be compared with the clock; on the cards named it is a prediction from "
-            "their data sheets and nothing else, float32 without tensor cores.\n\n"
-            + table(("program", "GFLOP", "GB", "predicted s", "measured s", "ratio", *cards), rows)
         )
-    return found
+    return text + table(("program", "GFLOP", "GB", "predicted s", "measured s", "ratio", *cost.CARDS), rows)
 
 
 def with_measured(page: str, text: str) -> str:
     """A page with other text between the two marks."""
     before, rest = page.split(START)
     _, after = rest.split(END)
-    return f"{before}{START}\n{text}\n{END}{after}" if text else page
+    return f"{before}{START}{text}\n{END}{after}" if text else page
 
 
 def seconds(value: float) -> str:
