@@ -63,7 +63,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--accelerator", action="store_true", help="measure everything on one GPU or TPU, and nothing else")
     add("--quick", action="store_true", help="small sizes and one turn, to see that everything runs")
     add("--turns", type=int, default=5, help="calls of each side, default 5")
-    add("--seconds", type=float, default=60, help="for the turns of a case beyond the third, default 60")
+    add("--seconds", type=float, default=30, help="for the turns of a case beyond the third, default 30")
     add("--threads", type=int, default=machine.cores(), help="of each side, default all cores")
     options = parser.parse_args(argv)
     for name in options.parts:

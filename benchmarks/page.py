@@ -222,7 +222,7 @@ def predicted(programs: list[dict], peak: dict) -> str:
         "How long does a step take elsewhere? At least as long as its operations need at the rate of a large matrix "
         "product, and at least as long as its bytes need at the rate of the memory: the longer of both is the "
         f"prediction, see `benchmarks/cost.py`. Here the rates were measured, {peak['gflops']:,.0f} GFLOP/s and "
-        f"{peak['gbytes']:,.0f} GB/s, so that the clock can be compared with it. Those of the cards are from their data "
+        f"{peak['gbytes']:,.0f} GB/s, so that the clock can be compared with it. Those of the cards are from data "
         "sheets, float32 without tensor cores, and nothing was run on them. Bytes are those of `cost_analysis`, which "
         "counts the body of a loop once.\n\n"
     )

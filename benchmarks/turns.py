@@ -41,7 +41,7 @@ def measure(part: str, case: Case, *, quick: bool, turns: int, seconds: float) -
     """
     with _started(part, case, "ours", quick) as ours, _started(part, case, "other", quick) as other:
         sides = {"ours": ours, case.label: other}
-        found: dict[str, dict] = {name: {**side.facts, "times": []} for name, side in sides.items()}
+        found: dict[str, dict] = {name: {**side.answer(), "times": []} for name, side in sides.items()}
         first = {name: side.ask("first") for name, side in sides.items()}
         differences = compare(case, first["ours"]["numbers"], first[case.label]["numbers"])
         for name in sides:
@@ -99,11 +99,10 @@ def shapes(numbers: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
 
 
 class _Process:
-    """A side in its process."""
+    """A side in its process; the first answer, once it is ready, are its facts."""
 
     def __init__(self, connection: Any):
         self.connection = connection
-        self.facts = self.answer()
 
     def ask(self, command: str) -> dict:
         self.connection.send(command)
