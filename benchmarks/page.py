@@ -76,7 +76,7 @@ def hardware(records: list[dict]) -> str:
     for record in records:
         where = dict(record["where"])
         versions = ", ".join(f"{name} {value}" for name, value in where.items() if name not in ("processor", "threads"))
-        text = f"{where['processor']}, {where['threads']} threads, {versions}"
+        text = f"{where['processor']}, threads: {where['threads']}, {versions}"
         found.setdefault(text, []).append(record["date"])
     return "\n".join(f"Measured on {text}; {min(dates)} to {max(dates)}.\n" for text, dates in found.items())
 

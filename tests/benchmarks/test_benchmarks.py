@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import case, page, turns
+from benchmarks import accelerator, case, machine, page, turns
 from benchmarks.case import Case, Side
 
 pytest.importorskip("torch")
+
+
+@pytest.fixture(autouse=True)
+def threads_as_they_are(monkeypatch):
+    """The command sets variables for its own process; this one has others to run."""
+    monkeypatch.setattr(machine, "use_threads", lambda count: None)
 
 
 def test_quick_run(tmp_path, capsys):
@@ -37,6 +43,17 @@ def test_a_wrong_twin_is_refused(wrong):
         turns.compare(refused, {"x": np.ones(3)}, wrong)
 
 
+def test_a_refused_case_ends_with_status_1(monkeypatch, capsys, tmp_path):
+    def refuse(part, each, **options):
+        raise turns.Different(f"{each.name}: the sides differ.")
+
+    monkeypatch.setattr(turns, "measure", refuse)
+    path = tmp_path / "records.json"
+    assert command.main(["flow", "--quick", f"--json={path}"]) == 1
+    assert "flow/8: the sides differ." in capsys.readouterr().err
+    assert not path.exists()
+
+
 def test_every_case_is_listed(capsys):
     assert command.main(["--list"]) == 0
     listed = capsys.readouterr().out
@@ -48,3 +65,18 @@ def test_a_part_that_is_unknown(capsys):
     with pytest.raises(SystemExit):
         command.main(["nope"])
     assert "unknown part 'nope'" in capsys.readouterr().err
+
+
+def test_no_accelerator_is_said_in_a_sentence(tmp_path, capsys):
+    path = tmp_path / "records.json"
+    assert command.main(["--accelerator", "--threads=1", f"--json={path}"]) == 0
+    assert "JAX sees none here" in capsys.readouterr().out
+    assert not path.exists()
+
+
+@pytest.mark.full
+def test_programs_of_an_accelerator():
+    """On a CPU they run too: everything but precisions that the parts do not have."""
+    found = {record["name"]: record for record in accelerator.run(True, print)}
+    assert {"accelerator/smile step-float32-4", "accelerator/sampling-tf32-4"} <= set(found)
+    assert all(record["seconds"] > 0 for record in found.values() if record["kind"] == "accelerator")

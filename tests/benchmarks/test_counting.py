@@ -88,7 +88,7 @@ def test_page_says_what_was_measured():
     made = page.performance(records)
     assert "| some case | 2 | 4 | 0.50 | 10% | 100 | 400 | 0.25 | 1e-06 |" in made
     assert "| some case | 80.00 | 90.00 | 40% | 5 | 3.0 | 1,234 |" in made
-    assert "a processor, 2 threads" in made
+    assert "a processor, threads: 2" in made
     scaling = page.with_measured(f"before\n{page.START}old\n{page.END}after\n", page.scaling(records))
     assert "all-reduce 28" in scaling
     assert "| some case | 80 | 1 | 0.8 | 2 | 2.50 |" in scaling
