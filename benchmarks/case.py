@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import counting, parts
+from benchmarks import parts
 
 TOLERANCE = 1e-2  # of the norm of each array: float32 sums in another order, and corners of ReLU met from either side
 
@@ -83,6 +83,8 @@ def arrays(result: Any) -> dict[str, np.ndarray]:
 def compiled(function: Callable[..., dict], *arguments: Any) -> Side:
     """A side of ours: a function of JAX that returns arrays by name, compiled, with what was counted in it."""
     import jax
+
+    from benchmarks import counting
 
     start = time.perf_counter()
     traced = jax.jit(function).trace(*arguments)

@@ -58,7 +58,7 @@ def torch_images(batch: int, gradient: bool) -> Side:
     from benchmarks.twins.faces import DCGAN
     from benchmarks.twins.tensors import channels_first, channels_last, tensors
 
-    twin, (z, cotangent) = DCGAN(pg.load_generator("dcgan_digiface").weights), inputs(batch)
+    twin, (z, cotangent) = DCGAN(tensors(pg.load_generator("dcgan_digiface").weights)), inputs(batch)
     z, cotangent = tensors({"z": z})["z"].requires_grad_(gradient), channels_first(cotangent)
 
     def run():
@@ -131,11 +131,12 @@ def torch_step(batch: int) -> Side:
     import torch
 
     from benchmarks.twins.faces import DCGAN, Expression
+    from benchmarks.twins.tensors import tensors
 
     ebm, flow, params = smiles()
     (control,) = ebm.controls
     eps, _ = noise_and_key(ebm, batch, control.name)
-    generator, classifier = DCGAN(ebm.generator.weights), Expression(control.network.weights)
+    generator, classifier = DCGAN(tensors(ebm.generator.weights)), Expression(tensors(control.network.weights))
     label = control.network.label_index(control.attribute, control.target)
 
     def energy(z):
@@ -162,7 +163,7 @@ def twin_step(flow, params, eps, energy, *, update: bool = False) -> Side:
 
     from benchmarks.twins.flow import AllInOne, kl_prior
 
-    twin = AllInOne(flow, params)
+    twin = AllInOne.of(flow, params)
     trained = list(twin.params.values())
     start = [value.detach().clone() for value in trained]
     optimizer = torch.optim.Adam(trained, lr=LEARNING_RATE)

@@ -58,7 +58,7 @@ def torch(batch: int, quick: bool) -> Side:
     from benchmarks.twins.tensors import tensors
 
     made, params, prior = flow(quick)
-    twin, eps = AllInOne(made, params), tensors({"eps": prior.sample(jax.random.key(1), batch)})["eps"]
+    twin, eps = AllInOne.of(made, params), tensors({"eps": prior.sample(jax.random.key(1), batch)})["eps"]
 
     def run():
         z, log_det = twin(eps)

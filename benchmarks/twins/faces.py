@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks.twins.tensors import below, convolution, tensors, transposed_convolution
+from benchmarks.twins.tensors import below, convolution, transposed_convolution
 
 INPUT_SIZE = 112
 MEAN = (122.782, 117.001, 104.298)
@@ -15,11 +15,11 @@ MEAN = (122.782, 117.001, 104.298)
 class DCGAN:
     """Latents to images; the weights, batch norm folded in, are those of `promptgen_jax.models.dcgan.DCGAN`."""
 
-    def __init__(self, weights):
+    def __init__(self, weights: dict[str, torch.Tensor]):
+        """Of the weights by path."""
         self.layers = []
-        found = tensors(weights)
-        for index in range(1, 1 + len(found) // 2):
-            kernel, bias = found[f"layer{index}/kernel"], found[f"layer{index}/bias"]
+        for index in range(1, 1 + len(weights) // 2):
+            kernel, bias = weights[f"layer{index}/kernel"], weights[f"layer{index}/bias"]
             first = kernel.permute(2, 3, 0, 1).contiguous()  # a single pixel: nothing to flip
             self.layers.append((first if index == 1 else transposed_convolution(kernel), bias))
 
@@ -35,12 +35,9 @@ class DCGAN:
 class Expression:
     """Logits (B, 7) of expressions; weights are those of `promptgen_jax.models.faceapi.Expression`."""
 
-    def __init__(self, weights):
-        self.weights = {
-            name: convolution(value) if value.ndim == 4 else value for name, value in tensors(weights).items()
-        }
-        for name in [name for name in self.weights if name.endswith("depthwise/kernel")]:
-            self.weights[name] = self.weights[name].contiguous()  # (C, 1, 3, 3)
+    def __init__(self, weights: dict[str, torch.Tensor]):
+        """Of the weights by path; a depthwise kernel becomes (C, 1, 3, 3)."""
+        self.weights = {name: convolution(value) if value.ndim == 4 else value for name, value in weights.items()}
         self.mean = torch.tensor(MEAN).reshape(3, 1, 1) / 255
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:

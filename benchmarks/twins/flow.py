@@ -12,14 +12,15 @@ from torch.nn import functional
 
 from benchmarks.twins.tensors import tensors
 
+SLOPE = 0.1  # of the leaky ReLU
+
 
 class AllInOne:
     """Noise to latents and log-determinants; the arrays are those of an "allinone" flow of one block."""
 
-    def __init__(self, flow, params):
-        self.params = tensors(params, trained=True)
-        self.rotations = tensors(flow.buffers)["flows_0/rotations"]
-        self.slope = flow.module.negative_slope
+    def __init__(self, params: dict[str, torch.Tensor], rotations: torch.Tensor):
+        """Of the parameters by path, and the rotations (layers, D, D)."""
+        self.params, self.rotations = params, rotations
 
     def __call__(self, eps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, D) to (B, D) and (B,)."""
@@ -27,7 +28,7 @@ class AllInOne:
         split = x.shape[1] - x.shape[1] // 2
         for index, rotation in enumerate(self.rotations):
             name = f"flows_0/layers_{index}/"
-            hidden = functional.leaky_relu(self.linear(f"{name}conditioner/Dense_0", x[:, :split]), self.slope)
+            hidden = functional.leaky_relu(self.linear(f"{name}conditioner/Dense_0", x[:, :split]), SLOPE)
             raw, shift = (0.1 * self.linear(f"{name}conditioner/Dense_1", hidden)).chunk(2, dim=1)
             log_scale = 2 * torch.tanh(raw)
             x = torch.cat([x[:, :split], x[:, split:] * torch.exp(log_scale) + shift], dim=1)
@@ -39,6 +40,11 @@ class AllInOne:
     def linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """A dense layer."""
         return x @ self.params[f"{name}/kernel"] + self.params[f"{name}/bias"]
+
+    @classmethod
+    def of(cls, flow, params) -> AllInOne:
+        """Of a flow of the library and its parameters, which ask for gradients."""
+        return cls(tensors(params, trained=True), tensors(flow.buffers)["flows_0/rotations"])
 
     def gradients(self, *, forget: bool = True) -> dict:
         """Of the last backward pass, by path."""

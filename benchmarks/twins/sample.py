@@ -13,44 +13,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional
+
+from benchmarks.twins.faces import DCGAN
+from benchmarks.twins.flow import AllInOne
+from benchmarks.twins.tensors import below
 
 BATCH = 64
 
 
 class Sampler:
-    """Noise to faces: six arrays a coupling, two a layer of the generator."""
+    """Noise to faces, of arrays by path."""
 
     def __init__(self, arrays: dict[str, np.ndarray]):
-        from benchmarks.twins.tensors import transposed_convolution
-
         found = {name: torch.tensor(value) for name, value in arrays.items()}
-        self.layers = []
-        for index, rotation in enumerate(found["rotations"]):
-            name = f"flow/flows_0/layers_{index}/"
-            dense = [found[f"{name}conditioner/Dense_{k}/{part}"] for k in (0, 1) for part in ("kernel", "bias")]
-            scale = 0.2 * functional.softplus(found[f"{name}global_scale"] / 2)
-            self.layers.append((*dense, scale, found[f"{name}global_offset"], rotation))
-        self.convolutions = []
-        for index in range(1, 6):
-            kernel, bias = found[f"generator/layer{index}/kernel"], found[f"generator/layer{index}/bias"]
-            first = kernel.permute(2, 3, 0, 1).contiguous()
-            self.convolutions.append((first if index == 1 else transposed_convolution(kernel), bias))
+        self.flow = AllInOne(below(found, "flow/"), found["rotations"])
+        self.generator = DCGAN(below(found, "generator/"))
 
     @torch.inference_mode()
     def __call__(self, eps: torch.Tensor) -> torch.Tensor:
         """Images (B, 64, 64, 3) in [0, 1] of noise (B, D)."""
-        x, split = eps, eps.shape[1] - eps.shape[1] // 2
-        for kernel0, bias0, kernel1, bias1, scale, offset, rotation in self.layers:
-            hidden = functional.leaky_relu(x[:, :split] @ kernel0 + bias0, 0.1)
-            raw, shift = (0.1 * (hidden @ kernel1 + bias1)).chunk(2, dim=1)
-            x = torch.cat([x[:, :split], x[:, split:] * torch.exp(2 * torch.tanh(raw)) + shift], dim=1)
-            x = (x * scale + offset) @ rotation.T
-        x = x[:, :, None, None]
-        for index, (kernel, bias) in enumerate(self.convolutions):
-            options = {"stride": 2, "padding": 1} if index else {}
-            x = functional.conv_transpose2d(functional.relu(x) if index else x, kernel, bias, **options)
-        return ((torch.tanh(x) + 1) / 2).permute(0, 2, 3, 1)
+        z, _ = self.flow(eps)
+        return self.generator(z).permute(0, 2, 3, 1)
 
 
 def batches(sampler: Sampler, eps: np.ndarray):

@@ -2,6 +2,9 @@
 
 import functools
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from benchmarks import accelerator, case, machine, page, turns
 from benchmarks.case import Case, Side
 
 pytest.importorskip("torch")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +63,12 @@ def test_every_case_is_listed(capsys):
     listed = capsys.readouterr().out
     for part in case.part_names():
         assert all(each.name in listed for each in case.cases(part, quick=False))
+
+
+def test_the_twin_of_the_command_line_imports_no_jax():
+    """Else its start would be as slow as that of ours."""
+    code = "import sys, benchmarks.twins.sample; sys.exit('jax' in sys.modules or 'promptgen_jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=300, check=False).returncode == 0
 
 
 def test_a_part_that_is_unknown(capsys):
