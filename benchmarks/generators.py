@@ -13,15 +13,14 @@ than `--longest` GFLOP a batch is not run. What was measured, and on which machi
 from __future__ import annotations
 
 import argparse
-import math
+import time
 
 import jax
 import jax.numpy as jnp
-from jax.interpreters.partial_eval import dce_jaxpr
 
 import promptgen_jax as pg
-from benchmarks.augment import best_times
-from benchmarks.depthwise import processor
+from benchmarks.counting import gflop
+from benchmarks.machine import processor
 from promptgen_jax.generators import biggan, dcgan, diffae, flame, nvae, stylegan2, stylenerf
 from promptgen_jax.models import network
 from promptgen_jax.objectives import ReverseKL
@@ -78,25 +77,6 @@ def make(name):
     return adapter(**fields, name=name, **(options[0] if options else {}))
 
 
-def gflop(jaxpr):
-    """Of the matrix products and convolutions in a traced program."""
-    total = 0.0
-    for equation in jaxpr.eqns:
-        rounds = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda each: hasattr(each, "eqns")):
-            inner = getattr(inner, "jaxpr", inner)
-            total += rounds * gflop(inner) if hasattr(inner, "eqns") else 0
-        size = equation.outvars[0].aval.size if equation.outvars else 0
-        if equation.primitive.name == "dot_general":
-            ((contracted, _), _) = equation.params["dimension_numbers"]
-            total += 2e-9 * size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-        elif equation.primitive.name == "conv_general_dilated":
-            kernel, numbers = equation.invars[1].aval, equation.params["dimension_numbers"]
-            sums = kernel.size / kernel.shape[numbers.rhs_spec[0]] / math.prod(equation.params["lhs_dilation"])
-            total += 2e-9 * size * sums
-    return total
-
-
 def measure(name, options):
     """Prints one row."""
     generator, key = make(name), jax.random.key(0)
@@ -116,17 +96,27 @@ def measure(name, options):
     for function in (image, gradient):
         arguments = (generator, key, params, flow)
         traced = jax.jit(function).trace(*arguments)
-        needed, _ = dce_jaxpr(traced.jaxpr.jaxpr, [True] * len(traced.jaxpr.out_avals))  # no gradient by the weights
-        operations = gflop(needed)
+        operations = gflop(traced)  # no gradient by the weights
         compiled = traced.lower().compile()
         seconds = "not run"
         if operations <= options.longest:
             filled = generator.replace(weights=jax.tree.map(fill, generator.weights))
-            (best,) = best_times((compiled,), (filled, *arguments[1:]), options.repeats)
+            best = best_time(compiled, (filled, *arguments[1:]), options.repeats)
             seconds = f"{best / options.batch:.3f} s"
         memory = compiled.memory_analysis().temp_size_in_bytes
         cells.append(f"{operations / options.batch:9.2f} GFLOP {memory / 2**20:7.0f} MiB {seconds:>9s}")
     print(f"{name:20s}" + "  ".join(cells), flush=True)
+
+
+def best_time(compiled, arguments, repeats):
+    """Seconds of the fastest call after the first, of the processor on CPUs, where other work then counts little."""
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
+    seconds = []
+    for _ in range(1 + repeats):
+        start = clock()
+        jax.block_until_ready(compiled(*arguments))
+        seconds.append(clock() - start)
+    return min(seconds[1:])
 
 
 def main():

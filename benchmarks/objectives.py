@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import promptgen_jax as pg
-from benchmarks.depthwise import processor
+from benchmarks.machine import processor
 from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.controls.synthetic import WELL_SCALE, WELLS
 from promptgen_jax.evaluation import exact

@@ -1,7 +1,8 @@
 """Depthwise convolution and max-pooling with TensorFlow's SAME padding, fast on CPUs too.
 
 XLA's own depthwise convolution and the gradient of its window reductions are slow on CPUs; shifted
-multiply-adds, nine or 25, which fuse into one loop, are many times faster. `benchmarks/depthwise.py` measures both.
+multiply-adds, nine or 25, which fuse into one loop, are many times faster.
+`python -m benchmarks depthwise` measures both.
 """
 
 from __future__ import annotations

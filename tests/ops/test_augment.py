@@ -9,7 +9,7 @@ import official
 import pytest
 from formulas import assert_stored, formula_image, formula_images
 
-from benchmarks.augment import direct_views
+from benchmarks.parts.augment import direct_views
 from promptgen_jax.models import clip
 from promptgen_jax.ops import augment, resample
 

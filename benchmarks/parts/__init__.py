@@ -1,0 +1,1 @@
+"""One file a part: `cases(quick)` lists what it measures."""

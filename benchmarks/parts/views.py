@@ -1,0 +1,117 @@
+"""How noisy the gradient of a CLIP energy is for its arithmetic: images, views of each, and how views are drawn.
+
+The shipped faces and the shipped small CLIP. With the same views altogether, more images with fewer views cost a little
+more of the generator; whether the gradient by the flow gets steadier is measured here.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import promptgen_jax as pg
+from benchmarks import counting
+from benchmarks.case import trained
+from promptgen_jax.ops import augment
+
+SPLITS = ((1, 48), (4, 12), (16, 3), (48, 1))  # images and views, 48 views altogether
+DRAWS = ("independent", "stratified", "antithetic")
+FIELDS = 7  # three colours, two shifts, two places of the cutout
+COUNT = 48
+
+
+def measure(quick: bool) -> list[dict]:
+    """A record for each way to spend the views."""
+    control = pg.load_control("clip", network="tinyclip_faces", text="a photo of a smiling woman", weight=60.0)
+    generator = pg.load_generator("dcgan_digiface")
+    options = {"architecture": "coupling", "num_layers": 4, "hidden_dim": 64}
+    flow, params = pg.init_flow(jax.random.key(0), generator.prior, **options)
+    parts, params = (generator, flow, control.replace(chunk=6)), trained(params)
+    count, splits = (3, SPLITS[-1:]) if quick else (COUNT, SPLITS)
+    found = []
+    for images, views in splits:
+        for draw in DRAWS[: 3 if views > 1 else 1]:  # one view has nothing to be spread over
+            variance, squared_mean, gflop = spread_of(images, views, draw, params, parts, count)
+            found.append(
+                {
+                    "name": f"views/{draw}-{images}x{views}",
+                    "kind": "views",
+                    "about": "“a photo of a smiling woman”, asked of the shipped faces through the shipped small CLIP",
+                    "draw": draw,
+                    "draws": count,
+                    "images": images,
+                    "views": views,
+                    "gflop": gflop,
+                    "variance": variance,
+                    "squared_mean": squared_mean,
+                }
+            )
+    share = max(float(np.mean([each["squared_mean"] for each in found])), 1e-30)  # all have the same mean
+    return [each | {"variance": each["variance"] / share} for each in found]
+
+
+def spread_of(images: int, views: int, draw: str, params: Any, parts: tuple, count: int) -> tuple[float, float, float]:
+    """Total variance of the gradient, the squared norm of its mean without bias, and the GFLOP of one gradient."""
+
+    def loss(params: Any, key: jax.Array, generator: Any, flow: Any, control: Any) -> jax.Array:
+        eps_key, view_key = jax.random.split(key)
+        z, _ = flow.forward_and_log_det(params, generator.prior.sample(eps_key, images))
+        drawn = draws_of(view_key, draw, images, views, generator.image_size)
+        return control.weight * jnp.mean(control.mean_energies(drawn, generator(key, z)))
+
+    def gradient(params: Any, key: jax.Array, parts: tuple) -> jax.Array:
+        leaves = jax.tree.leaves(jax.grad(loss)(params, key, *parts))
+        return jnp.concatenate([leaf.ravel() for leaf in leaves])
+
+    one = jax.jit(gradient)
+    keys = jax.random.split(jax.random.key(1), count)
+    samples = np.stack([np.asarray(one(params, key, parts), np.float64) for key in keys])
+    variance = float(samples.var(axis=0, ddof=1).sum())
+    squared_mean = float(np.sum(samples.mean(axis=0) ** 2)) - variance / count
+    return variance, squared_mean, counting.gflop(one.trace(params, keys[0], parts))
+
+
+def draws_of(key: jax.Array, draw: str, images: int, views: int, side: int) -> augment.Draws:
+    """Draws of all operations, of the same distribution each, but spread over the views of an image.
+
+    Args:
+      key: of all of them.
+      draw: "independent"; "stratified", one view in each of as many equal strata of every number; or "antithetic",
+        pairs of views whose numbers are u and 1 - u.
+      images: B.
+      views: R.
+      side: S, pixels of the images.
+    """
+    field_key, order_key, side_key = jax.random.split(key, 3)
+    shape = (FIELDS, images, views)
+    uniform = jax.random.uniform(field_key, shape)
+    if draw == "stratified":
+        order = jax.random.uniform(order_key, shape).argsort(axis=-1)
+        uniform = (order + uniform) / views
+    elif draw == "antithetic":
+        half = uniform[..., : math.ceil(views / 2)]
+        uniform = jnp.concatenate([half, 1 - half], axis=-1)[..., :views]
+    uniform = jnp.clip(uniform, 0, np.nextafter(np.float32(1), np.float32(0)))
+    most, last = int(side * augment.SHIFT_SHARE + 0.5), side - augment.cutout_size(side) % 2
+    whole = functools.partial(_whole, uniform)
+    sides = augment.side_of_draw(jax.random.uniform(side_key, (images, 1)), side)
+    return augment.Draws(
+        brightness=uniform[0],
+        saturation=uniform[1],
+        contrast=uniform[2],
+        shift_rows=whole(3, -most, most),
+        shift_cols=whole(4, -most, most),
+        side=jnp.broadcast_to(sides, (images, views)),
+        cutout_rows=whole(5, 0, last),
+        cutout_cols=whole(6, 0, last),
+    )
+
+
+def _whole(uniform: jax.Array, field: int, first: int, last: int) -> jax.Array:
+    """Whole numbers from first to last, equally likely."""
+    return first + jnp.floor(uniform[field] * (last - first + 1)).astype(jnp.int32)
