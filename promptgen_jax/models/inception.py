@@ -63,10 +63,13 @@ class InceptionV3(nn.Module):
 def preprocess(images, way: str = CLEAN) -> jax.Array:
     """Images (B, H, W, 3) in [0, 1] to what the network sees, (B, 299, 299, 3) from -1 to 1.
 
+    They are cut off and rounded to 8 bits first, as they are in the files that others measure.
+
     Raises:
       ValueError: an unknown way, with the nearest.
     """
     checks.check_known("inception: resize", way, WAYS)
+    images = jnp.round(255 * jnp.clip(images, 0, 1)) / 255
     if way == PLAIN:
         return 2 * resample.resize_bilinear(images, SIZE) - 1
     return (255 * jnp.clip(resample.resize(images, (SIZE, SIZE), "bicubic"), 0, 1) - 128) / 128

@@ -47,7 +47,7 @@ def test_features_are_those_of_pytorch(folder, twin, size):
 
 @pytest.mark.full
 def test_pictures_to_features_as_pytorch_fid_takes_them(folder, twin):
-    images = RNG.uniform(size=(2, 64, 80, 3)).astype(np.float32)
+    images = (RNG.integers(0, 256, (2, 64, 80, 3)) / 255).astype(np.float32)
     resized = torch.nn.functional.interpolate(
         torch.from_numpy(np.moveaxis(images, -1, 1)), (299, 299), mode="bilinear", align_corners=False
     )
@@ -65,6 +65,14 @@ def test_pictures_are_resized_as_clean_fid_does(size):
     channels = [Image.fromarray(picture[..., c]).resize((299, 299), Image.Resampling.BICUBIC) for c in range(3)]
     expected = (np.stack([np.asarray(c) for c in channels], -1).clip(0, 255) - 128) / 128
     got = jax.jit(inception.preprocess)(picture[None] / 255)[0]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", inception.WAYS)
+def test_pictures_of_a_generator_are_seen_as_their_files_are(way):
+    images = RNG.uniform(-0.2, 1.2, (1, 32, 32, 3)).astype(np.float32)
+    read = np.rint(255 * images.clip(0, 1)) / 255
+    expected, got = (inception.preprocess(each, way) for each in (read.astype(np.float32), images))
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
