@@ -221,7 +221,7 @@ def _closeness(
     yield Figure("KL to the target", {name: _kl(found, log_z) for name, found in known.items()}, "nats", target=0.0)
     sizes = {name: found.draws.weighted(found.log_importance).ess() for name, found in seen.items() if name in known}
     yield Figure("effective share", {name: Estimate(size / len(known[name])) for name, size in sizes.items()}, target=1)
-    yield from _asked(about, seen)
+    yield from asked(about, _weighted(seen))
     norms = {}
     for name, found in _weighted(seen).items():
         standard = (np.asarray(found.draws.z, np.float64) - prior.loc) / prior.scale
@@ -240,10 +240,10 @@ def _kl(log_importance: np.ndarray, log_z: float) -> Estimate:
     return Estimate(found.mean, None, found.low, found.high)
 
 
-def _asked(about: About, seen: Mapping[str, Observed]) -> Iterator[Figure]:
+def asked(about: About, seen: Mapping[str, Observed]) -> Iterator[Figure]:
     """Shares, in percent, of the labels that the controls are about, by every judge that knows them."""
     labels = {label for aim in about.aims() for label in aim.labels}
-    for row in shares.measure(_weighted(seen), about):
+    for row in shares.measure(seen, about):
         for label in (label for label in row.labels if label in labels):
             found = {name: each[label].hard for name, each in row.shares.items()}
             percent = {

@@ -19,8 +19,8 @@ from promptgen_jax.models import clip, siglip
 
 SIGMA, SCALE, BLOCK = 10.0, 1000.0, 1024
 TEXT = (
-    "Squared kernel distance of features of CLIP to those of {reference}, times 1,000. Only ViT-L/14 at 336 pixels gives "
-    "published numbers. It takes no form of the distribution for granted, and few samples will do."
+    "Squared kernel distance of CLIP features to those of {reference}, times 1,000. Published numbers are by ViT-L/14 "
+    "at 336 pixels. It takes no form of the distribution for granted, and few samples will do."
 )
 
 

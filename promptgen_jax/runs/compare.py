@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,9 @@ def compare_stage(
             earlier=trained.earlier[stage],
             training_seconds=_training_seconds(trained.workdir / stage),
         )
-        pictures = _sheet(ebm, found, run.evaluation.num_shown, folder)
+        pictures = write_sheet(
+            [(*each, ebm) for each in found.draws.items()], run.evaluation.num_shown, folder, CAPTION
+        )
     told = {name: parts.describe(sampler) for name, sampler in samplers.items()}
     about = {
         "title": f"{config.get('title') or run.title}: {stage}, method by method",
@@ -164,17 +166,17 @@ def _read(path: Path) -> tuple[Draws, float]:
         raise ValueError(f"{path}: damaged ({error!r}). Delete it.") from None
 
 
-def _sheet(ebm: LatentEBM, found: comparing.Comparison, num_shown: int, folder: Path) -> list[dict]:
-    """Writes a row of pictures by every method; nothing of points, which are no pictures."""
-    if makes(ebm.generator) == "points":
+def write_sheet(rows: Sequence[tuple[str, Draws, LatentEBM]], num_shown: int, folder: Path, caption: str) -> list[dict]:
+    """Writes a row of pictures of each of named draws; nothing of points, which are no pictures."""
+    if any(makes(ebm.generator) == "points" for *_, ebm in rows):
         return []
-    rows = []
-    for name, draws in found.draws.items():
+    shown = []
+    for name, draws, ebm in rows:
         few = draws.take(np.arange(min(num_shown, len(draws.z))))
         made = devices.map_batches(_look, 16, few.key, few.z, shared=(ebm,))
-        rows.append((name, view(ebm.generator, made)))
-    images.save_png(folder / SHEET, images.before_after_sheet(rows))
-    return [{"file": SHEET, "caption": CAPTION}]
+        shown.append((name, view(ebm.generator, made)))
+    images.save_png(folder / SHEET, images.before_after_sheet(shown))
+    return [{"file": SHEET, "caption": caption}]
 
 
 @jax.jit

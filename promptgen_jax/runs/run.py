@@ -106,7 +106,7 @@ def train_stages(config: dict, workdir: str | Path, *, until: str = "") -> Train
         for name in run.order[: run.order.index(until) + 1] if until else run.order:
             disk.sweep(workdir / name)
             disk.recover(workdir / name / "prompt")
-            inner = _with_options(prompts[below[name]], config["stages"][name].get("below") or {})
+            inner = with_options(prompts[below[name]], config["stages"][name].get("below") or {})
             ebm = LatentEBM(generator=inner, controls=controls[name], cond_prior=conditions[name])
             targets[name], prompts[name] = train_stage(name, config, ebm, workdir)
             earlier[name] = (*earlier[below[name]], *controls[name])
@@ -185,13 +185,11 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
     folder = workdir / name
     if fit is not None:
         print(f"{name}: beta fitted, effective share {fit.ess:.2f}, KL to the generator {fit.kl:.3f} nats", flush=True)
-    if (folder / "prompt" / "prompt.json").exists():
-        trust = parts.packages(parts.kinds_in(config))  # what the run itself names has been imported
-        prompt = Prompt.load(folder / "prompt", generator=_innermost(generator), trust=trust)
-        return ebm, prompt.replace(generator=generator)
+    if is_trained(folder):
+        return ebm, load_trained(folder, generator, config)
     if stage["training"] is None:
         flow, params = init_flow(draws.seeded(0), generator.prior, architecture="coupling", num_layers=2)
-        return ebm, _saved(Prompt(generator=generator, flow=flow, params=params, name=name), folder, {})
+        return ebm, saved(Prompt(generator=generator, flow=flow, params=params, name=name), folder, {})
     print(f"{name}: training ({', '.join(stage['controls'])})", flush=True)
     resumed, started = (folder / training.CHECKPOINTS).exists(), time.monotonic()
     weighted = None if fit is None else fit.draws
@@ -199,10 +197,22 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
         ebm, workdir=folder, flow=stage["flow"], name=name, seed=config["seed"], draws=weighted, **stage["training"]
     )
     timing = {} if resumed else {"train_seconds": time.monotonic() - started}  # what went before is not known
-    return ebm, _saved(prompt, folder, timing)
+    return ebm, saved(prompt, folder, timing)
 
 
-def _saved(prompt: Prompt, folder: Path, timing: dict) -> Prompt:
+def is_trained(folder: Path) -> bool:
+    """Whether a folder of a training holds its prompt."""
+    return (folder / "prompt" / "prompt.json").exists()
+
+
+def load_trained(folder: Path, generator, config: dict) -> Prompt:
+    """The prompt of a finished training, on the generator that it was trained on."""
+    trust = parts.packages(parts.kinds_in(config))  # what the run itself names has been imported
+    prompt = Prompt.load(folder / "prompt", generator=_innermost(generator), trust=trust)
+    return prompt.replace(generator=generator)
+
+
+def saved(prompt: Prompt, folder: Path, timing: dict) -> Prompt:
     """The prompt, once it is written beside the timing."""
     if devices.is_first_host():
         folder.mkdir(parents=True, exist_ok=True)
@@ -260,7 +270,7 @@ def _pictures(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, fol
     key_image = jax.random.fold_in(key, 0)
     if makes(ebm.generator) != "points":
         eps = prompt.prior.sample(key, options["num_shown"])
-        prompt = _with_options(prompt, options["pictures"])
+        prompt = with_options(prompt, options["pictures"])
         if ebm.cond_prior:
             images.save_png(folder / "samples.png", condition_sheet(prompt, ebm.cond_prior, key_image, eps))
             return [{"file": "samples.png", "caption": f"{CONDITION_CAPTION} {_axes(ebm.cond_prior)}"}]
@@ -314,10 +324,10 @@ def _licenses(ebm: LatentEBM, judges: dict) -> list[dict]:
     ]
 
 
-def _with_options(generator, options: dict):
+def with_options(generator, options: dict):
     """The same stack on a generator with other options."""
     if isinstance(generator, Prompt):
-        return generator.replace(generator=_with_options(generator.generator, options))
+        return generator.replace(generator=with_options(generator.generator, options))
     return generator.replace(**options)
 
 
