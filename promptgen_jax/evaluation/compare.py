@@ -23,6 +23,7 @@ from promptgen_jax.metrics import (
     JudgedShares,
     Observed,
     certificate,
+    coverage,
     diversity,
     kid,
     manifold,
@@ -38,6 +39,7 @@ from promptgen_jax.types import Array
 PRIOR, FLOW, REFERENCE = "prior", "flow", "reference"
 REWEIGHTED = "{} reweighted"
 OURS = (PRIOR, REWEIGHTED.format(PRIOR), FLOW, REWEIGHTED.format(FLOW), REFERENCE)
+RARITY = "how often the generator makes what is asked"
 TIMED = 256  # samples that a timing takes at most
 
 
@@ -99,6 +101,7 @@ def compare(
     judges: Mapping[str, Sequence[str]] | None = None,
     earlier: tuple = (),
     training_seconds: float | None = None,
+    rarity: bool = False,
     batch_size: int = 64,
 ) -> Comparison:
     """Compares the prior, its reweighting, a flow, its reweighting, and any samplers.
@@ -114,6 +117,7 @@ def compare(
       judges: attributes by name of a network, beside those of the controls.
       earlier: controls of the prompts below, which are no independent judges any more.
       training_seconds: of the flow, for the number of images from which on it has paid.
+      rarity: whether to estimate how often the generator makes what is asked at all, see `metrics.coverage`.
       batch_size: samples per device at a time.
 
     Raises:
@@ -139,15 +143,18 @@ def compare(
         constants = {"pooled": Estimate(pooled.log_z, None, *pooled.log_z_interval), **constants}
     best = next(iter(constants.values())).mean
     energies = {name: _energy(about, found) for name, found in _weighted(seen).items()}
+    key_rare = jax.random.fold_in(key, 1)
+    rare = coverage.coverage(ebm, key_rare, num_samples=num_samples, sampler=reference) if rarity else None
     return Comparison(
         figures=(
             *_closeness(about, seen, energies, best),
+            *([Figure(RARITY, {PRIOR: rare.share})] if rare else []),
             *_features(about, _weighted(seen)),
             *_costs(ebm, _with_costs(ebm, seen, batch_size), training_seconds, batch_size),
         ),
         shares=shares.measure(_weighted(seen), about),
         log_z=constants,
-        notes=tuple(_notes(energies)),
+        notes=(*_notes(energies), *(rare.notes if rare else ())),
         options={
             "num_samples": num_samples,
             "reference_samples": reference_samples or num_samples,

@@ -10,8 +10,10 @@ import pytest
 import scipy.linalg
 
 from promptgen_jax import parts
+from promptgen_jax.controls.clip import ClipControl
 from promptgen_jax.draws import Draws, images_of
-from promptgen_jax.metrics import About, Observed, cmmd, frechet, kid, manifold
+from promptgen_jax.ebm import LatentEBM
+from promptgen_jax.metrics import About, Observed, clip_score, cmmd, frechet, kid, manifold
 from promptgen_jax.metrics.frechet import Accumulator, Statistics, frechet_distance
 from promptgen_jax.metrics.frechet_infinity import frechet_infinity
 from promptgen_jax.models import clip, inception
@@ -264,3 +266,26 @@ def test_cmmd_is_measured_by_clip_alone():
     assert [row.name for row in found.rows] == ["CMMD (small)"]
     assert found.rows[0].values["far"].mean > 0.5
     assert cmmd.measure({"truth": seen(0), "far": seen(3)}, About(ebm=None, reference="truth")) is None
+
+
+def test_clip_score_is_the_mean_cosine_above_zero():
+    images, text = np.array([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]]), np.array([3.0, 0.0])
+    assert clip_score.clip_score(images, text).mean == pytest.approx(100 / 3)
+    assert clip_score.clip_score(images, text, weights=[3, 1, 0]).mean == pytest.approx(75)
+    two = clip_score.clip_score(images, np.eye(2), [1, 3], weights=[1, 1, 0])
+    assert two.mean == pytest.approx((25 + 75) / 2)
+    with pytest.raises(ValueError, match="Use one CLIP for both"):
+        clip_score.clip_score(images, np.ones((1, 3)))
+
+
+def test_clip_score_of_text_controls_whose_clip_judges():
+    tower = network_of(clip.VisionTower(image_size=8, patch_size=4, width=8, layers=1, heads=1, embed_dim=2), "small")
+    options = {"num_augmentations": 1, "policy": "", "antialias": True, "chunk": 1}
+    smiling = ClipControl(tower, jnp.array([[0.0, 1.0]]), jnp.ones(1), 1.0, name="smiling", **options)
+    ebm = LatentEBM(parts.load_generator("synthetic", problem="linear", dim=2), (smiling,))
+    draws = Draws(z=np.zeros((2, 1)), log_weight=np.log([0.75, 0.25]), key=None)
+    seen = {"after": Observed(draws, None, {"small": {"embedding": np.eye(2)}}, {}, None)}
+    (row,) = clip_score.measure(seen, About(ebm=ebm, networks={"small": tower}))
+    assert row.name == "CLIP score of smiling (small)"
+    assert row.values["after"].mean == pytest.approx(25)
+    assert clip_score.measure(seen, About(ebm=ebm)) == ()
