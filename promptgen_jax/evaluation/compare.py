@@ -23,8 +23,11 @@ from promptgen_jax.metrics import (
     JudgedShares,
     Observed,
     certificate,
+    clip_score,
+    cmmd,
     coverage,
     diversity,
+    frechet,
     kid,
     manifold,
     observe,
@@ -263,7 +266,9 @@ def asked(about: About, seen: Mapping[str, Observed]) -> Iterator[Figure]:
 def _features(about: About, seen: Mapping[str, Observed]) -> Iterator[Figure]:
     """How like the reference the pictures are, and how different from one another."""
     yield from diversity.measure(seen, about)
-    for found in (kid.measure(seen, about), manifold.measure(seen, about)):
+    yield from clip_score.measure(seen, about)
+    for metric in (frechet, kid, cmmd, manifold):
+        found = metric.measure(seen, about)
         yield from found.rows if found else ()
 
 

@@ -224,7 +224,8 @@ def curve_chart(
         if name == marked:
             marks.append(element("circle", cx=_text(across), cy=_text(down), r=9, class_="ring"))
         marks.append(element("circle", cx=_text(across), cy=_text(down), r=4, class_="dot"))
-        marks.append(element("text", name, x=_text(across + 8), y=_text(down - 8), class_="label"))
+        side = {"x": _text(across + 8)} if across < 0.8 * WIDTH else {"x": _text(across - 8), "text_anchor": "end"}
+        marks.append(element("text", name, y=_text(down - 8), class_="label", **side))
     titles = [
         element("text", f"{axes[0]}, nats", x=WIDTH - 14, y=244, text_anchor="end"),
         element("text", f"{axes[1]}, nats", x=4, y=12),
