@@ -179,5 +179,12 @@ def notes(rows: Sequence[Figure], *, num_seeds: int) -> Iterator[str]:
             f"{', '.join(far)}: the flow is not close to its target, with an effective share below {FAR:g}; so the "
             "figures there are of the training as much as of the value. Train longer."
         )
+    energy = list(next(row for row in rows if row.name == ENERGY).values.values())
+    lowest, highest = (end(energy, key=_mean) for end in (min, max))
+    if lowest.high is not None and highest.low is not None and lowest.high > highest.low:
+        yield (
+            "The energies of all values lie within each other's intervals, so the curve may be chance. Take more "
+            "samples or seeds, or values further apart."
+        )
     if num_seeds == 1:
         yield "Trained with one seed: the intervals are of samples alone. More seeds show how much trainings differ."

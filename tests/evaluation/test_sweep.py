@@ -53,6 +53,17 @@ def test_flows_that_have_not_arrived_are_told():
     assert list(sweep.notes(rows([3, 2, 1], [0, 1, 2]), num_seeds=2)) == []
 
 
+def test_a_curve_that_may_be_chance_is_told():
+    def said(half):
+        energy = {f"weight {mean}": Estimate(mean, None, mean - half, mean + half) for mean in (1.0, 2.0, 3.0)}
+        rest = [row for row in rows([1, 2, 3], [2, 1, 0]) if row.name != sweep.ENERGY]
+        return list(sweep.notes([Figure(sweep.ENERGY, energy), *rest], num_seeds=2))
+
+    assert said(0.9) == []
+    (only,) = said(1.1)
+    assert "may be chance" in only
+
+
 def test_intervals_over_seeds():
     found = [(Figure("energy", {"flow": Estimate(mean)}, "nats"),) for mean in (1.0, 2.0, 3.0)]
     (row,) = sweep.over_seeds(found)

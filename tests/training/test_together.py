@@ -1,5 +1,10 @@
 """Several trainings in one program, against each of them alone."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +13,7 @@ import promptgen_jax as pg
 from promptgen_jax import training
 from promptgen_jax.training.together import Together, fits, same_shape
 
-CONFIG = training.TrainConfig(num_steps=6, batch_size=8, warmup_steps=2, log_every=2)
+CONFIG = training.TrainConfig(num_steps=6, batch_size=12, warmup_steps=2, log_every=2)
 FLOW = {"architecture": "coupling", "num_layers": 2, "hidden_dim": 8}
 
 
@@ -30,6 +35,21 @@ def test_each_is_trained_as_it_is_alone():
     first, second, third = (jax.tree.leaves(prompt.params) for prompt, _ in found)
     assert not np.allclose(first[0], second[0])
     assert not np.allclose(second[0], third[0])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("count", [2, 3])
+def test_devices_share_the_trainings_out(count):
+    """Three trainings on two devices, which cannot split them evenly, and on three, which can."""
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "JAX_PLATFORMS": "cpu"}
+    root = Path(__file__).parents[2]
+    code = (
+        "import jax, test_together as here; "
+        f"assert jax.device_count() == {count}; here.test_each_is_trained_as_it_is_alone()"
+    )
+    environment = os.environ | flags | {"PYTHONPATH": f"{root}{os.pathsep}{Path(__file__).parent}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_later_trainings_use_the_same_program_and_start_where_they_are_told(monkeypatch):
