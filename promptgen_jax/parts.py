@@ -179,6 +179,12 @@ def describe(part: Any) -> dict:
     return {"kind": type(part).__name__, "options": shown}
 
 
+def bare(part: Any) -> Any:
+    """The same part without its spec, so that parts which differ in numbers alone share a compiled program."""
+    has_place = dataclasses.is_dataclass(part) and "spec" in {field.name for field in dataclasses.fields(part)}
+    return dataclasses.replace(part, spec=None) if has_place else part  # type: ignore[type-var]
+
+
 def spec_of(part: Any) -> Spec | None:
     """The spec of a part as it is now: where `replace` gave an option another value, with that one.
 

@@ -23,6 +23,8 @@ def add_arguments(parser: _arguments.Parser) -> None:
     add("--method", action="append", default=[], metavar="TEXT", help="a sampler and its options; may be repeated")
     add("--num_samples", type=int, default=512, metavar="N", help="of every method, default 512")
     add("--reference_samples", type=int, default=0, metavar="N", help="of the reference, default as many")
+    add("--refine", type=int, default=0, metavar="N", help="also the flow's samples after N steps of MALA")
+    add("--coverage", action="store_true", help="also how often the generator makes what is asked at all")
     add("--seed", type=int, default=0, metavar="N", help="of the draws, default 0")
     _arguments.add_json(parser)
     _arguments.add_trust(parser)
@@ -51,6 +53,8 @@ def run(arguments) -> _arguments.Outcome:
         num_samples=arguments.num_samples,
         reference_samples=arguments.reference_samples,
         seed=arguments.seed,
+        refine_steps=arguments.refine,
+        rarity=arguments.coverage,
         command=arguments.command,
     )
     about = weights.read_json(page.with_name(compare.FOUND), advice="Compare again.")

@@ -23,7 +23,11 @@ from promptgen_jax.metrics import (
     JudgedShares,
     Observed,
     certificate,
+    clip_score,
+    cmmd,
+    coverage,
     diversity,
+    frechet,
     kid,
     manifold,
     observe,
@@ -38,6 +42,7 @@ from promptgen_jax.types import Array
 PRIOR, FLOW, REFERENCE = "prior", "flow", "reference"
 REWEIGHTED = "{} reweighted"
 OURS = (PRIOR, REWEIGHTED.format(PRIOR), FLOW, REWEIGHTED.format(FLOW), REFERENCE)
+RARITY = "how often the generator makes what is asked"
 TIMED = 256  # samples that a timing takes at most
 
 
@@ -99,6 +104,7 @@ def compare(
     judges: Mapping[str, Sequence[str]] | None = None,
     earlier: tuple = (),
     training_seconds: float | None = None,
+    rarity: bool = False,
     batch_size: int = 64,
 ) -> Comparison:
     """Compares the prior, its reweighting, a flow, its reweighting, and any samplers.
@@ -114,6 +120,7 @@ def compare(
       judges: attributes by name of a network, beside those of the controls.
       earlier: controls of the prompts below, which are no independent judges any more.
       training_seconds: of the flow, for the number of images from which on it has paid.
+      rarity: whether to estimate how often the generator makes what is asked at all, see `metrics.coverage`.
       batch_size: samples per device at a time.
 
     Raises:
@@ -139,15 +146,18 @@ def compare(
         constants = {"pooled": Estimate(pooled.log_z, None, *pooled.log_z_interval), **constants}
     best = next(iter(constants.values())).mean
     energies = {name: _energy(about, found) for name, found in _weighted(seen).items()}
+    key_rare = jax.random.fold_in(key, 1)
+    rare = coverage.coverage(ebm, key_rare, num_samples=num_samples, sampler=reference) if rarity else None
     return Comparison(
         figures=(
             *_closeness(about, seen, energies, best),
+            *([Figure(RARITY, {PRIOR: rare.share})] if rare else []),
             *_features(about, _weighted(seen)),
             *_costs(ebm, _with_costs(ebm, seen, batch_size), training_seconds, batch_size),
         ),
         shares=shares.measure(_weighted(seen), about),
         log_z=constants,
-        notes=tuple(_notes(energies)),
+        notes=(*_notes(energies), *(rare.notes if rare else ())),
         options={
             "num_samples": num_samples,
             "reference_samples": reference_samples or num_samples,
@@ -221,7 +231,7 @@ def _closeness(
     yield Figure("KL to the target", {name: _kl(found, log_z) for name, found in known.items()}, "nats", target=0.0)
     sizes = {name: found.draws.weighted(found.log_importance).ess() for name, found in seen.items() if name in known}
     yield Figure("effective share", {name: Estimate(size / len(known[name])) for name, size in sizes.items()}, target=1)
-    yield from _asked(about, seen)
+    yield from asked(about, _weighted(seen))
     norms = {}
     for name, found in _weighted(seen).items():
         standard = (np.asarray(found.draws.z, np.float64) - prior.loc) / prior.scale
@@ -240,10 +250,10 @@ def _kl(log_importance: np.ndarray, log_z: float) -> Estimate:
     return Estimate(found.mean, None, found.low, found.high)
 
 
-def _asked(about: About, seen: Mapping[str, Observed]) -> Iterator[Figure]:
+def asked(about: About, seen: Mapping[str, Observed]) -> Iterator[Figure]:
     """Shares, in percent, of the labels that the controls are about, by every judge that knows them."""
     labels = {label for aim in about.aims() for label in aim.labels}
-    for row in shares.measure(_weighted(seen), about):
+    for row in shares.measure(seen, about):
         for label in (label for label in row.labels if label in labels):
             found = {name: each[label].hard for name, each in row.shares.items()}
             percent = {
@@ -256,7 +266,9 @@ def _asked(about: About, seen: Mapping[str, Observed]) -> Iterator[Figure]:
 def _features(about: About, seen: Mapping[str, Observed]) -> Iterator[Figure]:
     """How like the reference the pictures are, and how different from one another."""
     yield from diversity.measure(seen, about)
-    for found in (kid.measure(seen, about), manifold.measure(seen, about)):
+    yield from clip_score.measure(seen, about)
+    for metric in (frechet, kid, cmmd, manifold):
+        found = metric.measure(seen, about)
         yield from found.rows if found else ()
 
 

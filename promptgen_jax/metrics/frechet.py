@@ -3,7 +3,7 @@
     d² = |m - m'|² + tr(C + C' - 2 (C C')^(1/2))
 
 with means m and covariances C of features. The number means something only beside others of the same network, so it is
-named after it: of the shipped faceres "FD (faceres)", never FID.
+named after it: of the shipped faceres "FD (faceres)". FID is that of InceptionV3, with clean-fid's resize.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from promptgen_jax import devices
 from promptgen_jax.draws import Draws, images_of
 from promptgen_jax.metrics._figures import Estimate, Figure, Figures
 from promptgen_jax.metrics._observed import EMBEDDING, About, Observed, embeddings
+from promptgen_jax.models import inception
 from promptgen_jax.models.network import Network, load_network
 from promptgen_jax.store import images as pictures
 from promptgen_jax.store import weights
 
 NETWORK = "faceres"
+INCEPTION = {inception.CLEAN: "{}ID", inception.PLAIN: "{}ID (pytorch-fid)"}  # how distances are called, by the resize
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 TEXT = (
     "Distance of means and covariances of features to those of {reference}. Small samples are too far from anything, "
@@ -113,6 +115,24 @@ class Accumulator:
         return Statistics(self.mean, self.scatter / (self.total - self.squares / self.total), self.features, self.size)
 
 
+def features_of(network: Network) -> str:
+    """What features of a network are called: after it, and after the resize where that is another one than clean-fid's.
+
+    Statistics of one resize are refused beside those of another.
+    """
+    module = network.module
+    plain = isinstance(module, inception.InceptionV3) and module.resize != inception.CLEAN
+    return f"{network.name}, {module.resize}" if plain else network.name
+
+
+def called(letter: str, network: Network | None, name: str) -> str:
+    """How a distance of features is called, "FID" or "FD (faceres)", by its letter and the network of that name."""
+    module = None if network is None else network.module
+    if isinstance(module, inception.InceptionV3):
+        return INCEPTION[module.resize].format(letter)
+    return f"{letter}D ({name})"
+
+
 def frechet_distance(one: Statistics, other: Statistics) -> float:
     """The squared Fréchet distance d² of two normal distributions, as FID is given.
 
@@ -165,7 +185,7 @@ def of_images(batches: Iterable, *, network: str | Network = NETWORK) -> Statist
       ValueError: a network without `embedding`, or too few images for a covariance.
     """
     network = load_network(network).that_returns(EMBEDDING)
-    found = Accumulator(network.name)
+    found = Accumulator(features_of(network))
     for batch in batches:
         found.add(_features(network, batch))
     return found.statistics()
@@ -178,7 +198,7 @@ def of_draws(generator: Any, draws: Draws, *, network: str | Network = NETWORK, 
       ValueError: as `of_images`.
     """
     network = load_network(network).that_returns(EMBEDDING)
-    found, done = Accumulator(network.name), 0
+    found, done = Accumulator(features_of(network)), 0
     arrays, log_weight = (draws.key, draws.z), np.asarray(draws.log_weight)
     for features in devices.stream_batches(_features_of, batch_size, *arrays, shared=(network, generator)):
         found.add(features, log_weight[done : done + len(features)])
@@ -223,7 +243,7 @@ def measure(seen: Mapping[str, Observed], about: About) -> Figures | None:
         reference = known.pop(about.reference, None)
         if reference is not None and known:
             values = {name: Estimate(frechet_distance(each, reference)) for name, each in known.items()}
-            rows.append(Figure(f"FD ({network})", values))
+            rows.append(Figure(called("F", about.networks.get(network), network), values))
     return Figures("Fréchet distance", tuple(rows), TEXT.format(reference=about.reference)) if rows else None
 
 

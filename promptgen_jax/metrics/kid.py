@@ -14,6 +14,7 @@ import numpy as np
 from promptgen_jax.metrics._figures import Estimate, Figure, Figures
 from promptgen_jax.metrics._intervals import Z_95, normalised
 from promptgen_jax.metrics._observed import About, Observed, embeddings
+from promptgen_jax.metrics.frechet import called
 
 DEGREE, BLOCKS = 3, 16
 TEXT = (
@@ -34,7 +35,7 @@ def measure(seen: Mapping[str, Observed], about: About) -> Figures | None:
             for name, found in seen.items()
             if name != about.reference
         }
-        rows.append(Figure(f"KD ({network})", values))
+        rows.append(Figure(called("K", about.networks.get(network), network), values))
     return Figures("Kernel distance", tuple(rows), TEXT.format(reference=about.reference)) if rows else None
 
 

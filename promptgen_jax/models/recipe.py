@@ -81,13 +81,13 @@ def norm_parts(name: str) -> tuple[str, ...]:
     return tuple(f"{name}.{part}" for part in NORM)
 
 
-def affine(weight, bias, mean, variance) -> tuple[np.ndarray, np.ndarray]:
+def affine(weight, bias, mean, variance, *, epsilon: float = EPSILON) -> tuple[np.ndarray, np.ndarray]:
     """Scale and shift (C,) of a batch normalisation, float64."""
     if not weight.shape == bias.shape == mean.shape == variance.shape:
         raise ValueError("statistics of different sizes")
     if np.any(variance < 0):
         raise ValueError("negative variance")
-    scale = weight / np.sqrt(np.float64(variance) + EPSILON)
+    scale = weight / np.sqrt(np.float64(variance) + epsilon)
     return scale, bias - mean * scale
 
 
@@ -112,11 +112,11 @@ def conv(name: str, *, bias: bool = False) -> Part:
     return Part((f"{name}.weight",), lambda kernel: {"kernel": kernel.transpose(2, 3, 1, 0)})
 
 
-def conv_norm(conv: str, norm: str) -> Part:
+def conv_norm(conv: str, norm: str, *, epsilon: float = EPSILON) -> Part:
     """A convolution (out, in, height, width) without bias, and the batch normalisation behind it."""
 
     def make(kernel, *statistics):
-        scale, shift = affine(*statistics)
+        scale, shift = affine(*statistics, epsilon=epsilon)
         folded = kernel.transpose(2, 3, 1, 0) * scale
         return {"kernel": folded.astype(kernel.dtype), "bias": shift.astype(kernel.dtype)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from promptgen_jax.evaluation import compare as comparing
 from promptgen_jax.runs import origin, report
 from promptgen_jax.runs import run as runs
 from promptgen_jax.runs.config import RunConfig, load_sampler
+from promptgen_jax.samplers._refine import Refined
 from promptgen_jax.store import images, weights
 from promptgen_jax.store.fingerprint import fingerprint
-from promptgen_jax.types import Array, makes, view
+from promptgen_jax.types import Array, constraints_of, makes, view
 
 FOLDER, FOUND, SHEET, PAGE = "comparison", "comparison.json", "samples.png", "comparison.html"
+REFINED = "flow refined"
 METHODS = {  # the paper's Table 4, and what people do who have no flow
     "langevin, num_steps=10": {"kind": "langevin", "num_steps": 10},
     "langevin, num_steps=50": {"kind": "langevin", "num_steps": 50},
@@ -44,6 +46,8 @@ def compare_stage(
     num_samples: int = 512,
     reference_samples: int = 0,
     seed: int = 0,
+    refine_steps: int = 0,
+    rarity: bool = False,
     command: str = "",
 ) -> Path:
     """Compares the flow of a stage with other methods on its target; trains what is not trained.
@@ -60,6 +64,8 @@ def compare_stage(
       num_samples: of every method.
       reference_samples: of the reference; 0 for as many.
       seed: of the draws.
+      refine_steps: of MALA from the flow's own samples, a method of its own; 0 for none.
+      rarity: whether to estimate how often the generator makes what is asked at all.
       command: shown on the page.
 
     Returns:
@@ -73,11 +79,13 @@ def compare_stage(
     samplers = {name: load_sampler(name, options) for name, options in asked.items()}
     smc = parts.load_sampler("smc", **(reference or {}))
     stage = stage or run.order[-1]
-    _check(run, stage, samplers, num_samples)
+    _check(run, stage, samplers, num_samples, refine_steps, rarity)
     trained = runs.train_stages(config, workdir, until=stage)
     folder = trained.workdir / stage / FOLDER
     ebm, made = trained.targets[stage], trained.prompts[stage]
     flow = made if run.stages[stage].training is not None else None
+    if flow is not None and refine_steps:
+        samplers[REFINED] = Refined(flow, refine_steps)
     kept = {name: Kept(sampler, folder) for name, sampler in samplers.items()}
     print(f"{stage}: comparing on {num_samples} samples", flush=True)
     with devices.compilations_kept():
@@ -92,9 +100,13 @@ def compare_stage(
             judges=run.evaluation.judges,
             earlier=trained.earlier[stage],
             training_seconds=_training_seconds(trained.workdir / stage),
+            rarity=rarity,
         )
-        pictures = _sheet(ebm, found, run.evaluation.num_shown, folder)
-    told = {name: parts.describe(sampler) for name, sampler in samplers.items()}
+        pictures = write_sheet(
+            [(*each, ebm) for each in found.draws.items()], run.evaluation.num_shown, folder, CAPTION
+        )
+    told = {name: parts.describe(sampler) for name, sampler in samplers.items() if name != REFINED}
+    told |= {REFINED: {"kind": "refine", "options": {"num_steps": refine_steps}}} if REFINED in samplers else {}
     about = {
         "title": f"{config.get('title') or run.title}: {stage}, method by method",
         "description": config["stages"][stage].get("summary") or "",
@@ -108,10 +120,19 @@ def compare_stage(
     return report.write_comparison(folder)
 
 
-def _check(run: RunConfig, stage: str, samplers: Mapping, num_samples: int) -> None:
+def _check(run: RunConfig, stage: str, samplers: Mapping, num_samples: int, refine_steps: int, rarity: bool) -> None:
     """Raises ValueError for what cannot be compared, before anything is trained."""
     checks.check_known("--stage", stage, run.order)
+    checks.check_count("compare: refine_steps", refine_steps, minimum=0)
     generator, controls, _ = run.load_parts()
+    if refine_steps and run.stages[stage].training is None:
+        raise ValueError(f"--refine={refine_steps}: stage {stage} has no flow to start from. Leave it out.")
+    if refine_steps and REFINED in samplers:
+        raise ValueError(f"--refine={refine_steps}: a method is called {REFINED!r} already. Rename it.")
+    if rarity and len(constraints_of(controls[stage])) == len(controls[stage]):
+        raise ValueError(
+            f"--coverage: stage {stage} has constraints on shares alone, which any sample may meet. Leave it out."
+        )
     comparing.check(LatentEBM(generator, controls[stage]), samplers, num_samples)
 
 
@@ -164,17 +185,17 @@ def _read(path: Path) -> tuple[Draws, float]:
         raise ValueError(f"{path}: damaged ({error!r}). Delete it.") from None
 
 
-def _sheet(ebm: LatentEBM, found: comparing.Comparison, num_shown: int, folder: Path) -> list[dict]:
-    """Writes a row of pictures by every method; nothing of points, which are no pictures."""
-    if makes(ebm.generator) == "points":
+def write_sheet(rows: Sequence[tuple[str, Draws, LatentEBM]], num_shown: int, folder: Path, caption: str) -> list[dict]:
+    """Writes a row of pictures of each of named draws; nothing of points, which are no pictures."""
+    if any(makes(ebm.generator) == "points" for *_, ebm in rows):
         return []
-    rows = []
-    for name, draws in found.draws.items():
+    shown = []
+    for name, draws, ebm in rows:
         few = draws.take(np.arange(min(num_shown, len(draws.z))))
         made = devices.map_batches(_look, 16, few.key, few.z, shared=(ebm,))
-        rows.append((name, view(ebm.generator, made)))
-    images.save_png(folder / SHEET, images.before_after_sheet(rows))
-    return [{"file": SHEET, "caption": CAPTION}]
+        shown.append((name, view(ebm.generator, made)))
+    images.save_png(folder / SHEET, images.before_after_sheet(shown))
+    return [{"file": SHEET, "caption": caption}]
 
 
 @jax.jit

@@ -94,7 +94,7 @@ def train_stages(config: dict, workdir: str | Path, *, until: str = "") -> Train
         for name in run.order[: run.order.index(until) + 1] if until else run.order:
             disk.sweep(workdir / name)
             disk.recover(workdir / name / "prompt")
-            inner = _with_options(prompts[below[name]], config["stages"][name].get("below") or {})
+            inner = with_options(prompts[below[name]], config["stages"][name].get("below") or {})
             ebm = LatentEBM(generator=inner, controls=controls[name], cond_prior=conditions[name])
             targets[name], prompts[name] = train_stage(name, config, ebm, workdir)
             earlier[name] = (*earlier[below[name]], *controls[name])
@@ -162,13 +162,11 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
     folder = workdir / name
     if fit is not None:
         print(f"{name}: beta fitted, effective share {fit.ess:.2f}, KL to the generator {fit.kl:.3f} nats", flush=True)
-    if (folder / "prompt" / "prompt.json").exists():
-        trust = parts.packages(parts.kinds_in(config))  # what the run itself names has been imported
-        prompt = Prompt.load(folder / "prompt", generator=_innermost(generator), trust=trust)
-        return ebm, prompt.replace(generator=generator)
+    if is_trained(folder):
+        return ebm, load_trained(folder, generator, config)
     if stage["training"] is None:
         flow, params = init_flow(draws.seeded(0), generator.prior, architecture="coupling", num_layers=2)
-        return ebm, _saved(Prompt(generator=generator, flow=flow, params=params, name=name), folder, {})
+        return ebm, saved(Prompt(generator=generator, flow=flow, params=params, name=name), folder, {})
     print(f"{name}: training ({', '.join(stage['controls'])})", flush=True)
     resumed, started = (folder / training.CHECKPOINTS).exists(), time.monotonic()
     weighted = None if fit is None else fit.draws
@@ -176,10 +174,22 @@ def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple
         ebm, workdir=folder, flow=stage["flow"], name=name, seed=config["seed"], draws=weighted, **stage["training"]
     )
     timing = {} if resumed else {"train_seconds": time.monotonic() - started}  # what went before is not known
-    return ebm, _saved(prompt, folder, timing)
+    return ebm, saved(prompt, folder, timing)
 
 
-def _saved(prompt: Prompt, folder: Path, timing: dict) -> Prompt:
+def is_trained(folder: Path) -> bool:
+    """Whether a folder of a training holds its prompt."""
+    return (folder / "prompt" / "prompt.json").exists()
+
+
+def load_trained(folder: Path, generator, config: dict) -> Prompt:
+    """The prompt of a finished training, on the generator that it was trained on."""
+    trust = parts.packages(parts.kinds_in(config))  # what the run itself names has been imported
+    prompt = Prompt.load(folder / "prompt", generator=_innermost(generator), trust=trust)
+    return prompt.replace(generator=generator)
+
+
+def saved(prompt: Prompt, folder: Path, timing: dict) -> Prompt:
     """The prompt, once it is written beside the timing."""
     if devices.is_first_host():
         folder.mkdir(parents=True, exist_ok=True)
@@ -204,7 +214,7 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earl
     stage |= evaluate(prompt, ebm, earlier, options["judges"], key, num_samples=size, trained=trained, **beside)
     stage["measured"]["seed"] = config["seed"]
     stage |= {
-        "images": pictures.write(name, ebm, _with_options(prompt, options["pictures"]), key, options, folder),
+        "images": pictures.write(name, ebm, with_options(prompt, options["pictures"]), key, options, folder),
         "licenses": _licenses(ebm, options["judges"]),
     }
     timing = folder / "timing.json"
@@ -242,10 +252,10 @@ def _licenses(ebm: LatentEBM, judges: dict) -> list[dict]:
     ]
 
 
-def _with_options(generator, options: dict):
+def with_options(generator, options: dict):
     """The same stack on a generator with other options."""
     if isinstance(generator, Prompt):
-        return generator.replace(generator=_with_options(generator.generator, options))
+        return generator.replace(generator=with_options(generator.generator, options))
     return generator.replace(**options)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 
 from promptgen_jax import parts
 from promptgen_jax.draws import Draws
+from promptgen_jax.ebm import LatentEBM
+from promptgen_jax.prompt import Prompt
 from promptgen_jax.samplers import _chains
 from promptgen_jax.types import Array
 
@@ -30,3 +34,20 @@ def refine(prompt, ebm, key: Array, num_samples: int, *, num_warmup: int = 10, n
     sampler = parts.load_sampler("mala", num_warmup=num_warmup, num_steps=num_steps)
     start = _chains.start("refine", key, ebm, num_samples)
     return sampler(jax.random.fold_in(key, 4), ebm, num_samples, start=start.through(prompt))
+
+
+@dataclasses.dataclass(frozen=True)
+class Refined:
+    """`refine` as a sampler, for comparisons.
+
+    Attributes:
+      prompt: trained on the target.
+      num_steps: of the chains, after as many in which they adapt.
+    """
+
+    prompt: Prompt
+    num_steps: int = 10
+
+    def __call__(self, key: Array, ebm: LatentEBM, num_samples: int) -> Draws:
+        """Draws of the target from the samples of the prompt."""
+        return refine(self.prompt, ebm, key, num_samples, num_warmup=self.num_steps, num_steps=self.num_steps)

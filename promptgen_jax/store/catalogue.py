@@ -20,6 +20,7 @@ BIGGAN = "not stated by the publisher; converted from DeepMind's BigGAN-deep, le
 NVAE = "NVIDIA Source Code License for NVAE: research or evaluation only, also for what is derived from it"
 DIFFAE = "code MIT; no terms are stated for the weights, learnt from FFHQ, which is for non-commercial use"
 STYLENERF = "CC BY-NC 4.0, parts of the code under NVIDIA's licence: non-commercial only"
+INCEPTION = "code Apache-2.0; no terms are stated for the weights, which TensorFlow published, learnt from ImageNet"
 FAIRFACE = "data and repository CC BY 4.0; no separate terms are stated for the weights"
 # genders are spelt as in the other networks, so that one can judge the other
 FAIRFACE_ATTRIBUTES = {
@@ -100,6 +101,7 @@ def _celeba(attribute: str) -> Checkpoint:
 # BigGAN-deep: PRETRAINED_MODEL_ARCHIVE_MAP of huggingface/pytorch-pretrained-BigGAN; the configuration is beside it
 # NVAE: "Checkpoints" in the README of NVlabs/NVAE; one folder per data set, in each a checkpoint.pt
 # Face networks: "Pre-trained off-the-shelf models" there; FairFace for four races: the README of dchen236/FairFace
+# InceptionV3: FID_WEIGHTS_URL in pytorch_fid/inception.py of mseitzer/pytorch-fid
 # CLIP: clip/clip.py of openai/CLIP; the links hold the sha256 of the files
 CHECKPOINTS = {
     "stylegan2_ffhq": _stylegan2("ffhq.pt", "iy0dkqnkx7uh2aq", 1024),
@@ -147,6 +149,14 @@ CHECKPOINTS = {
     "celeba_blond_hair": _celeba("Blond_Hair"),
     "irse50": _face("qg7co4azsv5sacm", "model_ir_se50.pth", "irse50_to_flax.py", ARCFACE, 112),
     "deca": _face("972j1vgfd19b6gx", "deca_model.tar", "deca_to_flax.py", DECA),
+    "inception": Checkpoint(
+        "pt_inception-2015-12-05-6726825d.pth",
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        "inception_to_flax.py",
+        INCEPTION,
+        299,
+        kind="network",
+    ),
     "flame": Checkpoint("generic_model.pkl", "https://flame.is.tue.mpg.de", "flame_to_flax.py", FLAME, 0, kind="mesh"),
 }
 

@@ -63,15 +63,15 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def linear_decay(learning_rate: float, num_steps: int, warmup_steps: int = 0) -> Callable:
+def linear_decay(learning_rate: float, num_steps: int | jax.Array, warmup_steps: int = 0) -> Callable:
     """Schedule of the 0-based update k: lr k / warmup_steps while warming up, then linearly from lr to 0 at num_steps.
 
-    Without warm-up update k uses lr (1 - k / num_steps).
+    Without warm-up update k uses lr (1 - k / num_steps). `num_steps` may be traced.
     """
 
     def schedule(step):
         warm = step / max(warmup_steps, 1)
-        decay = (num_steps - step) / max(num_steps - warmup_steps, 1)
+        decay = (num_steps - step) / jnp.maximum(num_steps - warmup_steps, 1)
         return learning_rate * jnp.clip(jnp.where(step < warmup_steps, warm, decay), 0.0, 1.0)
 
     return schedule
@@ -100,5 +100,9 @@ def make_optimizer(
         raise ValueError(
             f"make_optimizer: warmup_steps is {warmup_steps}; expected less than num_steps, {num_steps}. Lower it."
         )
-    schedule = linear_decay(learning_rate, num_steps, warmup_steps)
+    return scheduled(linear_decay(learning_rate, num_steps, warmup_steps), clip_norm)
+
+
+def scheduled(schedule: Callable, clip_norm: float) -> optax.GradientTransformation:
+    """That optimiser with a schedule of one's own."""
     return optax.chain(clip_by_global_norm(clip_norm), official_adamw(schedule))

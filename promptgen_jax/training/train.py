@@ -35,7 +35,9 @@ from promptgen_jax.types import Array, PyTree
 CHECKPOINTS, MEMORY = "checkpoints", "objective"
 
 
-def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, config: TrainConfig) -> tuple[dict, dict]:
+def train_step(
+    state: dict, ebm: LatentEBM, flow, run_key: Array | None = None, *, objective, optimizer, config: TrainConfig
+) -> tuple[dict, dict]:
     """One update. The key is fold_in(run key, step), so a resumed run repeats the uninterrupted one.
 
     Args:
@@ -43,6 +45,7 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
         carries, if it carries anything.
       ebm: the target; its moment controls take beta from the state.
       flow: the flow to train.
+      run_key: of the whole training; by default that of the seed in `config`.
       objective: see `objectives`.
       optimizer: an optax transformation.
       config: training options.
@@ -50,7 +53,7 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
     Returns:
       (state, metrics)
     """
-    step_key = jax.random.fold_in(seeded(config.seed), state["step"])
+    step_key = jax.random.fold_in(seeded(config.seed) if run_key is None else run_key, state["step"])
 
     def loss_of(trained, memory, key):
         params, beta = trained
@@ -89,6 +92,11 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
     state = {**state, "step": state["step"] + 1, "params": params, "opt_state": opt_state, "beta": beta}
     state |= {MEMORY: memory} if MEMORY in state else {}
     return state, {**metrics, "grad_norm": global_norm(gradient)}
+
+
+def flow_key(seed: int) -> Array:
+    """The key of a flow's first parameters in a training of this seed."""
+    return jax.random.fold_in(seeded(seed), 2**31 - 1)
 
 
 def with_beta(ebm: LatentEBM, beta: dict) -> LatentEBM:
@@ -188,7 +196,7 @@ def fit(
         config = dataclasses.replace(config, objective=chosen)
         if not quiet and devices.is_first_host():
             print(f"objective {chosen}: {reason}", flush=True)
-    _check_target(ebm, config, flow)
+    check_target(ebm, config, flow)
     cond_dim = ebm.cond_prior.dim if ebm.cond_prior else 0
     build_module(ebm.generator.prior, cond_dim=cond_dim, **flow)  # wrong options raise, before anything is written
     mesh = devices.data_mesh()
@@ -211,7 +219,7 @@ def _fit(
     ebm, objective, config: TrainConfig, mesh, *, flow, cond_dim, name, optimizer, draws, workdir, quiet, callback
 ):
     """`fit`, once all is checked, and the workdir is this training's."""
-    key_flow = jax.random.fold_in(seeded(config.seed), 2**31 - 1)
+    key_flow = flow_key(config.seed)
     trained_flow, params = init_flow(key_flow, ebm.generator.prior, cond_dim=cond_dim, **flow)
     normal = closest_normal(draws, ebm.generator.prior) if config.start and draws is not None else None
     if normal is not None:
@@ -251,7 +259,8 @@ def _fit(
     return devices.local(prompt), history
 
 
-def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
+def check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
+    """Raises ValueError for a target that cannot be trained on with these options."""
     if "cond_dim" in flow:
         raise ValueError(
             "fit: flow option cond_dim follows from the conditions. Give the LatentEBM a cond_prior instead."
@@ -308,7 +317,7 @@ def _loop(state, step, ebm, flow, objective, config, watch, checkpoints, stopped
         due = number == 1 or number == config.num_steps or number % config.log_every == 0
         if due:
             metrics = {name: float(value) for name, value in metrics.items()}
-            _check_metrics(metrics, number)
+            check_metrics(metrics, number)
             history.append({"step": number, **metrics})
         watch.log(number, metrics, state["params"], due)
 
@@ -342,7 +351,8 @@ def _evaluator(config: TrainConfig, objective):
     return evaluate
 
 
-def _check_metrics(metrics: dict, step: int) -> None:
+def check_metrics(metrics: dict, step: int) -> None:
+    """Raises FloatingPointError for numbers that are not finite, named."""
     bad = [name for name, value in metrics.items() if not np.isfinite(value)]
     if bad:
         raise FloatingPointError(

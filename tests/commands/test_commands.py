@@ -14,7 +14,7 @@ from promptgen_jax.runs import inventory, leftovers
 from promptgen_jax.runs.config import RunConfig
 from promptgen_jax.store import catalogue, home, weights
 
-MODES = ("clean", "compare", "convert", "doctor", "evaluate", "list", "report", "sample", "train")
+MODES = ("clean", "compare", "convert", "doctor", "evaluate", "list", "report", "sample", "sweep", "train")
 
 
 def test_every_mode_is_there():
@@ -65,8 +65,11 @@ MISTAKES = [
     ("trian", "promptgen: unknown name 'trian'. Did you mean 'train'?"),
     ("--workdir=x train", "the mode comes first, before --workdir=x"),
     ("sample --num_sample=3", "--num_sample: unknown flag. Did you mean '--num_samples'?"),
-    ("evaluate --num_samples=3", "--num_samples: not used by promptgen evaluate, but by compare and sample."),
-    ("sample --config.seed=3", "--config.seed: not used by promptgen sample, but by compare, evaluate and train."),
+    ("evaluate --num_samples=3", "--num_samples: not used by promptgen evaluate, but by compare, sample and sweep."),
+    (
+        "sample --config.seed=3",
+        "--config.seed: not used by promptgen sample, but by compare, evaluate, sweep and train.",
+    ),
     ("sample --num_samples=x", "--num_samples=x: expected an integer."),
     ("sample --num_samples", "--num_samples: expected one argument. See promptgen sample --help."),
     ("train quikstart --workdir=x", "--config=quikstart: no such file. Did you mean 'quickstart'?"),

@@ -100,10 +100,16 @@ def test_the_command_trains_compares_and_goes_on(tmp_path, capsys, monkeypatch):
         "--num_samples=32",
         "--json",
     ]
-    line += ["--method=langevin,num_steps=2", "--method=importance"]
+    line += ["--method=langevin,num_steps=2", "--method=importance", "--refine=2", "--coverage"]
     assert commands.main(line) == 0
     first = json.loads(capsys.readouterr().out)
-    assert set(first["methods"]) == {"langevin, num_steps=2", "importance", "reference"}
+    assert set(first["methods"]) == {"langevin, num_steps=2", "importance", "flow refined", "reference"}
+    found = {row["name"]: row for row in first["figures"]}
+    assert found["gradients per sample"]["flow refined"] >= 4
+    share = found[compare.RARITY]["prior"]
+    generator = parts.load_generator("synthetic", **{name: GENERATOR[name] for name in ("problem", "dim")})
+    truth = np.exp(exact.linear_target(generator, TARGET, 0.5).log_z)
+    assert share["low"] / 2 < truth < 2 * share["high"]
     assert first["methods"]["langevin, num_steps=2"]["options"]["num_steps"] == 2
     page = (tmp_path / "run" / "s" / "comparison" / "comparison.html").read_text()
     for words in ("langevin, num_steps=2", "gap to the reference", "log Z by", "has paid"):
@@ -128,6 +134,7 @@ def test_the_command_trains_compares_and_goes_on(tmp_path, capsys, monkeypatch):
         (["--method=mala", "--method=mala"], "it is there twice"),
         (["--stage=x"], "--stage: unknown name 'x'"),
         (["--config.seed=3"], "there is no --config to change"),
+        (["--refine=-1"], "refine_steps"),
     ],
 )
 def test_mistakes_cost_no_work(arguments, message, tmp_path, capsys):

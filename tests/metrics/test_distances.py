@@ -10,9 +10,13 @@ import pytest
 import scipy.linalg
 
 from promptgen_jax import parts
+from promptgen_jax.controls.clip import ClipControl
 from promptgen_jax.draws import Draws, images_of
-from promptgen_jax.metrics import About, Observed, frechet, kid, manifold
+from promptgen_jax.ebm import LatentEBM
+from promptgen_jax.metrics import About, Observed, clip_score, cmmd, frechet, kid, manifold
 from promptgen_jax.metrics.frechet import Accumulator, Statistics, frechet_distance
+from promptgen_jax.metrics.frechet_infinity import frechet_infinity
+from promptgen_jax.models import clip, inception
 from promptgen_jax.models.network import Network
 from promptgen_jax.store import images
 
@@ -184,3 +188,104 @@ def test_measured_against_the_named_reference(metric):
     far, near = (row.values[name].mean for name in ("far", "near"))
     assert far < near if metric is manifold else far > near
     assert metric.measure({"near": seen(0, 1)}, about) is None
+
+
+def network_of(module, name):
+    return Network(weights={}, module=module, name=name, checksum="", attributes=())
+
+
+def test_names_say_which_network_and_which_resize():
+    """FID is that of InceptionV3 alone, and statistics of one resize do not go with those of another."""
+    clean, plain = (network_of(inception.InceptionV3(resize=way), "inception") for way in inception.WAYS)
+    face = network_of(Colours(), "colours")
+    names = [frechet.called("F", network, network.name) for network in (clean, plain, face)]
+    assert names == ["FID", "FID (pytorch-fid)", "FD (colours)"]
+    assert frechet.called("K", clean, "inception") == "KID"
+    one, other = (Statistics(np.zeros(4), spd(1), frechet.features_of(network)) for network in (clean, plain))
+    with pytest.raises(ValueError, match="of inception and .* of inception, pytorch_fid; expected the same"):
+        frechet_distance(one, other)
+
+
+def test_memory_does_not_grow_with_the_number_of_samples():
+    """50,000 rows: the same to the last digit but rounding as of all at once, and two matrices are all that is kept."""
+    rng, found, everything = np.random.default_rng(3), Accumulator(), []
+    for _ in range(100):
+        rows = rng.normal(size=(500, 8)).astype(np.float32) + 100
+        everything.append(rows)
+        found.add(rows)
+        assert sum(np.size(value) for value in vars(found).values() if isinstance(value, np.ndarray)) == 8 + 64
+    expected = np.cov(np.concatenate(everything).astype(np.float64), rowvar=False)
+    np.testing.assert_allclose(found.statistics().covariance, expected, atol=1e-10)
+
+
+def test_the_extrapolated_distance_has_lost_the_bias_of_few_samples():
+    truth, width = Statistics(np.zeros(16), np.eye(16), "f"), 16
+    plain, endless = [], []
+    for seed in range(8):
+        rows = np.random.default_rng(seed).normal(size=(400, width)) + 0.1
+        plain.append(frechet_distance(Accumulator("f").add(rows).statistics(), truth) - 0.16)
+        endless.append(frechet_infinity(rows, truth, seed=seed).mean - 0.16)
+    assert np.mean(plain) > 0.15  # of a true distance of 0.16
+    assert abs(np.mean(endless)) < 0.05
+    log_weight = np.where(np.arange(400) < 300, 0, -np.inf)  # the last ones do not count
+    few = rows + np.where(np.arange(400) < 300, 0, 50)[:, None]
+    assert abs(frechet_infinity(few, truth, log_weight=log_weight).mean - 0.16) < 0.3
+    with pytest.raises(ValueError, match="N above 4 F"):
+        frechet_infinity(rows[:64], truth)
+    with pytest.raises(ValueError, match="expected the same"):
+        frechet_infinity(rows, Statistics(np.zeros(4), np.eye(4), "f"))
+
+
+def test_cmmd_is_the_mean_over_all_pairs_of_directions(monkeypatch):
+    monkeypatch.setattr(cmmd, "BLOCK", 3)
+    x, y = RNG.normal(size=(7, 3)), RNG.normal(size=(5, 3)) + 2
+
+    def mean(one, other):
+        directions = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (one, other)]
+        return np.mean([[np.exp(-np.sum((a - b) ** 2) / 200) for b in directions[1]] for a in directions[0]])
+
+    expected = 1000 * (mean(x, x) + mean(y, y) - 2 * mean(x, y))
+    np.testing.assert_allclose(cmmd.cmmd(x, 7 * y), expected, rtol=1e-8)
+    repeated = np.array([1, 2, 0, 0, 1, 0, 0])
+    np.testing.assert_allclose(cmmd.cmmd(x, y, weights=repeated), cmmd.cmmd(x[[0, 1, 1, 4]], y), rtol=1e-8)
+    assert abs(cmmd.cmmd(x, x)) < 1e-9
+    with pytest.raises(ValueError, match="none of them 0"):
+        cmmd.cmmd(x, 0 * y)
+
+
+def test_cmmd_is_measured_by_clip_alone():
+    tower = network_of(clip.VisionTower(image_size=8, patch_size=4, width=8, layers=1, heads=1, embed_dim=4), "small")
+
+    def seen(shift):
+        rows = np.random.default_rng(0).normal(size=(64, 2)) + shift
+        draws = Draws(z=np.zeros((64, 1)), log_weight=np.zeros(64), key=None)
+        return Observed(draws, None, {name: {"embedding": rows} for name in ("small", "face")}, {}, None)
+
+    about = About(ebm=None, networks={"small": tower, "face": network_of(Colours(), "face")}, reference="truth")
+    found = cmmd.measure({"truth": seen(0), "far": seen(3)}, about)
+    assert [row.name for row in found.rows] == ["CMMD (small)"]
+    assert found.rows[0].values["far"].mean > 0.5
+    assert cmmd.measure({"truth": seen(0), "far": seen(3)}, About(ebm=None, reference="truth")) is None
+
+
+def test_clip_score_is_the_mean_cosine_above_zero():
+    images, text = np.array([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]]), np.array([3.0, 0.0])
+    assert clip_score.clip_score(images, text).mean == pytest.approx(100 / 3)
+    assert clip_score.clip_score(images, text, weights=[3, 1, 0]).mean == pytest.approx(75)
+    two = clip_score.clip_score(images, np.eye(2), [1, 3], weights=[1, 1, 0])
+    assert two.mean == pytest.approx((25 + 75) / 2)
+    with pytest.raises(ValueError, match="Use one CLIP for both"):
+        clip_score.clip_score(images, np.ones((1, 3)))
+
+
+def test_clip_score_of_text_controls_whose_clip_judges():
+    tower = network_of(clip.VisionTower(image_size=8, patch_size=4, width=8, layers=1, heads=1, embed_dim=2), "small")
+    options = {"num_augmentations": 1, "policy": "", "antialias": True, "chunk": 1}
+    smiling = ClipControl(tower, jnp.array([[0.0, 1.0]]), jnp.ones(1), 1.0, name="smiling", **options)
+    ebm = LatentEBM(parts.load_generator("synthetic", problem="linear", dim=2), (smiling,))
+    draws = Draws(z=np.zeros((2, 1)), log_weight=np.log([0.75, 0.25]), key=None)
+    seen = {"after": Observed(draws, None, {"small": {"embedding": np.eye(2)}}, {}, None)}
+    (row,) = clip_score.measure(seen, About(ebm=ebm, networks={"small": tower}))
+    assert row.name == "CLIP score of smiling (small)"
+    assert row.values["after"].mean == pytest.approx(25)
+    assert clip_score.measure(seen, About(ebm=ebm)) == ()

@@ -7,5 +7,6 @@ from promptgen_jax.runs.report.comparison import write_comparison
 from promptgen_jax.runs.report.density import plot_density
 from promptgen_jax.runs.report.effect import effect_note
 from promptgen_jax.runs.report.page import write_report
+from promptgen_jax.runs.report.sweep import write_sweep
 
-__all__ = ["effect_note", "plot_density", "write_comparison", "write_report"]
+__all__ = ["effect_note", "plot_density", "write_comparison", "write_report", "write_sweep"]

@@ -183,6 +183,63 @@ def spread_chart(title: str, rows: list[tuple[str, Any]], target: float | None) 
     return _svg(bottom + 24, title, marks)
 
 
+def curve_chart(
+    title: str, points: list[tuple[str, Any, Any]], marked: str | None, axes: tuple[str, str]
+) -> Html | None:
+    """Named points with intervals in both directions, joined from left to right; one of them in a ring.
+
+    Args:
+      title: for screen readers.
+      points: (name, horizontal estimate, vertical estimate).
+      marked: name of the point in the ring, or None.
+      axes: names of the horizontal and the vertical axis.
+
+    Returns:
+      A drawing, or None with fewer than two points that differ.
+    """
+    points = sorted(points, key=lambda point: point[1].mean)
+    low_x, high_x = _reach([x for _, x, _ in points])
+    low_y, high_y = _reach([y for _, _, y in points])
+    if len(points) < 2 or points[0][1].mean == points[-1][1].mean:
+        return None
+    x, y = _scale(low_x, high_x, 52, WIDTH - 14), _scale(low_y, high_y, 206, 22)
+    marks: list = [
+        [
+            element("line", x1=52, x2=WIDTH - 14, y1=_text(y(tick)), y2=_text(y(tick)), class_="grid"),
+            element("text", label, x=46, y=_text(y(tick) + 4), text_anchor="end"),
+        ]
+        for tick, label in ticks(low_y, high_y)
+    ]
+    marks += [
+        element("text", label, x=_text(x(tick)), y=226, text_anchor="middle") for tick, label in ticks(low_x, high_x)
+    ]
+    middles = [(float(x(one.mean)), float(y(other.mean))) for _, one, other in points]
+    marks.append(element("polyline", points=_points(*zip(*middles, strict=True)), class_="mean"))
+    for (name, one, other), (across, down) in zip(points, middles, strict=True):
+        if one.low is not None and one.high is not None:
+            marks.append(_whisker(float(x(one.low)), float(x(one.high)), down))
+        if other.low is not None and other.high is not None:
+            path = f"M{_text(across)} {_text(y(other.low))}V{_text(y(other.high))}"
+            marks.append(element("path", d=path, class_="whisker"))
+        if name == marked:
+            marks.append(element("circle", cx=_text(across), cy=_text(down), r=9, class_="ring"))
+        marks.append(element("circle", cx=_text(across), cy=_text(down), r=4, class_="dot"))
+        side = {"x": _text(across + 8)} if across < 0.8 * WIDTH else {"x": _text(across - 8), "text_anchor": "end"}
+        marks.append(element("text", name, y=_text(down - 8), class_="label", **side))
+    titles = [
+        element("text", f"{axes[0]}, nats", x=WIDTH - 14, y=244, text_anchor="end"),
+        element("text", f"{axes[1]}, nats", x=4, y=12),
+    ]
+    return _svg(250, title, marks, titles)
+
+
+def _reach(found: list) -> tuple[float, float]:
+    """From the least to the largest of estimates and their intervals, with a margin."""
+    ends = [end for each in found for end in (each.mean, each.low, each.high) if end is not None]
+    margin = 0.06 * (max(ends) - min(ends)) or 1.0
+    return min(ends) - margin, max(ends) + margin
+
+
 def ticks(low: float, high: float, count: int = 5) -> list[tuple[float, str]]:
     """Round positions inside [low, high], about `count`, with their labels."""
     raw = (high - low) / count

@@ -1,0 +1,76 @@
+"""Several trainings in one program, against each of them alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import promptgen_jax as pg
+from promptgen_jax import training
+from promptgen_jax.training.together import Together, fits, same_shape
+
+CONFIG = training.TrainConfig(num_steps=6, batch_size=12, warmup_steps=2, log_every=2)
+FLOW = {"architecture": "coupling", "num_layers": 2, "hidden_dim": 8}
+
+
+def target(weight, point=(0.6, -0.4)):
+    generator = pg.load_generator("synthetic", problem="linear", dim=2)
+    return pg.LatentEBM(generator, (pg.load_control("synthetic", energy="quadratic", target=point, weight=weight),))
+
+
+def test_each_is_trained_as_it_is_alone():
+    targets, seeds = [target(0.5), target(2.0), target(2.0)], (3, 3, 4)
+    found = Together(targets, CONFIG, FLOW).fit(targets, seeds, name="many")
+    options = {name: getattr(CONFIG, name) for name in ("num_steps", "batch_size", "warmup_steps", "log_every")}
+    for ebm, seed, (prompt, history) in zip(targets, seeds, found, strict=True):
+        alone, expected = pg.fit(ebm, flow=FLOW, quiet=True, seed=seed, **options)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), prompt.params, alone.params)
+        assert [line["step"] for line in history] == [line["step"] for line in expected] == [1, 2, 4, 6]
+        np.testing.assert_allclose(history[-1]["loss"], expected[-1]["loss"], rtol=1e-4)
+        assert prompt.recipe == alone.recipe
+    first, second, third = (jax.tree.leaves(prompt.params) for prompt, _ in found)
+    assert not np.allclose(first[0], second[0])
+    assert not np.allclose(second[0], third[0])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("count", [2, 3])
+def test_devices_share_the_trainings_out(count):
+    """Three trainings on two devices, which cannot split them evenly, and on three, which can."""
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "JAX_PLATFORMS": "cpu"}
+    root = Path(__file__).parents[2]
+    code = (
+        "import jax, test_together as here; "
+        f"assert jax.device_count() == {count}; here.test_each_is_trained_as_it_is_alone()"
+    )
+    environment = os.environ | flags | {"PYTHONPATH": f"{root}{os.pathsep}{Path(__file__).parent}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_later_trainings_use_the_same_program_and_start_where_they_are_told(monkeypatch):
+    targets, compiled = [target(weight) for weight in (1.0, 2.0)], []
+    program = Together(targets, CONFIG, FLOW)
+    ((one, _),) = program.fit(targets[:1], (0,))
+    monkeypatch.setattr("promptgen_jax.training.together.train_step", lambda *_, **__: compiled.append(1))
+    ((other, history),) = program.fit(targets[1:], (0,), params=[one.params], num_steps=3)
+    assert not compiled
+    assert [line["step"] for line in history] == [1, 2, 3]
+    distance = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (one.params, other.params)), strict=True)]
+    assert 0 < max(distance) < 3 * 1.5e-3  # three updates away
+    assert other.recipe["training"]["num_steps"] == 3
+
+
+def test_what_cannot_go_together():
+    wide = pg.load_generator("synthetic", problem="linear", dim=3)
+    other = pg.LatentEBM(wide, (pg.load_control("synthetic", energy="quadratic", target=(0.0, 0.0, 0.0)),))
+    assert same_shape([target(1.0), target(2.0, (0.0, 1.0))])
+    assert not same_shape([target(1.0), other])
+    assert fits(CONFIG)
+    assert not any(fits(training.TrainConfig(**each)) for each in ({"objective": "mixed"}, {"start": "normal"}))
+    with pytest.raises(ValueError, match="cannot go together"):
+        Together([target(1.0), other], CONFIG, FLOW)
