@@ -195,7 +195,7 @@ def _weighed(draws: Draws, ebm: LatentEBM, batch_size: int) -> tuple[Draws, Mapp
 def _look(ebm, key, z, cond=None):
     """Of the flow's samples: the log density of the target, up to log Z, and what moment constraints are about."""
     images = ebm.images(key, z)
-    energy = ebm.total(ebm.energies_of(key, Sample(images=images, z=z, cond=cond)))
+    energy = ebm.total(ebm.energies_of(key, Sample(images=images, z=z, cond=cond)), cond)
     gamma = {control.name: control.gamma(images) for control in constraints_of(ebm.controls)}
     return {"log_target": ebm.generator.prior.log_prob(z) - energy, "gamma": gamma}
 

@@ -43,7 +43,7 @@ class ReverseKL(Stateless):
         small, cond = shard(self, z[: self.batch_size]), None if cond is None else cond[: self.batch_size]
         reference_z = reference(params, ebm, flow, eps[: self.batch_size], cond)
         energies = ebm.energies(key_ebm, small, cond, reference_z)
-        return summary(ebm, energies, kl_prior, z, log_dets)
+        return summary(ebm, energies, cond, kl_prior, z, log_dets)
 
     def held_out(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Density) -> Array:
         """The full loss () on frozen noise; the kept parameters are those of its smallest mean."""

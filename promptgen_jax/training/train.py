@@ -19,7 +19,7 @@ from promptgen_jax.controls._shares import fill_shares
 from promptgen_jax.devices import map_batches
 from promptgen_jax.draws import Draws, sample_keys, seeded
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flows.base import build_module, check_options, init_flow
+from promptgen_jax.flows.base import PAPER, build_module, check_options, init_flow
 from promptgen_jax.objectives import _shared as contract
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.store import disk
@@ -75,11 +75,14 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
     beta = state["beta"]
     if objective.tells_moments:
         # d loss / d beta = -weight · E_q[gamma], so the gradient also tells the moment that the flow has now
-        moment = {c.name: -grad_beta[c.name] / c.weight for c in ebm.controls if c.name in grad_beta}
+        told = [c for c in ebm.controls if c.name in grad_beta and c.name not in ebm.dials]
+        moment = {c.name: -grad_beta[c.name] / c.weight for c in told}
         mu = {c.name: c.mu for c in types.constraints_of(ebm.controls) if c.name in moment}
         metrics |= {f"moment_gap/{name}": jnp.max(jnp.abs(moment[name] - mu[name])) for name in moment}
         # shares sum to one, as their mu does, so that their beta keeps summing to zero
-        beta = moments.closed_loop_update(beta, moment, mu, rate=config.closed_loop, simplex=())
+        beta |= moments.closed_loop_update(
+            {name: beta[name] for name in moment}, moment, mu, rate=config.closed_loop, simplex=()
+        )
     norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
     state = {**state, "step": state["step"] + 1, "params": params, "opt_state": opt_state, "beta": beta}
     state |= {MEMORY: memory} if MEMORY in state else {}
@@ -184,6 +187,7 @@ def fit(
         if not quiet and devices.is_first_host():
             print(f"objective {chosen}: {reason}", flush=True)
     _check_target(ebm, config, flow)
+    flow = flow_options(ebm, flow)
     cond_dim = ebm.cond_prior.dim if ebm.cond_prior else 0
     build_module(ebm.generator.prior, cond_dim=cond_dim, **flow)  # wrong options raise, before anything is written
     mesh = devices.data_mesh()
@@ -246,10 +250,31 @@ def _fit(
     return devices.local(prompt), history
 
 
-def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
-    if "cond_dim" in flow:
+def flow_options(ebm: LatentEBM, flow: dict) -> dict:
+    """Options of the flow for a target: where every control has a dial, it is the identity with all of them at 0.
+
+    Raises:
+      ValueError: a strength that names no control; a flow that cannot be the exact identity.
+    """
+    if not ebm.dials or set(ebm.dials) != {control.name for control in ebm.controls}:
+        return flow  # a control without a dial acts at any strength
+    if flow.get("kind", PAPER) != PAPER:
         raise ValueError(
-            "fit: flow option cond_dim follows from the conditions. Give the LatentEBM a cond_prior instead."
+            f"fit: flow kind {flow['kind']} with strengths; only {PAPER} is exactly the identity at strength 0. Leave "
+            "kind out."
+        )
+    return {"architecture": "coupling", **flow, "dials": tuple(ebm.dials.values())}
+
+
+def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
+    for option in {"cond_dim", "dials"} & flow.keys():
+        raise ValueError(
+            f"fit: flow option {option} follows from the conditions. Give the LatentEBM a cond_prior instead."
+        )
+    if config.closed_loop and any(control.name in ebm.dials for control in types.constraints_of(ebm.controls)):
+        raise ValueError(
+            "fit: closed_loop corrects one target, while a strength makes many of a constraint. Set it to 0, or give "
+            "shares as the condition."
         )
     if ebm.needs_reference and config.start:
         raise ValueError("fit: start='normal' needs a fixed target, which a control of this one moves. Leave it out.")
