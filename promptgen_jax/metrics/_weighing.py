@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ def pooled(flow: Side, prior: Side) -> np.ndarray:
     return log_target - np.logaddexp(np.log(n) + log_q, np.log(m) + log_prior) + np.log(n + m)
 
 
+@functools.lru_cache(maxsize=1)  # the settings of a dial share it
 def resampled(n: int, m: int, *, seed: int = 0) -> np.ndarray:
     """How often each sample counts, (1 + resamples, N + M): all once, then the bootstrap of each side."""
     rng = np.random.default_rng(seed)

@@ -240,6 +240,7 @@ def log_density(prompt: Prompt, z: Any, cond: Any, batch_size: int) -> np.ndarra
     return devices.map_batches(_log_q, batch_size, z, *devices.filter_none(cond), shared=(prompt,))
 
 
+@jax.jit
 def _log_q(prompt, z, cond=None):
     return prompt.flow.log_prob(prompt.params, z, cond)
 
