@@ -18,6 +18,7 @@ from promptgen_jax.flows.conditions import FULL, Conditions
 from promptgen_jax.metrics._figures import RESERVED, TITLES
 from promptgen_jax.models.network import load_network
 from promptgen_jax.training import TrainConfig
+from promptgen_jax.training.constraints import shares_asked
 from promptgen_jax.training.train import flow_options
 
 GENERATOR = "generator"  # what the first stage stands on
@@ -202,7 +203,8 @@ class RunConfig:
 
 
 def _check_flow(ebm: LatentEBM, flow: Mapping[str, Any]) -> None:
-    """Raises ValueError unless a flow of these options can be made for the target."""
+    """Raises ValueError unless conditions find their controls, and such a flow can be made for the target."""
+    shares_asked(ebm)
     cond_dim = ebm.cond_prior.dim if ebm.cond_prior else 0
     build_module(ebm.generator.prior, cond_dim=cond_dim, **flow_options(ebm, dict(flow)))
 

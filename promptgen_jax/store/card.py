@@ -112,6 +112,10 @@ def _ranges(conditions) -> str:
     ]
     if conditions.of_kind("strength"):
         table.append("\nA strength is a dial: at 0 its control is off. `strength={name: number}` may stand for `cond`.")
+    if conditions.of_kind("share"):
+        table.append(
+            "\nA share is the wanted mean probability of a label. `shares={name: number}` may stand for `cond`."
+        )
     return "\n".join(table)
 
 
@@ -120,4 +124,7 @@ def _example_cond(prompt) -> str:
     kinds = {kind for _, kind in conditions.components} if conditions is not None else set()
     if kinds == {"strength"}:
         return f", strength={json.dumps(dict.fromkeys(conditions.of_kind('strength'), 0.5), ensure_ascii=False)}"
+    if kinds == {"share"}:
+        highest = {name: high for name, (_, high, _) in conditions.ranges().items()}
+        return f", shares={json.dumps(highest, ensure_ascii=False)}"
     return f", cond=[{', '.join(dim * ['0.0'])}]" if dim else ""

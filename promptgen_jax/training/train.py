@@ -7,7 +7,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +14,7 @@ import numpy as np
 import optax
 
 from promptgen_jax import checks, devices, types
-from promptgen_jax.controls._shares import fill_shares
-from promptgen_jax.devices import map_batches
-from promptgen_jax.draws import Draws, sample_keys, seeded
+from promptgen_jax.draws import Draws, seeded
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.base import PAPER, build_module, check_options, init_flow
 from promptgen_jax.objectives import _shared as contract
@@ -27,10 +24,11 @@ from promptgen_jax.store.checkpoints import Checkpoints
 from promptgen_jax.training import moments
 from promptgen_jax.training.about import claim_workdir, recipe
 from promptgen_jax.training.config import AUTO, TrainConfig, make_objective, name_of
+from promptgen_jax.training.constraints import with_beta
 from promptgen_jax.training.optimizer import make_optimizer
 from promptgen_jax.training.start import choose, closest_normal, start_at, weighted_draws
 from promptgen_jax.training.watch import Watch, stop_signals
-from promptgen_jax.types import Array, PyTree
+from promptgen_jax.types import PyTree
 
 CHECKPOINTS, MEMORY = "checkpoints", "objective"
 
@@ -87,51 +85,6 @@ def train_step(state: dict, ebm: LatentEBM, flow, *, objective, optimizer, confi
     state = {**state, "step": state["step"] + 1, "params": params, "opt_state": opt_state, "beta": beta}
     state |= {MEMORY: memory} if MEMORY in state else {}
     return state, {**metrics, "grad_norm": norm}
-
-
-def with_beta(ebm: LatentEBM, beta: dict) -> LatentEBM:
-    """The same target with other betas in its moment controls."""
-    return _with_fields(ebm, {name: {"beta": value} for name, value in beta.items()})
-
-
-def _with_fields(ebm: LatentEBM, fields: dict) -> LatentEBM:
-    controls: tuple = ebm.controls
-    return ebm.replace(controls=tuple(c.replace(**fields[c.name]) if c.name in fields else c for c in controls))
-
-
-def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_size: int = 64) -> tuple[LatentEBM, Any]:
-    """Fits beta of all moment controls together by the convex dual on samples of the generator (Eq. 5-7).
-
-    Returns:
-      (ebm, fit): the ebm with its betas, and a `moments.DrawnFit`; fit is None without moment controls.
-
-    Raises:
-      ValueError, TypeError: mu cannot be reached by reweighting the samples, a count below 1, a raw key.
-    """
-    checks.check_key("fit_moments", key)
-    checks.check_count("fit_moments: num_samples", num_samples)
-    checks.check_count("fit_moments: batch_size", batch_size)
-    controls = types.constraints_of(ebm.controls)
-    if not controls:
-        return ebm, None
-    key_z, key_x = jax.random.split(key)
-    z = ebm.generator.prior.sample(key_z, num_samples)
-
-    @jax.jit
-    def gammas(ebm, keys, z):
-        images = ebm.images(keys, z)
-        return {c.name: c.gamma(images) for c in types.constraints_of(ebm.controls)}
-
-    gamma = map_batches(gammas, batch_size, sample_keys(key_x, np.arange(num_samples)), z, shared=(ebm,))
-    mu = {c.name: fill_shares(np.asarray(c.mu), np.mean(gamma[c.name], axis=0)) for c in controls}
-    filled = {c.name: {"mu": jnp.asarray(mu[c.name], jnp.float32)} for c in controls if np.isnan(c.mu).any()}
-    ebm = _with_fields(ebm, filled)
-    fit = moments.DrawnFit(*moments.fit_beta(gamma, mu))
-    ebm = with_beta(ebm, {name: jnp.asarray(beta, jnp.float32) for name, beta in fit.beta.items()})
-    if len(controls) == len(ebm.controls) and ebm.cond_prior is None:  # all energies are known
-        draws = Draws.of_noise(ebm.generator.prior, z, key_x)
-        fit.draws = draws.weighted(sum(c.weight * gamma[c.name] @ fit.beta[c.name] for c in controls))
-    return ebm, fit
 
 
 def fit(
@@ -283,6 +236,11 @@ def _check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
         raise ValueError(
             f"fit: {names} compares with an image that the flow itself makes, so the target moves with the flow; "
             f"{name_of(config.objective)} needs a fixed one. Use reverse_kl."
+        )
+    if ebm.cond_prior and (shares := ebm.cond_prior.of_kind("share")) and not types.following(ebm.controls):
+        raise ValueError(
+            f"fit: no control follows the share of {', '.join(shares)}. Call pg.fit_moments first, with a moment "
+            "control of that label."
         )
     for control in types.constraints_of(ebm.controls):
         if np.isnan(control.mu).any():
