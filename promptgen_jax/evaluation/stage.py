@@ -31,6 +31,7 @@ from promptgen_jax.metrics import (
     pose,
     shares,
 )
+from promptgen_jax.metrics._dials import DialCertificate
 from promptgen_jax.metrics._missed import share_notes
 from promptgen_jax.prompt import Prompt
 
@@ -63,7 +64,7 @@ class Measured:
     diversity: tuple[Figure, ...] = ()
     certificate: Mapping | None = None
     conditions: conditions.ConditionFigures | None = None
-    dial: dial.DialCertificate | None = None
+    dial: DialCertificate | None = None
     own: Mapping[str, Figures] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     options: Mapping = field(default_factory=dict)
@@ -98,7 +99,7 @@ class Measured:
             **rows,
             certificate=stage.get("exactness"),
             conditions=conditions.ConditionFigures.from_json(found) if found else None,
-            dial=dial.DialCertificate.from_json(turned) if turned else None,
+            dial=DialCertificate.from_json(turned) if turned else None,
             own={name: Figures.from_json(figures) for name, figures in (stage.get("metrics") or {}).items()},
             notes=tuple(stage.get("notes") or ()),
             options=stage.get("measured") or {},

@@ -1,8 +1,9 @@
 """The certificate along a dial: what a conditional prompt does at every setting, from one pass over the prior.
 
-The energy of a target with dials is linear in what does not depend on the setting c: E_c(x) = w(c) · F(x), where F are
-the energies of the controls and w their strengths times their weights. So F of the prior's samples is computed once,
-and serves every setting. log Z(c) is then known twice: from weights at c, and by thermodynamic integration from
+The energy of a target with dials is linear in what does not depend on the setting c: E_c(x) = w(c) · F(x). Of strengths
+F are the energies of the controls and w the strengths times the weights; of shares F are the probabilities of labels
+and w is -beta(mu). So F of the prior's samples is computed once, and serves every setting. log Z(c) is then known
+twice: from weights at c, and by thermodynamic integration from
 
     d log Z / dw = -E_target[F],
 
@@ -12,7 +13,6 @@ own samples the integral would be the flow's bound on log Z, whatever the flow, 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from promptgen_jax import checks, devices
 from promptgen_jax.draws import Draws
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.conditions import Conditions
+from promptgen_jax.metrics._dials import DialCertificate, Setting
 from promptgen_jax.metrics._figures import Estimate
 from promptgen_jax.metrics._intervals import mean_estimate, share_interval
 from promptgen_jax.metrics._observed import About, Observed
@@ -31,109 +32,11 @@ from promptgen_jax.metrics._path import agreement, integrate, knee_of
 from promptgen_jax.metrics._weighing import Side, pooled, quantiles, resampled, scaled
 from promptgen_jax.metrics.certificate import Certificate, certificate, check_certifiable, log_density
 from promptgen_jax.prompt import Prompt
-from promptgen_jax.types import Array, Sample, aims_of
+from promptgen_jax.types import Array, Sample, aims_of, following
 
+DIALS = ("strength", "share")
 NUM_SETTINGS = 11
 IN_A_REPORT = {"num_samples": 256, "num_settings": 6}
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What is known at one setting. Nats; intervals are of 95 %.
-
-    Attributes:
-      condition: by name, in the units of people.
-      certificate: of the flow against the target at this setting.
-      log_z_integrated: log Z by thermodynamic integration from the first setting.
-      agrees: whether that is log Z.
-      kl_generator: KL(target || p_z), what the setting costs.
-      energies: unweighted, of the flow's samples by control.
-      target_energies: likewise of the target.
-      shares: of first choices of the flow's samples, by label that a control asks for.
-    """
-
-    condition: Mapping[str, float]
-    certificate: Certificate
-    log_z_integrated: Estimate
-    agrees: bool
-    kl_generator: Estimate
-    energies: Mapping[str, Estimate]
-    target_energies: Mapping[str, Estimate]
-    shares: Mapping[str, Estimate]
-
-    def to_json(self) -> dict:
-        """As in report.json."""
-        tables = {name: {k: each.to_json() for k, each in getattr(self, name).items()} for name in TABLES}
-        return tables | {
-            "condition": dict(self.condition),
-            "certificate": self.certificate.to_json(),
-            "agrees": self.agrees,
-            "log_z_integrated": self.log_z_integrated.to_json(),
-            "kl_generator": self.kl_generator.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, found: Mapping) -> Setting:
-        """What `to_json` made."""
-        tables: Any = {name: {k: Estimate.from_json(v) for k, v in found[name].items()} for name in TABLES}
-        return cls(
-            condition=found["condition"],
-            certificate=Certificate.from_json(found["certificate"]),
-            log_z_integrated=Estimate.from_json(found["log_z_integrated"]),
-            agrees=found["agrees"],
-            kl_generator=Estimate.from_json(found["kl_generator"]),
-            **tables,
-        )
-
-
-TABLES = ("energies", "target_energies", "shares")
-
-
-@dataclasses.dataclass(frozen=True)
-class DialCertificate:
-    """The settings of a path, in its order.
-
-    Attributes:
-      settings: what is known at each.
-      knee: number of the setting after which turning further changes the energy of the flow's samples least for its
-        way, or None of fewer than three settings, or where the energy does not fall.
-      notes: sentences for people.
-    """
-
-    settings: tuple[Setting, ...]
-    knee: int | None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def agrees(self) -> bool:
-        """Whether log Z agrees with its thermodynamic integral at every setting."""
-        return all(setting.agrees for setting in self.settings)
-
-    def to_json(self) -> dict:
-        """As in report.json."""
-        return {"settings": [each.to_json() for each in self.settings], "knee": self.knee, "notes": list(self.notes)}
-
-    @classmethod
-    def from_json(cls, found: Mapping) -> DialCertificate:
-        """What `to_json` made."""
-        return cls(tuple(map(Setting.from_json, found["settings"])), found["knee"], tuple(found["notes"]))
-
-    def __str__(self) -> str:
-        """A table for people, the knee marked."""
-        lines = ["setting | log Z, integrated | KL to the generator | gap reverse, forward | energy | shares"]
-        for number, each in enumerate(self.settings):
-            told = ", ".join(f"{name} {value:.3g}" for name, value in each.condition.items())
-            found = each.certificate
-            cells = [
-                f"{told}{' (knee)' if number == self.knee else ''}",
-                f"{found.log_z:.3f}, {each.log_z_integrated.mean:.3f}{'' if each.agrees else ' (disagree)'}",
-                f"{each.kl_generator.mean:.3f}",
-                f"{found.reverse_kl:.3f}, {found.forward_kl:.3f}",
-                ", ".join(f"{name} {energy.mean:.3f}" for name, energy in each.energies.items()),
-                ", ".join(f"{label} {share.mean:.1%}" for label, share in each.shares.items()),
-            ]
-            lines.append(" | ".join(cells))
-        return "\n".join([*lines, *self.notes])
 
 
 class Seen(NamedTuple):
@@ -162,21 +65,22 @@ def certify_dial(
     reference_samples: int = 4096,
     batch_size: int = 64,
 ) -> DialCertificate:
-    """The certificate of a prompt with strengths at several settings, which share the prior's samples and all noise.
+    """The certificate of a prompt with strengths or shares at several settings, which share all noise.
 
     Args:
       prompt: trained on `ebm`.
-      ebm: the target; its conditions are strengths.
+      ebm: the target; its conditions are strengths and shares, these fitted by `fit_moments`.
       key: frozen draws.
       settings: a path, (K, A) conditions or lists of K numbers by name; the dials that a mapping leaves out are 0. By
-        default eleven from nothing to all dials at their ends, closer at the start, where the energy falls most.
+        default eleven from the low to the high ends of all of them together; strengths start at 0, where the energy
+        falls most and settings lie closer.
       num_samples: of the flow, at each setting.
       reference_samples: of the prior, for all settings together.
       batch_size: images per device at a time.
 
     Raises:
-      ValueError, TypeError: conditions that are no strengths, settings that are no path or not known, a control that
-        needs a reference image, a count below 1; a raw key.
+      ValueError, TypeError: conditions that are no strengths or shares, settings that are no path or not known, a
+        control that needs a reference image, a count below 1; a raw key.
     """
     checks.check_key("certify_dial", key)
     checks.check_count("certify_dial: num_samples", num_samples)
@@ -196,16 +100,16 @@ def certify_dial(
         moved = noise.replace(cond=jnp.asarray(at)).through(prompt, batch_size=batch_size)
         log_q = log_density(prompt, reference.z, at_prior, batch_size)
         found.append(_at(ebm, conditions, setting, _see(ebm, moved, setting, batch_size), before, log_q))
-    return _joined(found, [control.name for control in ebm.controls], path)
+    return _joined(found, _names(ebm), path)
 
 
 def measure(seen: Mapping[str, Observed], about: About) -> DialCertificate | None:
-    """The certificate along all dials of a stage, at a few settings; nothing without strengths. `seen` is not used."""
+    """The certificate along all dials of a stage, at a few settings; nothing without any. `seen` is not used."""
     del seen
     conditions = about.ebm.cond_prior
     if about.prompt is None or conditions is None or about.ebm.needs_reference:
         return None
-    if set(kind for _, kind in conditions.components) != {"strength"}:
+    if not {kind for _, kind in conditions.components} <= set(DIALS):
         return None
     return certify_dial(
         about.prompt,
@@ -220,17 +124,19 @@ def measure(seen: Mapping[str, Observed], about: About) -> DialCertificate | Non
 
 def _check_dials(ebm: LatentEBM) -> None:
     components = () if ebm.cond_prior is None else ebm.cond_prior.components
-    other = [f"{name} ({kind})" for name, kind in components if kind != "strength"]
+    other = [f"{name} ({kind})" for name, kind in components if kind not in DIALS]
     if other or not components:
         raise ValueError(
-            f"certify_dial: conditions are {', '.join(other) or 'none'}; expected strengths alone. Use pg.certify."
+            f"certify_dial: conditions are {', '.join(other) or 'none'}; expected strengths or shares. Use pg.certify."
         )
 
 
 def _path(conditions: Conditions, settings: Any, count: int = NUM_SETTINGS) -> np.ndarray:
     """Conditions (K, A), float32."""
     if settings is None:
-        return np.linspace(0, 1, count)[:, None].astype(np.float32) ** 2 * np.asarray(conditions.high)
+        is_strength = np.array([kind == "strength" for _, kind in conditions.components])
+        low, way = np.where(is_strength, 0, conditions.low), np.linspace(0, 1, count)[:, None]
+        return (low + way ** (1 + is_strength) * (conditions.high - low)).astype(np.float32)
     if isinstance(settings, Mapping):
         settings = conditions.named("certify_dial: settings", settings)
     path = np.asarray(settings, np.float32)
@@ -244,26 +150,54 @@ def _path(conditions: Conditions, settings: Any, count: int = NUM_SETTINGS) -> n
 
 def _see(ebm: LatentEBM, draws: Draws, setting: np.ndarray, batch_size: int) -> Seen:
     cond = np.broadcast_to(setting, (len(draws.z), len(setting)))
-    found = devices.map_batches(_look, batch_size, draws.key, draws.z, cond, shared=(ebm,))
-    return Seen(draws, found["features"].astype(np.float64), found["log_prior"], found["chosen"])
+    aims = [aim for control in ebm.controls for aim in aims_of(control) if aim.unit == "share"]
+    networks = {aim.network.name: aim.network for aim in aims}
+    found = devices.map_batches(_look, batch_size, draws.key, draws.z, cond, shared=(ebm, networks))
+    chosen = {
+        label: found["first"][aim.network.name][aim.output] == aim.network.label_index(aim.output, label)
+        for aim in aims
+        for label in aim.labels
+    }
+    return Seen(draws, found["features"].astype(np.float64), found["log_prior"], chosen)
 
 
 @jax.jit
-def _look(ebm: LatentEBM, key: Array, z: Array, cond: Array) -> dict:
+def _look(ebm: LatentEBM, networks: Mapping[str, Any], key: Array, z: Array, cond: Array) -> dict:
     images = ebm.images(key, z)
+    gamma = {control.name: control.gamma(images) for control in following(ebm.controls)}
     energies = ebm.energies_of(key, Sample(images=images, z=z, cond=cond))
-    chosen: dict[str, Array] = {}
-    for aim in (aim for control in ebm.controls for aim in aims_of(control) if aim.unit == "share"):
-        first = jnp.argmax(aim.network.log_probs(images, aim.output), axis=1)
-        chosen |= {label: first == aim.network.label_index(aim.output, label) for label in aim.labels}
-    features = jnp.stack([energies[control.name] for control in ebm.controls], axis=1)
-    return {"features": features, "log_prior": ebm.generator.prior.log_prob(z), "chosen": chosen}
+    return {
+        "features": jnp.concatenate([gamma.get(name, energies[name][:, None]) for name in energies], axis=1),
+        "log_prior": ebm.generator.prior.log_prob(z),
+        "first": {
+            name: {output: jnp.argmax(logits, axis=1) for output, logits in network(images).items() if logits.ndim == 2}
+            for name, network in networks.items()
+        },
+    }
+
+
+def _names(ebm: LatentEBM) -> list[str]:
+    """What the F features are."""
+    labels = {control.name: [label for aim in aims_of(control) for label in aim.labels] for control in ebm.controls}
+    followed = {control.name for control in following(ebm.controls)}
+    return [
+        name
+        for control in ebm.controls
+        for name in (
+            [f"probability of {label}" for label in labels[control.name]]
+            if control.name in followed
+            else [f"energy of {control.name}"]
+        )
+    ]
 
 
 def _coefficients(ebm: LatentEBM, setting: np.ndarray) -> np.ndarray:
     """W (F,) at a setting (A,), float64."""
-    weights = ebm.weights(jnp.asarray(setting)[None])
-    return np.array([np.ravel(weights[control.name])[0] for control in ebm.controls], np.float64)
+    cond = jnp.asarray(setting)[None]
+    weights = {name: np.ravel(weight)[0] for name, weight in ebm.weights(cond).items()}
+    slopes = {control.name: np.asarray(control.slopes(cond))[0] for control in following(ebm.controls)}
+    each = [weights[c.name] * -slopes[c.name] if c.name in slopes else weights[c.name] for c in ebm.controls]
+    return np.concatenate(list(map(np.atleast_1d, each))).astype(np.float64)
 
 
 class _At(NamedTuple):
@@ -317,8 +251,8 @@ def _joined(found: list[_At], names: list[str], path: np.ndarray) -> DialCertifi
             log_z_integrated=_estimate(integrated[k]),
             agrees=bool(agrees[k]),
             kl_generator=_estimate(np.maximum(kl[k], 0)),
-            energies={name: mean_estimate(each.after.features[:, i]) for i, name in enumerate(names)},
-            target_energies={name: _estimate(mean[k, :, i]) for i, name in enumerate(names)},
+            means={name: mean_estimate(each.after.features[:, i]) for i, name in enumerate(names)},
+            target_means={name: _estimate(mean[k, :, i]) for i, name in enumerate(names)},
             shares={label: _share(chosen) for label, chosen in each.after.chosen.items()},
         )
         for k, each in enumerate(found)

@@ -10,7 +10,7 @@ from PIL import Image
 
 import main
 import promptgen_jax as pg
-from configs import face_dial
+from configs import face_dial, pieces
 from promptgen_jax.evaluation.stage import Measured
 from promptgen_jax.runs import run
 from promptgen_jax.runs.config import RunConfig
@@ -36,12 +36,12 @@ def test_report_has_the_dial(finished):
     assert [round(each.condition["smile"], 2) for each in found.settings] == [0, 0.04, 0.16, 0.36, 0.64, 1]
     first = found.settings[0]
     np.testing.assert_allclose([first.certificate.log_z, first.kl_generator.mean], 0, atol=1e-9)
-    assert first.energies["smile"].mean > 0
+    assert first.means["energy of smile"].mean > 0
     assert set(first.shares) == {"happy"}
     assert found.to_json() == stage["dial"]
     page = (finished / "report.html").read_text()
     part = page[page.index("Along the dial</h3>") :]
-    for text in ("Energy of smile", "Share of happy", "log Z and its integral: ", "strength of smile"):
+    for text in ("Energy of smile", "Share of happy", "log Z and its integral: ", "smile</text>"):
         assert text in part
     assert len(re.findall("<polyline", part)) >= 8
 
@@ -56,6 +56,29 @@ def test_at_zero_the_sheet_shows_the_generator(finished, tmp_path):
     same = prompt.sample(jax.random.key(3), 2, strength={"smile": 0.0})
     np.testing.assert_array_equal(off, images.to_uint8(np.asarray(same))[1])
     assert not np.array_equal(on, off)
+
+
+@pytest.mark.full
+def test_a_run_with_shares(tmp_path):
+    """From a config: two attributes, whose shares the condition asks for, and the report of them."""
+    shares = config()
+    shares["stages"] = {"shares": shares["stages"].pop("smile")}
+    shares["order"] = ("shares",)
+    shares["evaluation"]["num_samples"] = 256
+    shares["stages"]["shares"] |= {
+        "condition": {"female": (0.4, 0.6, "share"), "happy": (0.2, 0.4, "share")},
+        "controls": {
+            "gender": pieces.moment("faceapi_age_gender", "gender"),
+            "smile": pieces.moment("faceapi_expression", "expression"),
+        },
+    }
+    run.train_and_evaluate(shares, tmp_path / "run")
+    (stage,) = json.loads((tmp_path / "run" / "report.json").read_text())["stages"]
+    found = Measured.from_json(stage).dial
+    assert [round(each.condition["female"], 2) for each in found.settings] == [0.4, 0.44, 0.48, 0.52, 0.56, 0.6]
+    assert abs(found.settings[0].target_means["probability of female"].mean - 0.4) < 0.1
+    prompt = pg.Prompt.load(tmp_path / "run" / "shares" / "prompt")
+    assert prompt.sample(jax.random.key(0), 2, shares={"female": 0.5, "happy": 0.3}).shape == (2, 64, 64, 3)
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,22 @@ def test_one_training_reaches_every_share(trained):
         assert all(abs(reached[label] - wanted) < 0.04 for label, wanted in asked.items()), reached
 
 
+def test_certificate_along_shares(trained, fitted):
+    """The target has the shares that are asked for; its log Z agrees with the integral over the shares."""
+    settings = {"right": [0.3, 0.45, 0.6, 0.75], "up": 0.55}
+    sizes = {"num_samples": 1024, "reference_samples": 4096, "batch_size": 4096}
+    found = pg.certify_dial(trained, fitted[0], KEY, settings=settings, **sizes)
+    assert found.agrees
+    for each in found.settings:
+        for label in ("right", "up"):
+            assert abs(each.target_means[f"probability of {label}"].mean - each.condition[label]) < 0.02
+            assert abs(each.means[f"probability of {label}"].mean - each.condition[label]) < 0.05
+        assert each.certificate.reverse_kl < 0.05
+    assert [each.shares["right"].mean for each in found.settings] == sorted(
+        e.shares["right"].mean for e in found.settings
+    )
+
+
 def test_saved_prompts_keep_their_shares(trained, tmp_path):
     trained.save(tmp_path / "prompt")
     again = pg.Prompt.load(tmp_path / "prompt", generator=trained.generator)

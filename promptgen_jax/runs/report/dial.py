@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from promptgen_jax.metrics import Estimate
-from promptgen_jax.metrics.dial import DialCertificate, Setting
+from promptgen_jax.metrics._dials import DialCertificate, Setting
 from promptgen_jax.runs.report.charts import curve_chart
 from promptgen_jax.runs.report.markup import Html, element, interval, number, percent, table
 
 INTRO = (
-    "One training serves every strength: at 0 samples are the generator's own, exactly. All settings share the noise "
-    "and the generator's samples. log Z is known twice: from weights at each setting, and by adding up the energy on "
-    "the way there (thermodynamic integration over samples of the target); where they agree, trust the curves."
+    "One training serves every setting. All settings share the noise and the generator's samples. log Z is known "
+    "twice: from weights at each setting, and by adding up what the energy does on the way there (thermodynamic "
+    "integration over samples of the target); where they agree, trust the curves."
 )
 
 
@@ -22,19 +22,23 @@ def dial(found: DialCertificate | None) -> Html | None:
     """
     if not found:
         return None
-    names = list(found.settings[0].condition)
-    single = len(names) == 1
-    axis = f"strength of {names[0]}" if single else f"{' and '.join(names)}, share of full strength"
-    last = {name: found.settings[-1].condition[name] or 1.0 for name in names}
-    xs = [
-        each.condition[names[0]] if single else max(each.condition[name] / last[name] for name in names)
-        for each in found.settings
-    ]
+    axis, xs = _way(found.settings)
     mark = None if found.knee is None else xs[found.knee]
     charts = [curve_chart(name, axis, xs, curves, mark=mark) for name, curves in _curves(found.settings).items()]
     remarks = element("ul", [element("li", note) for note in found.notes]) if found.notes else None
     badge = _badge(found)
     return element("div", element("p", INTRO), badge, remarks, element("div", charts, class_="charts"), _rows(found))
+
+
+def _way(settings: tuple[Setting, ...]) -> tuple[str, list[float]]:
+    """What the settings are drawn over: the one condition, or how far all of them are turned, from 0 to 1."""
+    first, last = settings[0].condition, settings[-1].condition
+    names = [name for name in first if first[name] != last[name]] or list(first)
+    if len(names) == 1:
+        return names[0], [each.condition[names[0]] for each in settings]
+    way = {name: last[name] - first[name] for name in names}
+    turned = [max((each.condition[name] - first[name]) / way[name] for name in names) for each in settings]
+    return f"{' and '.join(names)}, together", turned
 
 
 def _badge(found: DialCertificate) -> Html:
@@ -45,11 +49,11 @@ def _badge(found: DialCertificate) -> Html:
 def _curves(settings: tuple[Setting, ...]) -> dict[str, list]:
     """Curves by chart: (style, name, estimates)."""
     found = {
-        f"Energy of {name}": [
-            ("mean", "flow", [each.energies[name] for each in settings]),
-            ("was", "target", [each.target_energies[name] for each in settings]),
+        _title(name): [
+            ("mean", "flow", [each.means[name] for each in settings]),
+            ("was", "target", [each.target_means[name] for each in settings]),
         ]
-        for name in settings[0].energies
+        for name in settings[0].means
     }
     found |= {f"Share of {label}": [("mean", "", _of(settings, label))] for label in settings[0].shares}
     certificates = [each.certificate for each in settings]
@@ -63,6 +67,10 @@ def _curves(settings: tuple[Setting, ...]) -> dict[str, list]:
         ("target", "integrated", [each.log_z_integrated for each in settings]),
     ]
     return found | {"KL divergence, nats": distances, "log Z": log_z}
+
+
+def _title(name: str) -> str:
+    return name[:1].upper() + name[1:]
 
 
 def _of(settings: tuple[Setting, ...], label: str) -> list[Estimate]:
@@ -82,7 +90,7 @@ def _rows(found: DialCertificate) -> Html:
         "Target to the generator",
         "Gap from the flow",
         "Gap from the target",
-        *(f"Energy of {name}" for name in first.energies),
+        *(_title(name) for name in first.means),
         *(f"Share of {label}" for label in first.shares),
     ]
     rows = []
@@ -96,7 +104,7 @@ def _rows(found: DialCertificate) -> Html:
                 number(each.kl_generator.mean),
                 [number(seen.reverse_kl), interval(*seen.reverse_kl_interval)],
                 [number(seen.forward_kl), interval(*seen.forward_kl_interval)],
-                *(number(energy.mean) for energy in each.energies.values()),
+                *(number(mean.mean) for mean in each.means.values()),
                 *([percent(share.mean), interval(share.low, share.high, percent)] for share in each.shares.values()),
             ]
         )
