@@ -6,8 +6,8 @@
 A line of JSON a training goes to `--results`, and a table to the screen. `exact` is the linear-Gaussian bench at eleven
 strengths, whose mean, covariance and log Z are known: of the mean the worst error in standard deviations, of the
 covariance the relative Frobenius norm beside that of exact samples of the same size. `smile` is the classifier control
-of weight 3 on the shipped faces at 0.25, 0.5 and 1, with the gap E_q[log q - log p_z + E] + log Z, log Z from the prior,
-and at 1 the paired difference to a training of the same steps and seed without a dial. Seconds are those of a wall
+of weight 3 on the shipped faces at 0.25, 0.5 and 1, with the gap E_q[log q - log p_z + E] + log Z, that from the prior.
+At 1 it has the paired difference to a training of the same steps and seed without a dial. Seconds are those of a wall
 clock, with compilation.
 """
 
