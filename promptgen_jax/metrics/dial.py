@@ -167,7 +167,7 @@ def _look(ebm: LatentEBM, networks: Mapping[str, Any], key: Array, z: Array, con
     gamma = {control.name: control.gamma(images) for control in following(ebm.controls)}
     energies = ebm.energies_of(key, Sample(images=images, z=z, cond=cond))
     return {
-        "features": jnp.concatenate([gamma.get(name, energies[name][:, None]) for name in energies], axis=1),
+        "features": jnp.concatenate([gamma.get(c.name, energies[c.name][:, None]) for c in ebm.controls], axis=1),
         "log_prior": ebm.generator.prior.log_prob(z),
         "first": {
             name: {output: jnp.argmax(logits, axis=1) for output, logits in network(images).items() if logits.ndim == 2}
