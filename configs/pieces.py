@@ -5,6 +5,7 @@ import dataclasses
 from ml_collections import ConfigDict, config_dict
 
 from promptgen_jax import checks
+from promptgen_jax.flows.conditions import FULL
 from promptgen_jax.training import TrainConfig
 
 DEFAULTS = {
@@ -36,13 +37,20 @@ def base(title: str, description: str) -> ConfigDict:
 
 
 def stage(
-    summary: str, controls: dict, *, on: str = "", below: dict | None = None, condition: dict | None = None, **training
+    summary: str,
+    controls: dict,
+    *,
+    on: str = "",
+    below: dict | None = None,
+    condition: dict | None = None,
+    corners: float = FULL,
+    **training,
 ) -> dict:
     """One control to train, on top of the stage before it or of the one named by `on` ("generator": of none).
 
     `below` gives the generator other options from this stage on. The identity-start coupling flow keeps each person
     recognisable before and after. With `condition`, ranges by name that `Conditions.of` reads (of angles in degrees),
-    the flow takes conditions drawn from them.
+    the flow takes conditions drawn from them, the share `corners` of strengths at the corners of their ranges.
     """
     options = {
         "num_steps": 200,
@@ -52,7 +60,8 @@ def stage(
         "warmup_steps": 10,
         "save_every": 50,
     }
-    return {
+    strengths = any(kind == "strength" for _, _, *kinds in (condition or {}).values() for kind in kinds)
+    return ({"corners": corners} if strengths else {}) | {
         "summary": summary,
         "on": on,
         "below": below or {},

@@ -41,6 +41,7 @@ own_loop
 objectives
 generators
 extending
+dials
 editing
 play
 export

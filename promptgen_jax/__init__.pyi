@@ -15,8 +15,10 @@ from .flows.base import load_flow as load_flow
 from .flows.conditions import Conditions as Conditions
 from .flows.mixture import MixtureFlow as MixtureFlow
 from .generators.function import FunctionGenerator as FunctionGenerator
+from .metrics._dials import DialCertificate as DialCertificate
 from .metrics.certificate import Certificate as Certificate
 from .metrics.certificate import certify as certify
+from .metrics.dial import certify_dial as certify_dial
 from .models.network import Network as Network
 from .models.network import load_network as load_network
 from .objectives import (

@@ -10,12 +10,16 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from promptgen_jax import checks
 from promptgen_jax.flows.conditions import Conditions
 from promptgen_jax.types import Array, Control, Generator, PyTree, Sample
 
 
 class LatentEBM(struct.PyTreeNode):
     """A generator under control.
+
+    A condition that is a strength is a dial: it scales the energy of the control of its name, so that the target is
+    p(z|s) ∝ p_z(z) exp(-Σ_i s_i λ_i E_i(G(z))).
 
     Attributes:
       generator: frozen, any object of the `Generator` contract (a trained `Prompt` is one).
@@ -82,14 +86,41 @@ class LatentEBM(struct.PyTreeNode):
 
         return _each(energies, key, sample)
 
-    def total(self, energies: dict[str, Array]) -> Array:
-        """E_C = Σ_i λ_i E_i (B,), nats, of what `energies` returned."""
-        weighted = (control.weight * energies[control.name] for control in self.controls)
-        return sum(weighted, start=jnp.zeros(()))
+    @property
+    def dials(self) -> dict[str, int]:
+        """Places of the strengths in a condition, by name of the control that each of them scales.
+
+        Raises:
+          ValueError: a strength that names no control.
+        """
+        dials = {} if self.cond_prior is None else self.cond_prior.of_kind("strength")
+        for name in dials:
+            checks.check_known("LatentEBM: strength of a control", name, [control.name for control in self.controls])
+        return dials
+
+    def weights(self, cond: Array | None = None) -> dict[str, Array | float]:
+        """What the energy of every control is multiplied by: λ_i, of one with a dial s_i λ_i (B,).
+
+        Args:
+          cond: (B, A) conditions; needed if and only if there is a dial.
+
+        Raises:
+          ValueError: no conditions though there is a dial, or a strength that names no control.
+        """
+        weights, dials = {control.name: control.weight for control in self.controls}, self.dials
+        if not dials:
+            return weights
+        if cond is None:
+            raise ValueError(f"LatentEBM: condition is none; pass cond, which has the strength of {', '.join(dials)}.")
+        return weights | {name: weights[name] * cond[:, place] for name, place in dials.items()}
+
+    def total(self, energies: dict[str, Array], cond: Array | None = None) -> Array:
+        """E_C = Σ_i λ_i E_i (B,), nats, of what `energies` returned; of dials Σ_i s_i λ_i E_i."""
+        return sum((weight * energies[name] for name, weight in self.weights(cond).items()), start=jnp.zeros(()))
 
     def energy(self, key: Array, z: Array, cond: Array | None = None, reference_z: Array | None = None) -> Array:
         """E_C(G(z)) (B,), nats."""
-        return self.total(self.energies(key, z, cond, reference_z))
+        return self.total(self.energies(key, z, cond, reference_z), cond)
 
     def log_prob(self, key: Array, z: Array, cond: Array | None = None, reference_z: Array | None = None) -> Array:
         """Log p_z(z) - E_C(G(z)) (B,), nats: the log density of the target up to log Z."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from promptgen_jax.devices import map_batches  # noqa: F401  notebooks of versio
 from promptgen_jax.draws import Draws, images_by_number, images_of, images_of_numbers, sample_keys
 from promptgen_jax.flows import saved
 from promptgen_jax.flows.base import load_flow, save_flow
-from promptgen_jax.flows.conditions import Conditions, warn_beyond
+from promptgen_jax.flows.conditions import Conditions, asked, warn_beyond
 from promptgen_jax.store import card, disk, stablehlo, weights
 from promptgen_jax.types import (
     FOLLOWS,
@@ -99,7 +99,28 @@ class Prompt(struct.PyTreeNode):
             )
         return self.flow.inverse_and_log_det(self.params, z, cond)[0]
 
-    def sample(self, key: Array, num_samples: int, *, cond: Array | None = None, batch_size: int = 64) -> Array:
+    def condition(self, *, strength: Mapping | None = None, shares: Mapping | None = None) -> Array:
+        """The condition (A,), or (N, A), that stands for strengths and shares by name: what `cond` takes everywhere.
+
+        Args:
+          strength: of dials, by name of the control; a number, or (N,) of them. Dials left out are 0, which is off.
+          shares: wanted shares by label, likewise; all of them are needed.
+
+        Raises:
+          ValueError: a name without a dial, with the nearest match; a number beyond what was trained.
+        """
+        return jnp.asarray(asked(self.name, self.conditions, strength, shares))
+
+    def sample(
+        self,
+        key: Array,
+        num_samples: int,
+        *,
+        cond: Array | None = None,
+        strength: Mapping | None = None,
+        shares: Mapping | None = None,
+        batch_size: int = 64,
+    ) -> Array:
         """Draws images (num_samples, H, W, 3), nominally in [0, 1], over all devices of this host.
 
         Image i depends on key, i and its condition alone. `write_samples` writes any number into a folder.
@@ -109,14 +130,22 @@ class Prompt(struct.PyTreeNode):
           num_samples: n.
           cond: (n, A) conditions of a conditional prompt, or (A,) for all; any value, with a warning outside those
             trained on.
+          strength: in place of `cond`, of dials by name of the control, e.g. `{"smile": 0.5}`, see `condition`.
+          shares: in place of `cond`, wanted shares by label, e.g. `{"female": 0.7}`, see `condition`.
           batch_size: images per device at a time, of one compiled size.
 
         Raises:
-          TypeError, ValueError: raw key, num_samples or batch_size below 1, condition of a wrong shape.
+          TypeError, ValueError: raw key, num_samples or batch_size below 1, condition of a wrong shape; as `condition`.
         """
         checks.check_key("prompt.sample", key)
         checks.check_count("prompt.sample: num_samples", num_samples)
         checks.check_count("prompt.sample: batch_size", batch_size)
+        if strength is not None or shares is not None:
+            if cond is not None:
+                raise ValueError("prompt.sample: cond beside strength or shares, which say the same. Leave one out.")
+            cond = self.condition(strength=strength, shares=shares)
+        elif cond is None and self.conditions is not None and (dials := self.conditions.of_kind("strength")):
+            raise ValueError(f"prompt.sample: no strength; pass one, as strength={dict.fromkeys(dials, 1.0)}.")
         rows = checks.rows_of("prompt.sample", cond, self.flow.cond_dim, num_samples)
         warn_beyond(self.name, self.conditions, rows)
         arrays = (np.arange(num_samples), *devices.filter_none(rows))

@@ -266,6 +266,22 @@ def constraints_of(controls: Iterable[Control]) -> tuple[Constraint, ...]:
 
 
 @runtime_checkable
+class Following(Control, Protocol):
+    """A control with the energy -beta(cond) · gamma(x): linear in what does not depend on the condition."""
+
+    def gamma(self, images: Array) -> Array:
+        """What the energy is linear in, (B, K), of images (B, H, W, 3)."""
+
+    def slopes(self, cond: Array) -> Array:
+        """The beta (B, K) of conditions (B, A)."""
+
+
+def following(controls: Iterable[Control]) -> tuple[Following, ...]:
+    """Those of several controls whose energy is linear in what does not depend on the condition."""
+    return tuple(control for control in controls if isinstance(control, Following))
+
+
+@runtime_checkable
 class Density(Protocol):
     """What a trained prior is at least: a density on latents that draws exactly, as pure functions of its params.
 

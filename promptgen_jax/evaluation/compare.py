@@ -215,7 +215,8 @@ def _weighted(seen: Mapping[str, Observed]) -> dict[str, Observed]:
 
 
 def _energy(about: About, found: Observed) -> Estimate:
-    total = sum(np.float64(control.weight) * found.energies[control.name] for control in about.ebm.controls)
+    weights = about.ebm.weights(found.draws.cond)
+    total = sum(np.asarray(weight, np.float64) * found.energies[name] for name, weight in weights.items())
     return mean_estimate(total, found.weights())
 
 

@@ -24,12 +24,14 @@ from promptgen_jax.metrics import (
     certificate,
     conditions,
     cost,
+    dial,
     diversity,
     energies,
     observe,
     pose,
     shares,
 )
+from promptgen_jax.metrics._dials import DialCertificate
 from promptgen_jax.metrics._missed import share_notes
 from promptgen_jax.prompt import Prompt
 
@@ -50,6 +52,7 @@ class Measured:
       diversity: of pixels and embeddings.
       certificate: figures of `exactness`, or None where the target has no density of its own.
       conditions: of a prompt with conditions, else None.
+      dial: the certificate along the dials of a prompt with strengths alone, else None.
       own: what metrics of one's own found, by their names.
       notes: remarks.
       options: what it was measured with.
@@ -61,6 +64,7 @@ class Measured:
     diversity: tuple[Figure, ...] = ()
     certificate: Mapping | None = None
     conditions: conditions.ConditionFigures | None = None
+    dial: DialCertificate | None = None
     own: Mapping[str, Figures] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     options: Mapping = field(default_factory=dict)
@@ -74,6 +78,7 @@ class Measured:
         return rows | {
             "exactness": None if self.certificate is None else dict(self.certificate),
             "conditions": None if self.conditions is None else self.conditions.to_json(),
+            "dial": None if self.dial is None else self.dial.to_json(),
             "metrics": {name: found.to_json() for name, found in self.own.items()},
             "notes": list(self.notes),
             "measured": dict(self.options),
@@ -89,11 +94,12 @@ class Measured:
             "diversity": Figure,
         }
         rows: Any = {name: tuple(map(kind.from_json, stage.get(name) or ())) for name, kind in types.items()}
-        found = stage.get("conditions")
+        found, turned = stage.get("conditions"), stage.get("dial")
         return cls(
             **rows,
             certificate=stage.get("exactness"),
             conditions=conditions.ConditionFigures.from_json(found) if found else None,
+            dial=DialCertificate.from_json(turned) if turned else None,
             own={name: Figures.from_json(figures) for name, figures in (stage.get("metrics") or {}).items()},
             notes=tuple(stage.get("notes") or ()),
             options=stage.get("measured") or {},
@@ -104,9 +110,9 @@ def evaluate(prompt: Prompt, ebm: LatentEBM, earlier: tuple, judges: dict, key, 
     """`measure` as JSON.
 
     Returns:
-      dict: `headline`, `shares`, `statistics`, `diversity`, `exactness`, `conditions`, `metrics`, `notes`, `measured`,
-      as in report.json; `exactness` is None where the target has no density of its own, `conditions` of a prompt
-      without conditions.
+      dict: `headline`, `shares`, `statistics`, `diversity`, `exactness`, `conditions`, `dial`, `metrics`, `notes`,
+      `measured`, as in report.json; `exactness` is None where the target has no density of its own, `conditions` of a
+      prompt without conditions, `dial` of one without strengths.
     """
     return measure(prompt, ebm, key, judges=judges, earlier=earlier, **options).to_json()
 
@@ -162,6 +168,7 @@ def measure(
         diversity=diversity.measure(seen, about),
         certificate=None if found is None else found.to_json(),
         conditions=conditions.measure(seen, about),
+        dial=dial.measure(seen, about),
         own={name: rows for name, metric in own.items() if (rows := _figures(name, metric(seen, about)))},
         notes=tuple(NO_CERTIFICATE.format(control.name) for control in ebm.controls if control.needs_reference),
         options={

@@ -254,8 +254,9 @@ def save_flow(folder: str | Path, flow: Density, params: PyTree, *, extras: dict
     tree = {"params": params, "buffers": flow.buffers, "prior": {"loc": flow.prior.loc, "scale": flow.prior.scale}}
     tree |= {"extras": extras} if extras else {}
     options = flow.spec.to_json()["options"]
-    if options.get("transformer") == "affine":  # so that earlier releases read it
-        del options["transformer"]
+    for name, usual in (("transformer", "affine"), ("dials", [])):  # left out, so that earlier releases read it
+        if options.get(name) == usual:
+            del options[name]
     config = {"kind": "flow", "blocks": list(flow.prior.blocks), "cond_dim": flow.cond_dim, "options": options}
     config |= {} if flow.spec.kind == PAPER else {"flow": flow.spec.kind}
     weights.save_weights(folder, jax.tree.map(np.asarray, _by_name(tree)), {**about, **config})

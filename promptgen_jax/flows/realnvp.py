@@ -25,6 +25,8 @@ ARCHITECTURES = ("allinone", "coupling")
 CONDITIONING = ("concat", "equivariant")
 PRESETS = {"large": {"num_layers": 16, "hidden_dim": 128}}  # options by name; those given beside it go first
 
+GATE = 6.0  # of the dials: how fast a flow opens, from the identity at strength 0
+
 # softplus with beta 0.5 of this is 10, so that the global scale 0.1 * softplus starts at 1.
 INITIAL_GLOBAL_SCALE = float(2 * np.log(np.expm1(5.0)))
 
@@ -82,14 +84,15 @@ class CouplingLayer(nn.Module):
             self.global_scale = self.param("global_scale", initial, (self.dim,))
             self.global_offset = self.param("global_offset", nn.initializers.zeros, (self.dim,))
 
-    def __call__(self, cond: Array | None) -> list[distrax.Bijector]:
-        """The bijectors of this layer in the order in which they act."""
+    def __call__(self, cond: Array | None, gate: Array | None = None) -> list[distrax.Bijector]:
+        """The bijectors of this layer in the order in which they act; a `gate` (..., 1) of 0 shuts the coupling."""
         if self.is_initializing():
             self.conditioner(jnp.zeros((1, self.split)), cond)
         # Unbound, the bijector is a plain function of arrays: it may be differentiated, mapped and returned freely.
         network, variables = self.conditioner.unbind()
         conditioner = jax.tree_util.Partial(network.apply, variables, cond=cond)
-        transformer, output_scale = self.transformer, self.output_scale
+        transformer = self.transformer
+        output_scale = self.output_scale if gate is None else self.output_scale * gate
 
         def steered(raw: Array) -> distrax.Bijector:
             return transformer(*jnp.split(output_scale * raw, transformer.num_params, axis=-1))
@@ -189,11 +192,11 @@ class Coupling(nn.Module):
             total = total[row]
         return jnp.stack([*rows, jnp.argsort(total)]).astype(jnp.int32)
 
-    def __call__(self, cond: Array | None) -> list[distrax.Bijector]:
-        """All bijectors in the order in which they act."""
+    def __call__(self, cond: Array | None, gate: Array | None = None) -> list[distrax.Bijector]:
+        """All bijectors in the order in which they act; with a `gate` (..., 1) of 0 they are the exact identity."""
         acting = []
         for layer, permutation in zip(self.layers, self.permutations.value[:-1], strict=True):
-            acting += [bijectors.Permutation(permutation), *layer(cond)]
+            acting += [bijectors.Permutation(permutation), *layer(cond, gate)]
         return [*acting, bijectors.Permutation(self.permutations.value[-1])]
 
 
@@ -217,6 +220,9 @@ class RealNVP(nn.Module):
       negative_slope: of the leaky ReLU.
       identity_start: start "allinone" as the identity, so that the same noise shows the same image before and
         after training. "coupling" always does.
+      dials: places in the condition of strengths s, with all of which at 0 the flow is the identity, to the last bit:
+        what conditioners return is multiplied by 1 - exp(-6 Σ |s|). Of "coupling" with the affine transformer alone:
+        permutations undo each other exactly, while rotations and splines would leave their rounding.
       transformer: what couplings do to each number, by name or with options, see `flows.transformers`: "affine", the
         paper's, "spline", `{"kind": "spline", "num_bins": 8, "bound": 5.0}`, or a module outside the library.
     Source: arXiv 2209.06970, section 3.3, and the official model/mapping.py.
@@ -232,6 +238,7 @@ class RealNVP(nn.Module):
     clamp: str | None = None
     negative_slope: float = 0.1
     identity_start: bool = False
+    dials: tuple[int, ...] = ()
     transformer: Any = "affine"
 
     def setup(self) -> None:
@@ -272,12 +279,21 @@ class RealNVP(nn.Module):
 
     def __call__(self, cond: Array | None = None) -> distrax.Bijector:
         """The bijector eps (..., D) to z (..., D), for conditions (..., A)."""
+        gate = self._gate(cond)
         cond = None if cond is None else self.cond_scale * cond
+        if gate is not None:
+            return self._side_by_side([flow(cond, gate) for flow in self.flows])
         if self.conditioning == "concat":
             return self._side_by_side([flow(cond) for flow in self.flows])
         rotation = bijectors.PairRotation(jnp.zeros(0) if cond is None else cond)
         parts = zip(self.flows, self.outer_flows, strict=True)
         return self._side_by_side([[*inner(None), rotation, *outer(None)] for inner, outer in parts])
+
+    def _gate(self, cond: Array | None) -> Array | None:
+        """A factor (..., 1) that vanishes with the strengths, or None without dials; at 1 it is 0.9975."""
+        if not self.dials or cond is None:
+            return None
+        return -jnp.expm1(-GATE * jnp.sum(jnp.abs(cond[..., self.dials]), axis=-1, keepdims=True))
 
     def action(self, cond: Array) -> distrax.Bijector:
         """Of an equivariant flow: z (..., D) to A(R(rho) A^{-1}(z)), what rho (..., A) does to latents."""
@@ -310,6 +326,8 @@ def build(prior: Prior, *, cond_dim: int = 0, preset: str = "", **options: Any) 
         checks.check_known("flow option", name, _option_names())
     if "transformer" in options:
         options["transformer"] = complete(options["transformer"])
+    if "dials" in options:
+        options["dials"] = tuple(options["dials"])
     module = RealNVP(blocks=tuple(prior.blocks), cond_dim=cond_dim, **checks.plain_numbers(options))
     checks.check_known("flow architecture", module.architecture, ARCHITECTURES)
     if module.clamp is not None:
@@ -318,6 +336,8 @@ def build(prior: Prior, *, cond_dim: int = 0, preset: str = "", **options: Any) 
             raise ValueError("flow clamp: it is an option of the affine transformer alone. Leave it out.")
     checks.check_known("flow conditioning", module.conditioning, CONDITIONING)
     checks.check_count("flow: cond_dim", module.cond_dim, minimum=0)
+    if module.dials:
+        _check_dials(module)
     if module.conditioning == "equivariant" and not module.cond_dim:
         raise ValueError("flow conditioning: equivariant needs a condition, cond_dim is 0. Use concat without one.")
     checks.check_count("flow: num_layers", module.num_layers, minimum=1 + (module.conditioning == "equivariant"))
@@ -325,6 +345,18 @@ def build(prior: Prior, *, cond_dim: int = 0, preset: str = "", **options: Any) 
     for size in module.blocks:
         checks.check_count("flow: block size", size, minimum=2)
     return module
+
+
+def _check_dials(module: RealNVP) -> None:
+    """Raises ValueError unless the flow can be the exact identity where the strengths of these places are 0."""
+    wanted = {"architecture": "coupling", "transformer": "affine", "conditioning": "concat"}
+    for name, value in wanted.items():
+        if getattr(module, name) != value:
+            raise ValueError(
+                f"flow {name}: strengths need {value!r}, which alone is the exact identity at strength 0. Leave it out."
+            )
+    if not all(isinstance(place, int) and 0 <= place < module.cond_dim for place in module.dials):
+        raise ValueError(f"flow dials: {module.dials}; expected places in a condition of length {module.cond_dim}.")
 
 
 def _option_names() -> set[str]:

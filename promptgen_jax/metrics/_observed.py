@@ -165,7 +165,7 @@ def _look(ebm, networks, keys, z, cond=None):
     }
     if not ebm.needs_reference:
         energies = ebm.energies_of(keys, Sample(images=images, z=z, cond=cond))
-        seen |= {"energies": energies, "log_target": ebm.generator.prior.log_prob(z) - ebm.total(energies)}
+        seen |= {"energies": energies, "log_target": ebm.generator.prior.log_prob(z) - ebm.total(energies, cond)}
     return seen
 
 

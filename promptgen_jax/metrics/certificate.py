@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,9 +21,10 @@ from scipy.special import logsumexp
 from promptgen_jax import checks, devices
 from promptgen_jax.draws import Draws
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.metrics._intervals import RESAMPLES, mean_interval
+from promptgen_jax.metrics._intervals import mean_interval
 from promptgen_jax.metrics._missed import is_missed, share_notes
 from promptgen_jax.metrics._observed import About, Observed
+from promptgen_jax.metrics._weighing import Side, ess, pooled, quantiles, resampled, scaled
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.types import Array, Constraint, Sample, aims_of, constraints_of
 
@@ -31,20 +32,6 @@ THIN = np.log(10)  # where the flow is this much thinner than the target, the ta
 ENOUGH = 20  # effective samples of the prior, below which nothing vouches for what the flow does not visit
 GOOD, FAIR = 0.1, 1.0  # nats, from either side
 MISSED_GOOD, MISSED_FAIR = 0.02, 0.15
-
-
-class Side(NamedTuple):
-    """Samples of one proposal, as NumPy (N,) in nats.
-
-    Attributes:
-      log_target: log p_z(z) - E_C(G(z)).
-      log_prior: log p_z(z).
-      log_q: log density of the flow.
-    """
-
-    log_target: np.ndarray
-    log_prior: np.ndarray
-    log_q: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +182,7 @@ def _weighed(draws: Draws, ebm: LatentEBM, batch_size: int) -> tuple[Draws, Mapp
 def _look(ebm, key, z, cond=None):
     """Of the flow's samples: the log density of the target, up to log Z, and what moment constraints are about."""
     images = ebm.images(key, z)
-    energy = ebm.total(ebm.energies_of(key, Sample(images=images, z=z, cond=cond)))
+    energy = ebm.total(ebm.energies_of(key, Sample(images=images, z=z, cond=cond)), cond)
     gamma = {control.name: control.gamma(images) for control in constraints_of(ebm.controls)}
     return {"log_target": ebm.generator.prior.log_prob(z) - energy, "gamma": gamma}
 
@@ -244,9 +231,13 @@ def check_certifiable(prompt: Prompt, ebm: LatentEBM) -> None:
 
 def of_draws(prompt: Prompt, flow: Draws, prior: Draws, *, batch_size: int = 64) -> Certificate:
     """The certificate from draws of the flow and of the prior, both with importance weights for the target."""
-    arrays = (prior.z, *devices.filter_none(prior.cond))
-    log_q = devices.map_batches(_log_q, batch_size, *arrays, shared=(prompt,))
+    log_q = log_density(prompt, prior.z, prior.cond, batch_size)
     return certificate(_side(prompt, flow, np.asarray(flow.log_prob)), _side(prompt, prior, log_q))
+
+
+def log_density(prompt: Prompt, z: Any, cond: Any, batch_size: int) -> np.ndarray:
+    """Log density (N,) of a prompt's flow at latents (N, D), under conditions (N, A) or None."""
+    return devices.map_batches(_log_q, batch_size, z, *devices.filter_none(cond), shared=(prompt,))
 
 
 @jax.jit
@@ -271,12 +262,11 @@ def certificate(flow: Side, prior: Side, *, seed: int = 0) -> Certificate:
     """
     n, m = len(flow.log_q), len(prior.log_q)
     log_target, log_prior, log_q = (np.concatenate(pair).astype(np.float64) for pair in zip(flow, prior, strict=True))
-    log_mixture = np.logaddexp(np.log(n) + log_q, np.log(m) + log_prior) - np.log(n + m)
-    log_weight = log_target - log_mixture
+    log_weight = pooled(flow, prior)
     log_importance = (log_target - log_q)[:n]
 
-    counts = _resampled(n, m, np.random.default_rng(seed))  # the first row is the samples themselves
-    weight, log_scale = _scaled(log_weight)
+    counts = resampled(n, m, seed=seed)  # the first row is the samples themselves
+    weight, log_scale = scaled(log_weight)
     total = counts @ weight
     log_z = np.log(total / (n + m)) + log_scale
     distance = log_target - log_q  # log target / q, up to log Z
@@ -284,9 +274,9 @@ def certificate(flow: Side, prior: Side, *, seed: int = 0) -> Certificate:
     forward = counts @ (weight * np.clip(distance, -1e6, 1e6)) / total - log_z
     missed = (counts * (distance - log_z[:, None] > THIN)) @ weight / total
 
-    ess_prior = _ess((log_target - log_prior)[n:])
+    ess_prior = ess((log_target - log_prior)[n:])
     accounted = float(np.exp(min(0.0, logsumexp(log_importance) - np.log(n) - log_z[0])))
-    alone, log_scale_alone = _scaled((log_target - log_prior)[n:])
+    alone, log_scale_alone = scaled((log_target - log_prior)[n:])
     found = {
         "log_z": log_z,
         "log_z_prior": np.log(counts[:, n:] @ alone / m) + log_scale_alone,
@@ -295,15 +285,15 @@ def certificate(flow: Side, prior: Side, *, seed: int = 0) -> Certificate:
         "missed_mass": missed,
     }
     values: dict[str, Any] = {name: float(each[0]) for name, each in found.items()}
-    values |= {f"{name}_interval": _interval(each) for name, each in found.items()}
+    values |= {f"{name}_interval": quantiles(each) for name, each in found.items()}
     verdict, notes = _verdict(values, ess_prior, m)
     k = pareto_shape(log_weight)
     if k > 0.7:
         notes.append(f"The weights have heavy tails (Pareto k {k:.2f}, above 0.7), so the figures rest on few samples.")
     return Certificate(
         **values,
-        ess=_ess(log_weight) / (n + m),
-        ess_flow=_ess(log_importance) * accounted,
+        ess=ess(log_weight) / (n + m),
+        ess_flow=ess(log_importance) * accounted,
         ess_prior=ess_prior,
         pareto_k=k,
         loss=float(-np.mean(log_importance)),
@@ -335,29 +325,6 @@ def _verdict(found: dict, ess_prior: float, m: int) -> tuple[str, list[str]]:
     if worst <= GOOD and found["missed_mass"] <= MISSED_GOOD:
         return "good", notes
     return ("fair" if worst <= FAIR and found["missed_mass"] <= MISSED_FAIR else "bad"), notes
-
-
-def _resampled(n: int, m: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each sample counts, (1 + resamples, N + M): all once, then the bootstrap of each side."""
-    rows = [rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) for size in (n, m)]
-    return np.concatenate([np.ones((1, n + m)), np.concatenate(rows, axis=1)])
-
-
-def _scaled(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
-    """Weights over their largest, at least e^-700 so that no resample weighs nothing, and the log of the largest."""
-    largest = float(log_weight.max())
-    return np.exp(np.maximum(log_weight - largest, -700.0)), largest
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    """Bootstrap interval of the first value, from the others."""
-    low, high = np.quantile(values[1:], (0.025, 0.975))
-    return min(float(low), float(values[0])), max(float(high), float(values[0]))
-
-
-def _ess(log_weight: np.ndarray) -> float:
-    weight = np.exp(log_weight - log_weight.max())
-    return float(weight.sum() ** 2 / np.sum(weight**2))
 
 
 def _ends(interval: tuple[float, float]) -> str:

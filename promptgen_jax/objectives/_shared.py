@@ -79,11 +79,16 @@ def sharded(objective: Any, sharding: jax.sharding.Sharding) -> Any:
 
 
 def summary(
-    ebm: LatentEBM, energies: dict[str, Array], kl_prior: Array, z: Array, log_dets: tuple[Array, ...]
+    ebm: LatentEBM,
+    energies: dict[str, Array],
+    cond: Array | None,
+    kl_prior: Array,
+    z: Array,
+    log_dets: tuple[Array, ...],
 ) -> tuple[Array, dict[str, Array]]:
-    """The free energy () of Eq. 10, and its terms by name."""
+    """The free energy () of Eq. 10, and its terms by name; `energies` are those under the conditions `cond`."""
     metrics = {f"energy/{name}": jnp.mean(value) for name, value in energies.items()}
-    loss = jnp.mean(kl_prior) + jnp.mean(ebm.total(energies))
+    loss = jnp.mean(kl_prior) + jnp.mean(ebm.total(energies, cond))
     metrics |= {
         "loss": loss,
         "prior": -jnp.mean(ebm.generator.prior.log_prob(z)),

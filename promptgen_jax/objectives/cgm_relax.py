@@ -65,10 +65,11 @@ class CGMRelax(Stateless):
         energies = ebm.energies_of(key_ebm, Sample(images=images, z=z, cond=cond))
         log_q = flow.log_prob(params, z, cond)
         kl_prior = jax.lax.stop_gradient(log_q) - prior.log_prob(z)
-        _, metrics = summary(ebm, energies, kl_prior, z, log_dets)
+        _, metrics = summary(ebm, energies, cond, kl_prior, z, log_dets)
 
         moments = constraints_of(ebm.controls)
-        others = sum(c.weight * energies[c.name] for c in ebm.controls if c not in moments)
+        weights = ebm.weights(cond)
+        others = sum(weights[c.name] * energies[c.name] for c in ebm.controls if c not in moments)
         penalty, slope = jnp.zeros(()), jnp.zeros(())  # of the loss, and what a sample adds to it
         for control in moments:
             off = control.gamma(images) - control.mu

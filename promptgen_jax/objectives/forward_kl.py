@@ -67,7 +67,7 @@ class ForwardKL(Stateless):
         log_prior = prior.log_prob(z)
         share = num_prior / self.batch_size
         log_proposal = log_mixture(share, log_prior, log_q)
-        log_base, energy = jax.lax.stop_gradient((log_prior - log_proposal, ebm.total(energies)))
+        log_base, energy = jax.lax.stop_gradient((log_prior - log_proposal, ebm.total(energies, cond)))
         temper = coldest(log_base, energy, self.least_ess * self.batch_size) if self.least_ess else jnp.ones(())
         weight = jax.nn.softmax(log_base - temper * energy)
         loss = -jnp.sum(weight * log_q)
@@ -86,7 +86,7 @@ class ForwardKL(Stateless):
         prior = ebm.generator.prior
         z = shard(self, prior.sample(key_z, self.batch_size))
         cond = ebm.draw_cond(jax.random.fold_in(key_z, 1), self.batch_size)
-        return -ebm.total(ebm.energies(key_ebm, z, cond)), flow.log_prob(params, z, cond)
+        return -ebm.total(ebm.energies(key_ebm, z, cond), cond), flow.log_prob(params, z, cond)
 
     @staticmethod
     def score(held_out: list[tuple[Array, Array]]) -> Array:

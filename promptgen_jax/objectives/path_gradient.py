@@ -51,8 +51,8 @@ class PathGradient(Stateless):
         z, log_dets = flow.forward_and_log_dets(params, eps, cond)
         log_q = flow.log_prob(jax.lax.stop_gradient(params), z, cond)
         energies = ebm.energies(key_ebm, z, cond, reference(params, ebm, flow, eps, cond))
-        terms = summary(ebm, energies, log_q - prior.log_prob(z), z, log_dets)
-        return terms, (z, cond, log_q, ebm.total(energies))
+        terms = summary(ebm, energies, cond, log_q - prior.log_prob(z), z, log_dets)
+        return terms, (z, cond, log_q, ebm.total(energies, cond))
 
     held_out, score = ReverseKL.held_out, staticmethod(ReverseKL.score)
 

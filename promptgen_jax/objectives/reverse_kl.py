@@ -43,7 +43,7 @@ class ReverseKL(Stateless):
         kl_prior = prior.log_prob(eps) - sum(log_dets) - prior.log_prob(z)
         small, small_eps, cond = jax.tree.map(functools.partial(spread, self, self.batch_size), (z, eps, cond))
         energies = ebm.energies(key_ebm, small, cond, reference(params, ebm, flow, small_eps, cond))
-        return summary(ebm, energies, kl_prior, z, log_dets)
+        return summary(ebm, energies, cond, kl_prior, z, log_dets)
 
     def held_out(self, params: PyTree, key: Array, ebm: LatentEBM, flow: Density) -> Array:
         """The full loss () on frozen noise; the kept parameters are those of its smallest mean."""

@@ -44,8 +44,8 @@ class ScoreFunction(Stateless):
         z, log_dets = jax.lax.stop_gradient(flow.forward_and_log_dets(params, eps, cond))
         energies = ebm.energies(key_ebm, z, cond)
         kl_prior = prior.log_prob(eps) - sum(log_dets) - prior.log_prob(z)
-        loss, metrics = summary(ebm, energies, kl_prior, z, log_dets)
-        free_energy = jax.lax.stop_gradient(kl_prior + ebm.total(energies))
+        loss, metrics = summary(ebm, energies, cond, kl_prior, z, log_dets)
+        free_energy = jax.lax.stop_gradient(kl_prior + ebm.total(energies, cond))
         advantage = (free_energy - jnp.mean(free_energy)) * self.batch_size / (self.batch_size - 1)
         surrogate = jnp.mean(advantage * flow.log_prob(params, z, cond))
         return loss + surrogate - jax.lax.stop_gradient(surrogate), metrics

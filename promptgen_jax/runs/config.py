@@ -12,11 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from promptgen_jax import checks, parts
+from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.base import build_module
-from promptgen_jax.flows.conditions import Conditions
+from promptgen_jax.flows.conditions import FULL, Conditions
 from promptgen_jax.metrics._figures import RESERVED, TITLES
 from promptgen_jax.models.network import load_network
 from promptgen_jax.training import TrainConfig
+from promptgen_jax.training.constraints import shares_asked
+from promptgen_jax.training.train import flow_options
 
 GENERATOR = "generator"  # what the first stage stands on
 STAGE_NAME = re.compile(r"(?!(con|prn|aux|nul|com\d|lpt\d)$)\w([\w -]{0,98}[\w-])?", re.IGNORECASE)
@@ -55,6 +58,7 @@ class StageConfig:
       on: the stage that it stands on, "generator" for the bare one, "" for the stage before it.
       below: options of the generator from this stage on.
       condition: ranges of what the flow is told, as `Conditions.of` reads them, or nothing.
+      corners: share of the draws of strengths at the corners of their ranges.
       flow: options of `init_flow`.
       training: options of `TrainConfig`, or None for a stage that is only measured.
     """
@@ -64,6 +68,7 @@ class StageConfig:
     on: str = ""
     below: dict = dataclasses.field(default_factory=dict)
     condition: dict = dataclasses.field(default_factory=dict)
+    corners: float = FULL
     flow: dict = dataclasses.field(default_factory=dict)
     training: dict | None = dataclasses.field(default_factory=dict)
 
@@ -132,7 +137,7 @@ class RunConfig:
                 if stage.training is not None:
                     problems.take(TrainConfig, **stage.training)
                 if stage.condition:
-                    problems.take(Conditions.of, stage.condition)
+                    problems.take(Conditions.of, stage.condition, corners=stage.corners)
         if self.evaluation is not None:
             for name in ("num_samples", "num_shown", "columns"):
                 problems.take(checks.check_count, f"config.evaluation.{name}", getattr(self.evaluation, name))
@@ -165,15 +170,13 @@ class RunConfig:
         generator = problems.take(parts.load_generator, **self.generator)
         for name in self.order:
             stage = self.stages[name]
-            conditions[name] = Conditions.of(stage.condition) if stage.condition else None
+            conditions[name] = Conditions.of(stage.condition, corners=stage.corners) if stage.condition else None
             controls[name] = tuple(
                 problems.take(_load_control, f"config.stages.{name}.controls.{each}", each, options)
                 for each, options in stage.controls.items()
             )
-            if generator is not None:
-                known = conditions[name]
-                cond_dim = known.dim if known else 0
-                problems.take(build_module, generator.prior, cond_dim=cond_dim, **stage.flow)
+            if generator is not None and None not in controls[name]:
+                problems.take(_check_flow, LatentEBM(generator, controls[name], conditions[name]), stage.flow)
         for judge, attributes in self.evaluation.judges.items():
             network = problems.take(load_network, judge)
             for attribute in attributes if network is not None else ():
@@ -197,6 +200,13 @@ class RunConfig:
                     problems.take(network.label_index, attribute, label)
         problems.raise_all()
         return generator, controls, conditions
+
+
+def _check_flow(ebm: LatentEBM, flow: Mapping[str, Any]) -> None:
+    """Raises ValueError unless conditions find their controls, and such a flow can be made for the target."""
+    shares_asked(ebm)
+    cond_dim = ebm.cond_prior.dim if ebm.cond_prior else 0
+    build_module(ebm.generator.prior, cond_dim=cond_dim, **flow_options(ebm, dict(flow)))
 
 
 def _load_control(where: str, name: str, options: Mapping[str, Any]):

@@ -22,6 +22,7 @@ from promptgen_jax.runs import report
 from promptgen_jax.runs import run as runs
 from promptgen_jax.runs.compare import write_sheet
 from promptgen_jax.runs.config import GENERATOR, RunConfig
+from promptgen_jax.runs.origin import how
 from promptgen_jax.store import disk, weights
 from promptgen_jax.store.fingerprint import fingerprint
 from promptgen_jax.training import TrainConfig
@@ -112,7 +113,7 @@ def sweep_stage(
     page = {
         "title": f"{base.title}: {key}, value by value",
         "description": base.stages[stage].summary,
-        **runs.how(command),
+        **how(command),
         "key": key,
         "values": list(groups),
         "knee": best,

@@ -104,11 +104,27 @@ def _ranges(conditions) -> str:
         f"| {escape(name)} | {unit or 'none'} | {escape(told[name])} |"
         for (name, _), unit in zip(conditions.components, conditions.units_inside, strict=True)
     ]
-    return "\n".join(
-        ["`cond` holds, in this order:\n", "| condition | unit in `cond` | trained on |", "| --- | --- | --- |", *rows]
-    )
+    table = [
+        "`cond` holds, in this order:\n",
+        "| condition | unit in `cond` | trained on |",
+        "| --- | --- | --- |",
+        *rows,
+    ]
+    if conditions.of_kind("strength"):
+        table.append("\nA strength is a dial: at 0 its control is off. `strength={name: number}` may stand for `cond`.")
+    if conditions.of_kind("share"):
+        table.append(
+            "\nA share is the wanted mean probability of a label. `shares={name: number}` may stand for `cond`."
+        )
+    return "\n".join(table)
 
 
 def _example_cond(prompt) -> str:
-    dim = prompt.flow.cond_dim
+    dim, conditions = prompt.flow.cond_dim, prompt.conditions
+    kinds = {kind for _, kind in conditions.components} if conditions is not None else set()
+    if kinds == {"strength"}:
+        return f", strength={json.dumps(dict.fromkeys(conditions.of_kind('strength'), 0.5), ensure_ascii=False)}"
+    if kinds == {"share"}:
+        highest = {name: high for name, (_, high, _) in conditions.ranges().items()}
+        return f", shares={json.dumps(highest, ensure_ascii=False)}"
     return f", cond=[{', '.join(dim * ['0.0'])}]" if dim else ""

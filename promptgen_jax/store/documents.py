@@ -202,6 +202,7 @@ class Stage(Document):
     timing: Named | None = None
     exactness: dict | None = None
     conditions: dict | None = None
+    dial: dict | None = None
     notes: list[str] | None = None
     measured: dict | None = None
 

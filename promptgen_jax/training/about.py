@@ -27,7 +27,8 @@ def recipe(ebm: LatentEBM, config: TrainConfig, flow: dict, objective) -> Frozen
         | {"checksums": {each.name: types.said(each, "checksum") for each in types.networks_of(control)}}
         for control in ebm.controls
     ]
-    return types.plain({"controls": controls, "objective": about, "training": training | flow})
+    drawn = {"corners": ebm.cond_prior.corners} if ebm.cond_prior and ebm.dials else {}
+    return types.plain({"controls": controls, "objective": about, "training": training | flow | drawn})
 
 
 def _asked(control) -> dict:

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +14,9 @@ import numpy as np
 import optax
 
 from promptgen_jax import checks, devices, types
-from promptgen_jax.controls._shares import fill_shares
-from promptgen_jax.devices import map_batches
-from promptgen_jax.draws import Draws, sample_keys, seeded
+from promptgen_jax.draws import Draws, seeded
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flows.base import build_module, check_options, init_flow
+from promptgen_jax.flows.base import PAPER, build_module, check_options, init_flow
 from promptgen_jax.objectives import _shared as contract
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.store import disk
@@ -27,6 +24,7 @@ from promptgen_jax.store.checkpoints import Checkpoints
 from promptgen_jax.training import moments
 from promptgen_jax.training.about import claim_workdir, recipe
 from promptgen_jax.training.config import AUTO, TrainConfig, make_objective, name_of
+from promptgen_jax.training.constraints import with_beta
 from promptgen_jax.training.optimizer import global_norm, make_optimizer
 from promptgen_jax.training.start import choose, closest_normal, start_at, weighted_draws
 from promptgen_jax.training.watch import Watch, stop_signals
@@ -84,11 +82,14 @@ def train_step(
     beta = state["beta"]
     if objective.tells_moments:
         # d loss / d beta = -weight · E_q[gamma], so the gradient also tells the moment that the flow has now
-        moment = {c.name: -grad_beta[c.name] / c.weight for c in ebm.controls if c.name in grad_beta}
+        told = [c for c in ebm.controls if c.name in grad_beta and c.name not in ebm.dials]
+        moment = {c.name: -grad_beta[c.name] / c.weight for c in told}
         mu = {c.name: c.mu for c in types.constraints_of(ebm.controls) if c.name in moment}
         metrics |= {f"moment_gap/{name}": jnp.max(jnp.abs(moment[name] - mu[name])) for name in moment}
         # shares sum to one, as their mu does, so that their beta keeps summing to zero
-        beta = moments.closed_loop_update(beta, moment, mu, rate=config.closed_loop, simplex=())
+        beta |= moments.closed_loop_update(
+            {name: beta[name] for name in moment}, moment, mu, rate=config.closed_loop, simplex=()
+        )
     state = {**state, "step": state["step"] + 1, "params": params, "opt_state": opt_state, "beta": beta}
     state |= {MEMORY: memory} if MEMORY in state else {}
     return state, {**metrics, "grad_norm": global_norm(gradient)}
@@ -97,51 +98,6 @@ def train_step(
 def flow_key(seed: int) -> Array:
     """The key of a flow's first parameters in a training of this seed."""
     return jax.random.fold_in(seeded(seed), 2**31 - 1)
-
-
-def with_beta(ebm: LatentEBM, beta: dict) -> LatentEBM:
-    """The same target with other betas in its moment controls."""
-    return _with_fields(ebm, {name: {"beta": value} for name, value in beta.items()})
-
-
-def _with_fields(ebm: LatentEBM, fields: dict) -> LatentEBM:
-    controls: tuple = ebm.controls
-    return ebm.replace(controls=tuple(c.replace(**fields[c.name]) if c.name in fields else c for c in controls))
-
-
-def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_size: int = 64) -> tuple[LatentEBM, Any]:
-    """Fits beta of all moment controls together by the convex dual on samples of the generator (Eq. 5-7).
-
-    Returns:
-      (ebm, fit): the ebm with its betas, and a `moments.DrawnFit`; fit is None without moment controls.
-
-    Raises:
-      ValueError, TypeError: mu cannot be reached by reweighting the samples, a count below 1, a raw key.
-    """
-    checks.check_key("fit_moments", key)
-    checks.check_count("fit_moments: num_samples", num_samples)
-    checks.check_count("fit_moments: batch_size", batch_size)
-    controls = types.constraints_of(ebm.controls)
-    if not controls:
-        return ebm, None
-    key_z, key_x = jax.random.split(key)
-    z = ebm.generator.prior.sample(key_z, num_samples)
-
-    @jax.jit
-    def gammas(ebm, keys, z):
-        images = ebm.images(keys, z)
-        return {c.name: c.gamma(images) for c in types.constraints_of(ebm.controls)}
-
-    gamma = map_batches(gammas, batch_size, sample_keys(key_x, np.arange(num_samples)), z, shared=(ebm,))
-    mu = {c.name: fill_shares(np.asarray(c.mu), np.mean(gamma[c.name], axis=0)) for c in controls}
-    filled = {c.name: {"mu": jnp.asarray(mu[c.name], jnp.float32)} for c in controls if np.isnan(c.mu).any()}
-    ebm = _with_fields(ebm, filled)
-    fit = moments.DrawnFit(*moments.fit_beta(gamma, mu))
-    ebm = with_beta(ebm, {name: jnp.asarray(beta, jnp.float32) for name, beta in fit.beta.items()})
-    if len(controls) == len(ebm.controls) and ebm.cond_prior is None:  # all energies are known
-        draws = Draws.of_noise(ebm.generator.prior, z, key_x)
-        fit.draws = draws.weighted(sum(c.weight * gamma[c.name] @ fit.beta[c.name] for c in controls))
-    return ebm, fit
 
 
 def fit(
@@ -197,6 +153,7 @@ def fit(
         if not quiet and devices.is_first_host():
             print(f"objective {chosen}: {reason}", flush=True)
     check_target(ebm, config, flow)
+    flow = flow_options(ebm, flow)
     cond_dim = ebm.cond_prior.dim if ebm.cond_prior else 0
     build_module(ebm.generator.prior, cond_dim=cond_dim, **flow)  # wrong options raise, before anything is written
     mesh = devices.data_mesh()
@@ -259,11 +216,32 @@ def _fit(
     return devices.local(prompt), history
 
 
+def flow_options(ebm: LatentEBM, flow: dict) -> dict:
+    """Options of the flow for a target: where every control has a dial, it is the identity with all of them at 0.
+
+    Raises:
+      ValueError: a strength that names no control; a flow that cannot be the exact identity.
+    """
+    if not ebm.dials or set(ebm.dials) != {control.name for control in ebm.controls}:
+        return flow  # a control without a dial acts at any strength
+    if flow.get("kind", PAPER) != PAPER:
+        raise ValueError(
+            f"fit: flow kind {flow['kind']} with strengths; only {PAPER} is exactly the identity at strength 0. Leave "
+            "kind out."
+        )
+    return {"architecture": "coupling", **flow, "dials": tuple(ebm.dials.values())}
+
+
 def check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
     """Raises ValueError for a target that cannot be trained on with these options."""
-    if "cond_dim" in flow:
+    for option in {"cond_dim", "dials"} & flow.keys():
         raise ValueError(
-            "fit: flow option cond_dim follows from the conditions. Give the LatentEBM a cond_prior instead."
+            f"fit: flow option {option} follows from the conditions. Give the LatentEBM a cond_prior instead."
+        )
+    if config.closed_loop and any(control.name in ebm.dials for control in types.constraints_of(ebm.controls)):
+        raise ValueError(
+            "fit: closed_loop corrects one target, while a strength makes many of a constraint. Set it to 0, or give "
+            "shares as the condition."
         )
     if ebm.needs_reference and config.start:
         raise ValueError("fit: start='normal' needs a fixed target, which a control of this one moves. Leave it out.")
@@ -272,6 +250,11 @@ def check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
         raise ValueError(
             f"fit: {names} compares with an image that the flow itself makes, so the target moves with the flow; "
             f"{name_of(config.objective)} needs a fixed one. Use reverse_kl."
+        )
+    if ebm.cond_prior and (shares := ebm.cond_prior.of_kind("share")) and not types.following(ebm.controls):
+        raise ValueError(
+            f"fit: no control follows the share of {', '.join(shares)}. Call pg.fit_moments first, with a moment "
+            "control of that label."
         )
     for control in types.constraints_of(ebm.controls):
         if np.isnan(control.mu).any():

@@ -149,6 +149,53 @@ def _bar(x, top: float, height: float, style: str, share: Share) -> list:
     return drawn
 
 
+def curve_chart(
+    name: str, axis: str, xs: list[float], curves: list[tuple[str, str, list]], *, mark: float | None = None
+) -> Html:
+    """Curves of estimates with dots, and whiskers where they have an interval.
+
+    Args:
+      name: the title.
+      axis: what stands below.
+      xs: K positions, not all the same.
+      curves: (style class `mean`, `was` or `target`, name, K `Estimate`s).
+      mark: of a vertical line at the knee.
+    """
+    found = [v for _, _, row in curves for each in row for v in (each.mean, each.low, each.high) if v is not None]
+    margin = 0.06 * (max(found) - min(found)) or 0.1 * max(abs(max(found)), 1.0)
+    low, high = min(found) - margin, max(found) + margin
+    x, y = _scale(min(xs), max(xs), 60, WIDTH - 14), _scale(low, high, 186, 12)
+    marks: list = [
+        [
+            element("line", x1=52, x2=WIDTH - 6, y1=_text(y(tick)), y2=_text(y(tick)), class_="grid"),
+            element("text", label, x=46, y=_text(y(tick) + 4), text_anchor="end"),
+        ]
+        for tick, label in ticks(low, high)
+    ]
+    marks += [
+        element("text", label, x=_text(x(tick)), y=206, text_anchor="middle") for tick, label in ticks(min(xs), max(xs))
+    ]
+    if mark is not None:
+        marks.append(element("line", x1=_text(x(mark)), x2=_text(x(mark)), y1=8, y2=190, class_="knee"))
+        marks.append(element("text", "knee", x=_text(x(mark) + 5), y=18, class_="label"))
+    for style, _, row in curves:
+        heights = [float(y(each.mean)) for each in row]
+        marks.append(element("polyline", points=_points(x(xs), heights), class_=f"curve {style}"))
+        for at, each, height in zip(x(xs), row, heights, strict=True):
+            if each.low is not None and each.high is not None:
+                marks.append(
+                    element("path", d=f"M{_text(at)} {_text(y(each.low))}V{_text(y(each.high))}", class_="whisker")
+                )
+            marks.append(element("circle", cx=_text(at), cy=_text(height), r=2.5, class_=f"point {style}"))
+    names = [element("span", element("span", class_=f"key {style}"), text) for style, text, _ in curves]
+    return element(
+        "figure",
+        element("figcaption", element("b", name), element("span", names, class_="legend") if len(curves) > 1 else None),
+        _svg(224, f"{name} by {axis}", marks, element("text", axis, x=WIDTH - 6, y=221, text_anchor="end")),
+        class_="chart",
+    )
+
+
 def spread_chart(title: str, rows: list[tuple[str, Any]], target: float | None) -> Html:
     """Mean (dot) and one standard deviation to each side (bar) per row, the target as a dashed line.
 
@@ -183,7 +230,7 @@ def spread_chart(title: str, rows: list[tuple[str, Any]], target: float | None) 
     return _svg(bottom + 24, title, marks)
 
 
-def curve_chart(
+def trade_chart(
     title: str, points: list[tuple[str, Any, Any]], marked: str | None, axes: tuple[str, str]
 ) -> Html | None:
     """Named points with intervals in both directions, joined from left to right; one of them in a ring.

@@ -12,6 +12,7 @@ from promptgen_jax.metrics._figures import TITLES
 from promptgen_jax.runs.report import charts
 from promptgen_jax.runs.report.certificate import certificate
 from promptgen_jax.runs.report.conditions import conditions
+from promptgen_jax.runs.report.dial import dial
 from promptgen_jax.runs.report.markup import NO_VALUE, Html, duration, element, interval, number, percent, table
 from promptgen_jax.runs.report.pictures import images
 from promptgen_jax.store import logs
@@ -51,6 +52,7 @@ def stage_parts(folder: Path, stage: dict, found: Measured) -> list[tuple[str, s
         ("shares", "Who appears how often", shares(found.shares)),
         ("distances", "Distance to the wanted shares", distances(found.shares)),
         ("conditions", "What each condition does", conditions(found.conditions)),
+        ("dial", "Along the dial", dial(found.dial)),
         ("statistics", "Measured attributes", statistics(found.statistics)),
         ("diversity", "Diversity", diversity(found.diversity)),
         *((f"metric-{index}", own.title, figures(own)) for index, own in enumerate(found.own.values())),

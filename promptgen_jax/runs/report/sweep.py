@@ -7,7 +7,7 @@ from pathlib import Path
 from promptgen_jax.evaluation.sweep import ENERGY, TO_GENERATOR
 from promptgen_jax.metrics import Figure, Figures
 from promptgen_jax.runs.report import sections
-from promptgen_jax.runs.report.charts import curve_chart
+from promptgen_jax.runs.report.charts import trade_chart
 from promptgen_jax.runs.report.markup import element
 from promptgen_jax.runs.report.page import document, header, read_json
 from promptgen_jax.store import weights
@@ -40,7 +40,7 @@ def render(folder: Path, about: dict) -> str:
     rows = tuple(map(Figure.from_json, about["figures"]))
     table = {row.name: row.values for row in rows}
     points = [(value, table[TO_GENERATOR][value], found) for value, found in table[ENERGY].items()]
-    chart = curve_chart("energy by distance to the generator", points, about.get("knee"), (TO_GENERATOR, ENERGY))
+    chart = trade_chart("energy by distance to the generator", points, about.get("knee"), (TO_GENERATOR, ENERGY))
     parts = [
         ("What it buys", element("div", element("p", element("b", about["advice"])), chart, element("p", CURVE))),
         ("Value by value", sections.figures(Figures("", rows, TEXT))),
