@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import promptgen_jax as pg
 from benchmarks import counting
 from benchmarks.case import seeded
+from benchmarks.machine import processor
 from promptgen_jax.generators import biggan, diffae, nvae
 from promptgen_jax.generators.stylegan2 import StyleGAN2
 from promptgen_jax.models import network, stylegan2
@@ -133,7 +134,8 @@ def count(name: str) -> dict[str, float]:
 
 def about() -> dict[str, str]:
     """What memory depends on beside the code: it is compared where all of this is the same."""
-    return {"jax": jax.__version__, "backend": jax.default_backend(), "flags": os.environ.get("XLA_FLAGS", "")}
+    flags = os.environ.get("XLA_FLAGS", "")
+    return {"jax": jax.__version__, "backend": jax.default_backend(), "processor": processor(), "flags": flags}
 
 
 def table() -> dict:

@@ -37,7 +37,9 @@ def test_programs(name, table, request):
     found["programs"][name] = now = counted.count(name)
     if request.config.getoption("--update-counts"):
         return
-    if kept["about"] != counted.about():  # another XLA plans its memory otherwise
+    if kept["about"]["jax"] != counted.about()["jax"]:  # another JAX writes other equations
+        now = {"gflop": now["gflop"]}
+    elif kept["about"] != counted.about():  # and XLA plans its memory otherwise elsewhere
         now = {count: now[count] for count in ("gflop", "equations")}
     changed = counted.changed(name, now, kept["programs"][name])
     assert not changed, " ".join([*changed, ADVICE])
