@@ -58,6 +58,11 @@ def debias(share):
     return ebm, answer.log_z - half
 
 
+def wells():
+    """Four separated wells."""
+    return toy("wells", "wells"), exact.wells_log_z(WELLS, WELL_SCALE)
+
+
 def linear():
     """A normal target in 8 dimensions."""
     ebm = toy("linear", "quadratic", target=TARGET, scale=0.5)
@@ -74,7 +79,8 @@ def faces(kind, **options):
 BENCHES = {
     "linear": (linear, TOY),
     "classifier": (lambda: (toy("mixture2d", "classifier"), exact.mixture_classifier().log_z), TOY),
-    "wells": (lambda: (toy("wells", "wells"), exact.wells_log_z(WELLS, WELL_SCALE)), TOY),
+    "wells": (wells, TOY),
+    "wells_mixture": (wells, TOY | {"flow": {"kind": "mixture", "num_parts": 4, "part": {"hidden_dim": 64}}}),
     "debias50": (lambda: debias(0.5), TOY),
     "debias70": (lambda: debias(0.7), TOY),
     "smile": (
@@ -98,6 +104,7 @@ TITLES = {
     "linear": "A normal target in 8 dimensions",
     "classifier": "One class of the 2-D mixture",
     "wells": "Four separated wells",
+    "wells_mixture": "Four separated wells, by a mixture of four flows",
     "debias50": "The mixture's shares, 30/70, made 50/50",
     "debias70": "The mixture's shares, 30/70, made 70/30",
     "smile": "Faces: everybody smiles, weight 3",
@@ -134,7 +141,7 @@ def modes(bench: str, prompt, ebm) -> dict:
     if moments:
         shares = np.mean(moments[0].gamma(draws), axis=0)
         return {"share": float(shares[0]), "asked": float(moments[0].mu[0])}
-    if bench == "wells":
+    if bench.startswith("wells"):
         near = np.linalg.norm(np.asarray(draws)[:, 0, 0, None, :2] - np.asarray(WELLS), axis=-1) < 3 * WELL_SCALE
         return {"wells": int(np.sum(near.mean(axis=0) > 0.1 / len(WELLS)))}
     return {}

@@ -20,8 +20,8 @@ REPORTING = ("save_every", "log_every", "tensorboard")  # options that leave the
 def recipe(ebm: LatentEBM, config: TrainConfig, flow: dict, objective) -> FrozenDict:
     """How a prompt is trained, for its prompt.json and card."""
     about = parts.describe(objective)
-    told = ("objective", "objective_options", *about["options"])  # by `about`, completely
-    training = {name: value for name, value in config.about().items() if name not in told}
+    told = ("objective_options", *about["options"])  # by `about`, completely
+    training = {name: value for name, value in config.options().items() if name not in told}
     controls = [
         _asked(control)
         | {"checksums": {each.name: types.said(each, "checksum") for each in types.networks_of(control)}}

@@ -101,12 +101,21 @@ class TrainConfig:
                 "Name the objective, or leave them out."
             )
 
+    def options(self) -> dict:
+        """All but the objective."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "objective"]
+        return {name: getattr(self, name) for name in names}
+
     def about(self) -> dict:
-        """The options as JSON, for cards and claims."""
+        """All as JSON, for claims.
+
+        Raises:
+          ValueError: an object as objective that cannot be told apart from others.
+        """
         name: Any = self.objective
         if not isinstance(name, str):
             name = f"{name_of(name)} {parts.fingerprint(name)[:12]}"
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {"objective": name}
+        return self.options() | {"objective": name}
 
 
 def make_objective(config: TrainConfig, mesh: Mesh | None = None) -> contract.Objective:

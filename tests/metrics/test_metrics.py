@@ -81,10 +81,10 @@ def test_distances_before_after_and_reweighted_are_in_page_card_and_json(measure
     row = measured.to_json()["shares"][0]
     assert list(row["kl"]) == ["before", "after", "weighted"]
     card = report.effect_note(measured.to_json())[1]
-    page = str(sections.shares(measured.shares))
+    page = str(sections.distances(measured.shares))
     for draws, title in (("before", "Before"), ("after", "After"), ("weighted", "Reweighted")):
         assert f"| mode, by synthetic | {title.lower()} | {row['kl'][draws]['soft']:.3g} [" in card
-        assert f'<th scope="row">{title}</th><td>{sections.number(row["kl"][draws]["soft"])}<' in page
+        assert f'<td data-column="{title}"><span>{sections.number(row["kl"][draws]["soft"])}<' in page
 
 
 def test_measured_says_with_what(debiased, measured):

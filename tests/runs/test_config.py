@@ -112,9 +112,9 @@ def test_a_finished_run_is_measured_again(finished, capsys):
     [
         (
             ("--mode=evaluate", "--num_samples=3"),
-            "--num_samples: not used by --mode=evaluate, but by compare and sample",
+            "--num_samples: not used by --mode=evaluate, but by compare, sample and sweep",
         ),
-        (("--num_samples=3",), "--num_samples: not used by --mode=train, but by compare and sample"),
+        (("--num_samples=3",), "--num_samples: not used by --mode=train, but by compare, sample and sweep"),
         (("--mode=sample", "--config=configs/quickstart.py"), "--config: not used by --mode=sample"),
         (("--mode=list", "--workdir=x"), "--workdir: not used by --mode=list"),
         (("--mode=doctor", "--seed=3"), "--seed: not used by --mode=doctor"),

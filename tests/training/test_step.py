@@ -21,7 +21,7 @@ from promptgen_jax.training.train import train_step
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys; sys.path[:0] = ["tests/support", "tests/training"]
-import test_step; test_step.print_collectives()
+from runpy import run_path; run_path("tests/training/test_step.py")["print_collectives"]()
 """
 
 
