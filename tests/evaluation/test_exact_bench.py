@@ -171,6 +171,7 @@ def test_debias_reverse_kl_falls_short_and_weights_repair_it():
     assert result["log_z"] == pytest.approx(answer.log_z - answer.beta_gap / 2, abs=0.02)
 
 
+@pytest.mark.full
 def test_debias_score_function_reaches_the_target():
     """Batch 512, 1500 steps, rate 1e-2: share 0.489, weighted 0.501, KL 0.004, ess 0.992.
 
@@ -194,6 +195,7 @@ def test_debias_forward_kl_with_weights():
     assert weighted == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.full
 def test_classifier():
     """Batch 1024, 1500 steps, rate 5e-3: log Z -1.2039, KL 0.011, ess 0.973, share 0.9992.
 

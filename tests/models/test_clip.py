@@ -121,6 +121,7 @@ def check_golden(folder, number):
     assert_within("logits", logits, golden[f"out{number}_logits_per_image"], 1e-4)
 
 
+@pytest.mark.full
 def test_clip_vit_b32_openai_archive(vit_b32):
     check_golden(vit_b32[0], "")
 
