@@ -153,7 +153,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
     for one in config.stages.values():
         if one.training is None:
             continue
-        small = {"num_steps": 4, "batch_size": 4, "warmup_steps": 0, "save_every": 2}
+        small = {"num_steps": 4, "batch_size": 4, "warmup_steps": 0, "save_every": 2, "start": None}
         one.training.update(small | ({"kl_batch_size": 16} if one.training.kl_batch_size else {}))
     config.evaluation.update({"num_samples": 128, "num_shown": 8, "columns": 4})
     return config
