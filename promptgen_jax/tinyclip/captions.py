@@ -49,6 +49,15 @@ LIGHTS = {"dark": ("in the dark", "in dim light"), "bright": ("in bright light",
 TONES = {"dark": ("dark", "dim"), "bright": ("bright", "light")}
 PICTURES = ("photo", "photo", "picture", "portrait", "image")
 
+JOINTS = "a an and here in is of the this".split()  # what patterns put between them
+
+
+def words() -> list[str]:
+    """All words that captions are made of."""
+    tables = (PEOPLE, MOODS, FACES, DIRECTIONS, LIGHTS, TONES)
+    said = [PICTURES, JOINTS, *(phrases for table in tables for phrases in table.values())]
+    return sorted({word for phrases in said for phrase in phrases for word in phrase.split()})
+
 
 def sure_labels(faces: Faces) -> np.ndarray:
     """Labels (N, 4) in the order of `ATTRIBUTES`, as index of the label, `UNKNOWN` where the reading is not sure.

@@ -24,7 +24,7 @@ from promptgen_jax.store.checkpoints import Checkpoints
 from promptgen_jax.training import moments
 from promptgen_jax.training.about import claim_workdir, recipe
 from promptgen_jax.training.config import AUTO, TrainConfig, make_objective, name_of
-from promptgen_jax.training.constraints import with_beta
+from promptgen_jax.training.constraints import check_sentences, with_beta
 from promptgen_jax.training.optimizer import global_norm, make_optimizer
 from promptgen_jax.training.start import choose, closest_normal, start_at, weighted_draws
 from promptgen_jax.training.watch import Watch, stop_signals
@@ -243,6 +243,7 @@ def check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
             "fit: closed_loop corrects one target, while a strength makes many of a constraint. Set it to 0, or give "
             "shares as the condition."
         )
+    check_sentences(ebm)
     if ebm.needs_reference and config.start:
         raise ValueError("fit: start='normal' needs a fixed target, which a control of this one moves. Leave it out.")
     if ebm.needs_reference and make_objective(config).needs_fixed_target:
