@@ -88,6 +88,15 @@ def set_index(labels):
     return index
 
 
+def sentences(num: int = 2, *, seed: int = 0) -> list[str]:
+    """Captions of every choice of labels that states something, `num` of each one after the other, in mixed order.
+
+    A split of this list at a multiple of `num` leaves choices of labels to the one part that the other never states.
+    """
+    sets = label_sets()[1:]
+    return [text for row in np.random.default_rng(seed).permutation(sets) for text in phrases(row, num, seed=seed)]
+
+
 def phrases(labels, num: int, *, held_out: bool = False, seed: int = 0) -> list[str]:
     """Captions that state the given labels and nothing else.
 
