@@ -219,9 +219,14 @@ def _fit(
 def flow_options(ebm: LatentEBM, flow: dict) -> dict:
     """Options of the flow for a target: where every control has a dial, it is the identity with all of them at 0.
 
+    Of sentences the numbers of a condition, those of a vector of unit length, are brought to the size of 1, since a
+    short training hardly hears smaller ones.
+
     Raises:
       ValueError: a strength that names no control; a flow that cannot be the exact identity.
     """
+    if ebm.cond_prior is not None and ebm.cond_prior.texts and flow.get("kind", PAPER) == PAPER:
+        return {"cond_scale": round(ebm.cond_prior.dim**0.5, 2), **flow}
     if not ebm.dials or set(ebm.dials) != {control.name for control in ebm.controls}:
         return flow  # a control without a dial acts at any strength
     if flow.get("kind", PAPER) != PAPER:

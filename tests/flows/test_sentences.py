@@ -100,6 +100,7 @@ def test_training_follows_the_sentence(ebm):
     options = OPTIONS | {"num_steps": 150, "batch_size": 64, "learning_rate": 1e-2}
     heavy = ebm.replace(controls=(ebm.controls[0].replace(weight=jnp.float32(100.0)),))
     prompt, _ = pg.fit(heavy, flow=FLOW, **options)
+    assert prompt.flow.module.cond_scale == 2.83  # the square root of 8
     z = ebm.generator.prior.sample(KEY, 512)
     look = jax.jit(lambda ebm, z, cond: ebm.energies(KEY, z, cond)["text"].mean())
     for row in np.asarray(ebm.cond_prior.rows):
