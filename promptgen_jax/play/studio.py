@@ -19,6 +19,7 @@ from promptgen_jax import checks
 from promptgen_jax.draws import images_of, noise, sample_keys, seeded, truncated
 from promptgen_jax.editing.blend import blend
 from promptgen_jax.editing.invert import invert
+from promptgen_jax.flows.sentences import Sentences
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs.sampling import innermost_latents
 from promptgen_jax.store.images import to_uint8
@@ -160,12 +161,13 @@ class Studio:
     @property
     def texts(self) -> tuple[str, ...]:
         """Of each prompt that takes sentences the one that stands there at first, which it was trained on."""
-        return tuple(prompt.conditions.texts[0] for prompt in self.prompts if _says(prompt))
+        return tuple(said.texts[0] for said in map(_sentences, self.prompts) if said)
 
     def unknown(self, settings: Settings) -> list[str]:
         """Words of the sentences that the text tower which embeds them never saw."""
-        told = zip(filter(_says, self.prompts), settings.texts, strict=True)
-        return [word for prompt, text in told for word in prompt.conditions.tower().unknown([text])]
+        said = [each for each in map(_sentences, self.prompts) if each]
+        told = zip(said, settings.texts, strict=True)
+        return [word for each, text in told for word in each.tower().unknown([text])]
 
     @property
     def generator(self):
@@ -244,7 +246,7 @@ class Studio:
         numbers, texts, written = iter(settings.dials), iter(settings.texts), []
         for prompt in self.prompts:
             dials = [f"{next(numbers):.9g}" for _ in _dials(prompt)]
-            written.append([f"text={next(texts)}"] if _says(prompt) else dials)
+            written.append([f"text={next(texts)}"] if _sentences(prompt) else dials)
         return written
 
     def _check(self, settings: Settings) -> None:
@@ -267,13 +269,13 @@ class Studio:
             checks.check_latents("play: face", np.asarray(settings.face)[None], self.generator.prior.dim)
 
 
-def _says(prompt: Prompt) -> bool:
-    """Whether a prompt takes sentences."""
-    return prompt.conditions is not None and bool(prompt.conditions.texts)
+def _sentences(prompt: Prompt) -> Sentences | None:
+    """The conditions of a prompt that takes sentences."""
+    return prompt.conditions if isinstance(prompt.conditions, Sentences) else None
 
 
 def _dials(prompt: Prompt) -> list[Dial]:
-    if prompt.conditions is None or _says(prompt):
+    if prompt.conditions is None or _sentences(prompt):
         return []
     return [
         Dial(name, unit, low, high, _start(kind, low, high))
