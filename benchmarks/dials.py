@@ -2,13 +2,18 @@
 
     python -m benchmarks.dials exact [--steps 4000] [--seed 0 1 2]
     python -m benchmarks.dials smile [--steps 200] [--seed 0 1 2] [--corners 0.5 0.0] [--samples 4096]
+    python -m benchmarks.dials sentences [--steps 300] [--seed 0 1 2] [--sentences 8] [--samples 4096]
 
 A line of JSON a training goes to `--results`, and a table to the screen. `exact` is the linear-Gaussian bench at eleven
 strengths, whose mean, covariance and log Z are known: of the mean the worst error in standard deviations, of the
 covariance the relative Frobenius norm beside that of exact samples of the same size. `smile` is the classifier control
 of weight 3 on the shipped faces at 0.25, 0.5 and 1, with the gap E_q[log q - log p_z + E] + log Z, that from the prior.
-At 1 it has the paired difference to a training of the same steps and seed without a dial. Seconds are those of a wall
-clock, with compilation.
+At 1 it has the paired difference to a training of the same steps and seed without a dial. `sentences` trains one flow
+over captions of the shipped small CLIP, by `configs/face_sentences.py`, and compares it, at captions of choices of
+labels that it never saw, with a training for each of them, of the same steps and seed, on the same noise. Beside the
+gaps are the shares of what a caption states as `emotion` and `faceres` see it, which had no part in the captions, and
+the mean yaw by `facemesh`, positive being left: of the generator, of the one flow, and of that of the caption alone.
+Seconds are those of a wall clock, with compilation.
 """
 
 from __future__ import annotations
@@ -24,22 +29,32 @@ import numpy as np
 from scipy.special import logsumexp
 
 import promptgen_jax as pg
-from benchmarks.depthwise import processor
+from benchmarks.machine import processor
+from configs import face_sentences
 from promptgen_jax.devices import map_batches
 from promptgen_jax.evaluation.closed_forms import linear_target
+from promptgen_jax.tinyclip import captions
 
 RESULTS = Path("benchmarks/dials.jsonl")
 TARGET, SCALE = (1.0, -1.0, 0.5, 0.0, 0.3, -0.6, 0.2, 0.8), 0.5
 FLOW = {"architecture": "coupling", "num_layers": 8, "hidden_dim": 64}
 EXACT = {"batch_size": 256, "learning_rate": 3e-3}
 SMILE = {"batch_size": 32, "kl_batch_size": 1024, "learning_rate": 1e-3, "warmup_steps": 10}
+SENTENCE = {**SMILE, "learning_rate": 2e-3}
+JUDGED = {  # network and attribute by attribute of a caption, and how it calls the labels
+    "expression": ("emotion", "emotion", {"neutral": "neutral", "happy": "happy", "surprised": "surprise"}),
+    "gender": ("faceres", "gender", {"male": "male", "female": "female"}),
+}
 STRENGTHS, SMILES = tuple(k / 10 for k in range(11)), (0.25, 0.5, 1.0)
 EXACT_SAMPLES, PRIOR_SAMPLES, BATCH = 2**17, 8192, 128
 
 
 def free_energy(prompt, ebm, strength, eps, batch):
-    """Log q - log p_z + E (N,) of the noise eps (N, D) at a strength, None without a dial; latents (N, D)."""
-    cond = None if strength is None else jnp.full((len(eps), 1), strength)
+    """Log q - log p_z + E (N,) of the noise eps (N, D) at a strength, None without a dial; latents (N, D).
+
+    In place of a strength it may be a condition (A,).
+    """
+    cond = None if strength is None else jnp.tile(jnp.atleast_1d(strength), (len(eps), 1))
 
     @jax.jit
     def terms(prompt, ebm, eps, *cond):
@@ -85,7 +100,7 @@ def exact(seed, steps, **_):
     yield {"bench": "exact", "seed": seed, "steps": steps, "seconds": seconds, "rows": rows}
 
 
-def smile(seed, steps, corners, samples):
+def smile(seed, steps, corners, samples, **_):
     """The dial of the smile, for each way to draw strengths, and the training without a dial."""
     generator = pg.load_generator("dcgan_digiface")
     asked = {"network": "faceapi_expression", "attribute": "expression", "target": "happy"}
@@ -118,6 +133,78 @@ def smile(seed, steps, corners, samples):
         yield {**about, "corners": share, **times, "identity": same, "rows": rows}
 
 
+def sentences(seed, steps, samples, number, **_):
+    """One training over captions, at captions of label sets that it never saw, and a training for each of these."""
+    config = face_sentences.get_config().to_dict()
+    stage, generator = config["stages"]["text"], pg.load_generator(**config["generator"])
+    options, told = stage["controls"]["text"], stage["condition"]["text"]
+    follows = pg.load_control(**options, name="text")
+    ebm = pg.LatentEBM(generator, (follows,), pg.Sentences.embedded(told["sentences"], network=told["network"]))
+    prompt, together = train(ebm, seed, steps, SENTENCE)
+    eps = generator.prior.sample(jax.random.key(11), samples)
+    z_prior = generator.prior.sample(jax.random.key(7), PRIOR_SAMPLES)
+    rows, apart = [], 0.0
+    for text, labels in held_out(told["sentences"])[:number]:
+        control = pg.load_control(**{**options, "kind": "clip"}, text=text, name="text")
+        single = pg.LatentEBM(generator, (control,))
+        look = jax.jit(lambda ebm, z: ebm.energy(jax.random.key(0), z))
+        prior = map_batches(look, BATCH, z_prior, shared=(single,)).astype(np.float64)
+        log_z = float(logsumexp(-prior) - np.log(len(prior)))
+        alone, seconds = train(single, seed, steps, SENTENCE)
+        found, z = free_energy(prompt, ebm, prompt.condition(text=text), eps, BATCH)
+        found_alone, z_alone = free_energy(alone, single, None, eps, BATCH)
+        rows.append(
+            {"text": text, "log_z": log_z, "ess_of_prior": float(_ess(-prior))}
+            | {**_mean("gap", found + log_z), **_mean("gap_alone", found_alone + log_z)}
+            | _mean("minus_alone", found - found_alone)
+            | {
+                f"{name}_{when}": value
+                for when, at in (("before", eps), ("after", z), ("alone", z_alone))
+                for name, value in judged(generator, at, labels).items()
+            }
+        )
+        apart += seconds
+    mean = {name: float(np.mean([row[name] for row in rows])) for name in ("gap", "gap_alone", "minus_alone")}
+    times = {"seconds": together, "seconds_alone": apart / len(rows)}
+    yield {"bench": "sentences", "seed": seed, "steps": steps, **times, **mean, "rows": rows}
+
+
+def held_out(trained):
+    """Captions that were not trained on, the first of each choice of labels, with the labels (4,)."""
+    rows = np.random.default_rng(0).permutation(captions.label_sets()[1:])
+    pairs = [(captions.phrases(row, 1)[0], row) for row in rows[len(trained) // 2 :]]
+    return [(text, row) for text, row in pairs if text not in trained and np.sum(row != captions.UNKNOWN) >= 2]
+
+
+def judged(generator, z, labels):
+    """What judges see of what a caption states: shares of its labels, and the mean yaw of a direction."""
+    networks = {name: pg.load_network(name) for name in ("emotion", "faceres", "facemesh")}
+
+    @jax.jit
+    def look(generator, networks, z):
+        images = generator(jax.random.key(0), z)
+        first = {name: jnp.argmax(networks[j].log_probs(images, of), 1) for name, (j, of, _) in JUDGED.items()}
+        return first | {"yaw": networks["facemesh"](images)["pose"][:, 0]}
+
+    seen, found = map_batches(look, BATCH, z, shared=(generator, networks)), {}
+    for (name, known), label in zip(captions.ATTRIBUTES.items(), labels, strict=True):
+        if label == captions.UNKNOWN or name == "light":
+            continue
+        if name == "direction":
+            found["yaw"] = float(np.mean(seen["yaw"]))
+        else:
+            judge, attribute, calls = JUDGED[name]
+            index = networks[judge].label_index(attribute, calls[known[label]])
+            found[known[label]] = float(np.mean(seen[name] == index))
+    return found
+
+
+def _ess(log_weights):
+    """Effective share of weights."""
+    weights = np.exp(log_weights - log_weights.max())
+    return weights.sum() ** 2 / (weights**2).sum() / len(weights)
+
+
 def _mean(name, values):
     return {name: float(values.mean()), f"{name}_se": float(values.std() / np.sqrt(len(values)))}
 
@@ -137,16 +224,20 @@ def shown(found):
 def main(arguments=None):
     """Trains and measures what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bench", choices=("exact", "smile"))
-    parser.add_argument("--steps", type=int, default=0, help="of a training; 4,000 of exact, 200 of smile")
+    parser.add_argument("bench", choices=("exact", "smile", "sentences"))
+    parser.add_argument(
+        "--steps", type=int, default=0, help="of a training; 4,000 of exact, 200 of smile, 300 of sentences"
+    )
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--corners", type=float, nargs="+", default=[0.5, 0.0], help="of smile")
-    parser.add_argument("--samples", type=int, default=4096, help="of smile")
+    parser.add_argument("--samples", type=int, default=4096, help="of smile and sentences")
+    parser.add_argument("--sentences", type=int, default=8, help="held out, of sentences")
     parser.add_argument("--results", type=Path, default=RESULTS)
     asked = parser.parse_args(arguments)
-    run, steps = {"exact": (exact, 4000), "smile": (smile, 200)}[asked.bench]
+    run, steps = {"exact": (exact, 4000), "smile": (smile, 200), "sentences": (sentences, 300)}[asked.bench]
+    options = {"corners": asked.corners, "samples": asked.samples, "number": asked.sentences}
     for seed in asked.seed:
-        for found in run(seed, asked.steps or steps, corners=asked.corners, samples=asked.samples):
+        for found in run(seed, asked.steps or steps, **options):
             found["processor"] = processor()
             with asked.results.open("a") as file:
                 file.write(json.dumps(found) + "\n")

@@ -50,7 +50,8 @@ def stage(
 
     `below` gives the generator other options from this stage on. The identity-start coupling flow keeps each person
     recognisable before and after. With `condition`, ranges by name that `Conditions.of` reads (of angles in degrees),
-    the flow takes conditions drawn from them, the share `corners` of strengths at the corners of their ranges.
+    or sentences, the flow takes conditions drawn from them, the share `corners` of strengths at the corners of their
+    ranges.
     """
     options = {
         "num_steps": 200,
@@ -60,7 +61,7 @@ def stage(
         "warmup_steps": 10,
         "save_every": 50,
     }
-    strengths = any(kind == "strength" for _, _, *kinds in (condition or {}).values() for kind in kinds)
+    strengths = any("strength" in told for told in (condition or {}).values())
     return ({"corners": corners} if strengths else {}) | {
         "summary": summary,
         "on": on,
@@ -131,6 +132,12 @@ def moment(network: str, attribute: str, mu="uniform", weight: float = 1.0, **op
 def clip(text: str, weight: float, network: str = "clip_vit_b32", **options) -> dict:
     """The CLIP energy of a text (Eq. 3), over randomly augmented views."""
     return {"kind": "clip", "network": network, "text": text, "weight": weight, "num_augmentations": 50, **options}
+
+
+def sentence(weight: float, network: str = "tinyclip_faces", **options) -> dict:
+    """The CLIP energy of the sentence that the condition says, over plain views, as `network` was trained on them."""
+    plain = {"num_augmentations": 1, "policy": ""}
+    return {"kind": "sentence", "network": network, "weight": weight, **plain, **options}
 
 
 def pose(sigma: float = 5.0, weight: float = 1.0, **angles: float) -> dict:

@@ -14,6 +14,7 @@ from .flows.base import init_flow as init_flow
 from .flows.base import load_flow as load_flow
 from .flows.conditions import Conditions as Conditions
 from .flows.mixture import MixtureFlow as MixtureFlow
+from .flows.sentences import Sentences as Sentences
 from .generators.function import FunctionGenerator as FunctionGenerator
 from .metrics._dials import DialCertificate as DialCertificate
 from .metrics.certificate import Certificate as Certificate

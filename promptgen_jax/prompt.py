@@ -99,17 +99,27 @@ class Prompt(struct.PyTreeNode):
             )
         return self.flow.inverse_and_log_det(self.params, z, cond)[0]
 
-    def condition(self, *, strength: Mapping | None = None, shares: Mapping | None = None) -> Array:
-        """The condition (A,), or (N, A), that stands for strengths and shares by name: what `cond` takes everywhere.
+    def condition(
+        self,
+        *,
+        strength: Mapping | None = None,
+        shares: Mapping | None = None,
+        text: str | Sequence[str] | None = None,
+    ) -> Array:
+        """The condition (A,), or (N, A), that stands for strengths, shares or sentences: what `cond` takes everywhere.
 
         Args:
           strength: of dials, by name of the control; a number, or (N,) of them. Dials left out are 0, which is off.
           shares: wanted shares by label, likewise; all of them are needed.
+          text: a sentence, or N of them, of a prompt that was trained over sentences; the text tower that embeds it is
+            loaded, and words that it never saw are named in a warning.
 
         Raises:
-          ValueError: a name without a dial, with the nearest match; a number beyond what was trained.
+          FileNotFoundError: the text tower is not here.
+          ValueError: a name without a dial, with the nearest match; a number beyond what was trained; sentences of a
+            prompt that takes none.
         """
-        return jnp.asarray(asked(self.name, self.conditions, strength, shares))
+        return jnp.asarray(asked(self.name, self.conditions, strength, shares, text))
 
     def sample(
         self,
@@ -119,6 +129,7 @@ class Prompt(struct.PyTreeNode):
         cond: Array | None = None,
         strength: Mapping | None = None,
         shares: Mapping | None = None,
+        text: str | Sequence[str] | None = None,
         batch_size: int = 64,
     ) -> Array:
         """Draws images (num_samples, H, W, 3), nominally in [0, 1], over all devices of this host.
@@ -132,6 +143,7 @@ class Prompt(struct.PyTreeNode):
             trained on.
           strength: in place of `cond`, of dials by name of the control, e.g. `{"smile": 0.5}`, see `condition`.
           shares: in place of `cond`, wanted shares by label, e.g. `{"female": 0.7}`, see `condition`.
+          text: in place of `cond`, a sentence for all, or n of them, e.g. "a smiling man", see `condition`.
           batch_size: images per device at a time, of one compiled size.
 
         Raises:
@@ -140,12 +152,16 @@ class Prompt(struct.PyTreeNode):
         checks.check_key("prompt.sample", key)
         checks.check_count("prompt.sample: num_samples", num_samples)
         checks.check_count("prompt.sample: batch_size", batch_size)
-        if strength is not None or shares is not None:
+        if strength is not None or shares is not None or text is not None:
             if cond is not None:
-                raise ValueError("prompt.sample: cond beside strength or shares, which say the same. Leave one out.")
-            cond = self.condition(strength=strength, shares=shares)
+                raise ValueError(
+                    "prompt.sample: cond beside strength, shares or text, which say the same. Leave one out."
+                )
+            cond = self.condition(strength=strength, shares=shares, text=text)
         elif cond is None and self.conditions is not None and (dials := self.conditions.of_kind("strength")):
             raise ValueError(f"prompt.sample: no strength; pass one, as strength={dict.fromkeys(dials, 1.0)}.")
+        elif cond is None and self.conditions is not None and (texts := self.conditions.texts):
+            raise ValueError(f"prompt.sample: no text; pass one, as text={texts[0]!r}.")
         rows = checks.rows_of("prompt.sample", cond, self.flow.cond_dim, num_samples)
         warn_beyond(self.name, self.conditions, rows)
         arrays = (np.arange(num_samples), *devices.filter_none(rows))
@@ -241,7 +257,7 @@ class Prompt(struct.PyTreeNode):
             "name": self.name,
             "generator": {"name": generator.name, "checksum": generator.checksum, "spec": parts.describe(generator)},
             "flows": [prompt.name for prompt in stack],
-            "conditions": [prompt.conditions and prompt.conditions.ranges() for prompt in stack],
+            "conditions": [prompt.conditions and prompt.conditions.to_json() for prompt in stack],
             "trained": [{"flow": parts.describe(prompt.flow), **thaw(prompt.recipe)} for prompt in stack],
             "notes": [prompt.notes for prompt in stack],
         }

@@ -79,9 +79,12 @@ def test_own_code_is_made_not_loaded(load):
         load("function")
 
 
-def sample_of(images):
+COND_DIMS = {"sentence": 128}  # of the embeddings of the shipped small CLIP
+
+
+def sample_of(images, kind):
     """With a condition and a reference, for the controls that look at them."""
-    cond, z = jnp.full((len(images), 2), 0.2), jnp.zeros((len(images), 1))
+    cond, z = jnp.full((len(images), COND_DIMS.get(kind, 2)), 0.2), jnp.zeros((len(images), 1))
     return types.Sample(images=images, z=z, cond=cond, reference=images[:, :, ::-1])
 
 
@@ -156,18 +159,18 @@ class TestControl:
     def test_energies_of_a_batch(self, kind, tiny_clip):
         control, images = tiny_control(kind, tiny_clip), images_for(kind)
         assert isinstance(control, types.Control)
-        measure = jax.jit(lambda control, images: control(KEY, sample_of(images)))
+        measure = jax.jit(lambda control, images: control(KEY, sample_of(images, kind)))
         energies = measure(control, images)
         assert energies.shape == (BATCH,)
         assert np.all(np.isfinite(energies))
         assert np.ptp(energies) > 1e-5
         alone = jnp.concatenate([measure(control, images[i : i + 1]) for i in range(BATCH)])
-        if kind != "clip":  # whose views are drawn for the whole batch
+        if kind not in ("clip", "sentence"):  # whose views are drawn for the whole batch
             np.testing.assert_allclose(energies, alone, rtol=1e-4, atol=1e-5)
 
     def test_gradient_reaches_the_image(self, kind, tiny_clip):
         control, images = tiny_control(kind, tiny_clip), images_for(kind)
-        slope = jax.grad(lambda images: jnp.sum(control(KEY, sample_of(images))))
+        slope = jax.grad(lambda images: jnp.sum(control(KEY, sample_of(images, kind))))
         assert not lost_constants(slope, images)
         gradient = jax.jit(slope)(images)
         assert np.all(np.isfinite(gradient))

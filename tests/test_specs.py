@@ -122,6 +122,7 @@ NETWORKS = {
     "rotation": ({}, "facemesh"),
     "identity": ({"options": {"input_size": 112}}, "faceres"),
     "clip": ({"text": "a smiling woman"}, "tinyclip_faces"),
+    "sentence": ({}, "tinyclip_faces"),
 }
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from flax import struct
 
 from promptgen_jax import checks
-from promptgen_jax.models import clip, tokenizer
+from promptgen_jax.models import clip
 from promptgen_jax.models.network import Network, image_tower, load_params
+from promptgen_jax.models.texts import Texts, folder_of
 from promptgen_jax.ops import augment
-from promptgen_jax.store import hub, weights
 from promptgen_jax.types import Array, Sample, Spec, spec_field
 
 
@@ -181,6 +181,11 @@ class Towers:
         """Of the weights."""
         return self.config["sha256"]
 
+    @property
+    def texts(self) -> Texts:
+        """The text tower."""
+        return Texts(self.module, self.tree["text"], self.config, self.folder)
+
 
 def load_towers(name_or_path: str | Path) -> Towers:
     """Both towers of a CLIP or SigLIP.
@@ -189,8 +194,7 @@ def load_towers(name_or_path: str | Path) -> Towers:
       FileNotFoundError, ValueError: as `network.load_params`.
     """
     module, tree, config = load_params(name_or_path, kind="clip", example=lambda module: module.example())
-    folder = hub.find(name_or_path) if hub.is_pretrained(name_or_path) else weights.find_weights(name_or_path)
-    return Towers(module, tree, config, folder)
+    return Towers(module, tree, config, folder_of(name_or_path))
 
 
 def load_clip(network: str | Path | Towers, texts: Sequence[str]) -> tuple[Network, Array]:
@@ -201,28 +205,11 @@ def load_clip(network: str | Path | Towers, texts: Sequence[str]) -> tuple[Netwo
       texts: T of them.
 
     Raises:
-      FileNotFoundError, ValueError, TypeError: as `load_towers` and `tokenizer.tokenize`; a network that is no CLIP.
+      FileNotFoundError, ValueError, TypeError: as `load_towers` and `Texts.embed`; a network that is no CLIP.
     """
     if isinstance(network, Network):
         raise TypeError(
             f"control clip: network {network.name} is no CLIP. Give a name, or what clip.load_towers returns."
         )
     both = network if isinstance(network, Towers) else load_towers(network)
-    module, mask = both.module, None
-    if hub.has_tokenizer(both.folder):
-        tokens, mask = tokenizer.tokenize_as(both.folder, texts, context_length=module.context_length)
-        if not 0 <= tokens.min() <= tokens.max() < module.vocab_size:
-            raise ValueError(
-                f"{both.folder}: its tokenizer gives ids from {tokens.min()} to {tokens.max()}, but the network has "
-                f"{module.vocab_size}. Download the folder again."
-            )
-    else:
-        tokens = tokenizer.tokenize(texts, context_length=module.context_length, vocab_size=module.vocab_size)
-    features = _embed_texts(module.text_tower(), both.tree["text"], tokens, mask)
-    return image_tower(module, both.tree, both.config), features
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _embed_texts(tower, params, tokens, mask):
-    with jax.default_matmul_precision("highest"):  # once per run, so it may be exact everywhere
-        return clip.normalise(tower.apply({"params": params}, tokens, mask))
+    return image_tower(both.module, both.tree, both.config), both.texts.embed(texts)

@@ -58,6 +58,7 @@ class Conditions(struct.PyTreeNode):
       names: A names for people.
       kinds: A keys of `KINDS`; all are angles if left out.
       corners: share of the draws at the corners of the strengths, from 0 to 1.
+      texts: sentences whose embeddings are drawn, of `Sentences` alone.
     """
 
     low: Array
@@ -65,6 +66,7 @@ class Conditions(struct.PyTreeNode):
     names: tuple[str, ...] = struct.field(pytree_node=False, default=())
     kinds: tuple[str, ...] = struct.field(pytree_node=False, default=())
     corners: float = struct.field(pytree_node=False, default=FULL)
+    texts: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
     @classmethod
     def of(cls, ranges: Mapping[str, Sequence], *, corners: float = FULL) -> Conditions:
@@ -207,6 +209,25 @@ class Conditions(struct.PyTreeNode):
             for name, (low, high, kind) in self.ranges().items()
         }
 
+    def varying(self) -> list[str]:
+        """The components whose range is wider than a point, with their ranges in words."""
+        fixed = np.asarray(self.low) == np.asarray(self.high)
+        return [f"{name} {text}" for (name, text), one in zip(self.told().items(), fixed, strict=True) if not one]
+
+    def beyond(self, cond: Any) -> list[str]:
+        """The components in which some of the conditions (N, A) are out of their range, with it in words."""
+        out = np.any(cond < np.asarray(self.low) - 1e-6, axis=0) | np.any(cond > np.asarray(self.high) + 1e-6, axis=0)
+        return [f"{name} {text}" for (name, text), one in zip(self.told().items(), out, strict=True) if one]
+
+    def in_words(self, cond: Array) -> str:
+        """A condition (A,) in words, e.g. "nod -20, turn 0"."""
+        pairs = zip(self.components, self.write(jnp.asarray(cond)), strict=True)
+        return ", ".join(f"{name} {value:.3g}" for (name, _), value in pairs)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `read_conditions` of flows.sentences reads."""
+        return dict(self.ranges())
+
 
 def _checked_range(name: str, written: Sequence) -> tuple[float, float, str]:
     *ends, kind = written if len(written) == 3 else (*written, "angle")
@@ -248,12 +269,16 @@ def _read_pair(text: str) -> tuple[str, float]:
         raise ValueError(f"condition={text}: expected name=number for each, e.g. smile=0.5.") from None
 
 
-def asked(name: str, conditions: Conditions | None, strength: Mapping | None, shares: Mapping | None) -> np.ndarray:
-    """The condition (A,) or (N, A) of strengths and shares by name, of the prompt of this name.
+def asked(
+    name: str, conditions: Conditions | None, strength: Mapping | None, shares: Mapping | None, text: Any = None
+) -> np.ndarray:
+    """The condition (A,) or (N, A) of strengths, shares by name, or sentences, of the prompt of this name.
 
     Raises:
       ValueError: the prompt was trained without such conditions, or without this one, or values out of range.
     """
+    if text is not None and (conditions is None or not conditions.texts):
+        raise ValueError(f"prompt {name}: text={text!r}, but it was trained without sentences. Leave it out.")
     values: dict[str, Any] = {}
     for kind, argument, given in (("strength", "strength", strength), ("share", "shares", shares)):
         if given is None:
@@ -268,6 +293,8 @@ def asked(name: str, conditions: Conditions | None, strength: Mapping | None, sh
         for each in given:
             checks.check_known(f"prompt {name}: {kind}", each, known)
         values |= given
+    if text is not None:
+        values["text"] = text
     if conditions is None:
         raise ValueError(f"prompt {name}: it takes no strength and no share. Leave them out.")
     return conditions.named(f"prompt {name}", values)
@@ -277,9 +304,5 @@ def warn_beyond(name: str, conditions: Conditions | None, cond: Any) -> None:
     """Warns of conditions (N, A) outside those that the prompt of this name was trained on."""
     if cond is None or conditions is None:
         return
-    low, high = np.asarray(conditions.low), np.asarray(conditions.high)
-    beyond = np.any(cond < low - 1e-6, axis=0) | np.any(cond > high + 1e-6, axis=0)
-    told = conditions.told().items()
-    ranges = [f"{name} {text}" for (name, text), out in zip(told, beyond, strict=True) if out]
-    if ranges:
+    if ranges := conditions.beyond(cond):
         warnings.warn(f"condition beyond what {name} was trained on: {', '.join(ranges)}.", stacklevel=3)

@@ -9,7 +9,7 @@ from pathlib import Path
 from flax.core import FrozenDict
 
 from promptgen_jax import parts
-from promptgen_jax.flows.conditions import Conditions
+from promptgen_jax.flows.sentences import read_conditions
 from promptgen_jax.store import card, disk, documents, weights
 from promptgen_jax.types import Generator, Spec, plain
 
@@ -91,7 +91,7 @@ def read_about(path: Path) -> tuple[dict, list[dict]]:
         saved = [
             {
                 "name": flow,
-                "conditions": Conditions.of(ranges) if ranges else None,
+                "conditions": read_conditions(ranges) if ranges else None,
                 "notes": tuple(map(tuple, notes or ())),
                 "recipe": _recipe(trained or {}),
             }

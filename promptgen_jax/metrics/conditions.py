@@ -30,6 +30,7 @@ class ConditionFigures:
       ranges: (low, high) of each, in its unit.
       num_samples: faces.
       units: of each, as people write it; degrees if left out, as in earlier reports.
+      told: what the conditions were drawn from, where ranges do not say it: "228 sentences".
       pose: per control and component, errors before and after, and what was reached by what was asked.
       identity: per network, distances within and between faces.
     """
@@ -40,6 +41,7 @@ class ConditionFigures:
     pose: tuple[dict[str, Any], ...] = ()
     identity: tuple[dict[str, Any], ...] = ()
     units: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Fills in the units of earlier reports."""
@@ -51,14 +53,14 @@ class ConditionFigures:
 
     def to_json(self) -> dict:
         """As in report.json."""
-        lists = {name: list(getattr(self, name)) for name in ("names", "units", "pose", "identity")}
+        lists = {name: list(getattr(self, name)) for name in ("names", "units", "told", "pose", "identity")}
         return lists | {"ranges": [list(ends) for ends in self.ranges], "num_samples": self.num_samples}
 
     @classmethod
     def from_json(cls, found: dict) -> ConditionFigures:
         """What `to_json` wrote."""
         names, ranges = tuple(found["names"]), tuple((low, high) for low, high in found["ranges"])
-        lists = {name: tuple(found.get(name) or ()) for name in ("pose", "identity", "units")}
+        lists = {name: tuple(found.get(name) or ()) for name in ("pose", "identity", "units", "told")}
         return cls(names, ranges, found["num_samples"], **lists)
 
 
@@ -90,7 +92,7 @@ def evaluate_conditions(
       batch_size: faces per device at a time.
 
     Returns:
-      dict: `names`, `units`, `ranges` in these, `num_samples`, `pose`, `identity`, as in report.json.
+      dict: `names`, `units`, `ranges` in these, `told`, `num_samples`, `pose`, `identity`, as in report.json.
     """
     return _measured(prompt, ebm, networks, key, num_samples=num_samples, batch_size=batch_size).to_json()
 
@@ -130,6 +132,7 @@ def _measured(prompt, ebm: LatentEBM, networks: dict, key, *, num_samples: int, 
     return ConditionFigures(
         names=tuple(name for name, _ in prior.components),
         units=prior.units,
+        told=tuple(prior.told().values()) if prior.texts else (),
         ranges=tuple(map(tuple, ranges.tolist())),
         num_samples=num_samples,
         pose=tuple(

@@ -123,7 +123,7 @@ def _expected_tree(module: nn.Module, tree: Any, leaves: tuple[jax.ShapeDtypeStr
 
 
 def load_params(
-    name_or_path: str | Path, *, kind: str | tuple[str, ...], example: Any, **settings
+    name_or_path: str | Path, *, kind: str | tuple[str, ...], example: Any, part: str = "", **settings
 ) -> tuple[nn.Module, dict, dict]:
     """Module, checked float32 weights and config of a weight folder, or of a model of transformers.
 
@@ -132,6 +132,7 @@ def load_params(
       kind: "network", "generator" or "clip", or several of them; anything else in the folder is refused.
       example: array or ShapeDtypeStruct that the module can be initialised with, to verify every shape; or a function
         of the module that gives it.
+      part: the one entry of the weights to keep, such as `text` of a CLIP; of a weight folder no other is read.
       **settings: as in `pretrained.read`, of models of transformers only.
 
     Raises:
@@ -149,12 +150,14 @@ def load_params(
             "weights."
         )
     if not foreign:
-        tree, config = weights.load_weights(name_or_path)
+        tree, config = weights.load_weights(name_or_path, part=part)
     converter = config.get("converter", "the converter")
     advice = f"Run {converter} again."
     with documents.one_sentence(name_or_path, "no network can be made of its config.json", advice=advice):
         module = load_module(config)
         expected = expected_tree(module, example(module) if callable(example) else example)
+    if part:
+        tree, expected = ({part: each[part]} for each in (tree, expected))
     weights.check_tree(str(name_or_path), tree, expected, converter=converter)
     tree = jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float16 else leaf, tree)
     tree = jax.device_put(tree)  # where jnp.asarray compiles a program for every shape

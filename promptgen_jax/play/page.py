@@ -24,7 +24,7 @@ except ImportError:
 if int(gr.__version__.partition(".")[0]) < 6:
     raise ImportError(f"play needs Gradio 6, and {gr.__version__} is installed: pip install -U 'gradio>=6'.")
 
-from promptgen_jax.play.studio import MAX_NUMBER, MAX_PIXELS, MAX_SEED, Dial, Drawn, Settings, Studio
+from promptgen_jax.play.studio import MAX_NUMBER, MAX_PIXELS, MAX_SEED, MAX_TEXT, Dial, Drawn, Settings, Studio
 from promptgen_jax.runs.report.markup import Html, element
 from promptgen_jax.store import disk
 from promptgen_jax.store.images import before_after_sheet, png_bytes
@@ -34,7 +34,7 @@ MAX_FILE = "10mb"
 WAITING = 64  # requests in the queue; more are turned away
 KEPT = 3600  # seconds that files of a closed page are kept
 PHOTOGRAPHIC = 256  # pixels a side from which pictures travel as JPEG
-MOVE = " Move a dial; the noise stays."
+MOVE, SAY = " Move a dial; the noise stays.", " Say it in other words; the noise stays."
 STYLE = """
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1rem 1.6rem; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .3rem; }
@@ -55,7 +55,9 @@ def build(studio: Studio) -> Any:
     with gr.Blocks(title=f"{title} · promptgen_jax", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
         page.files = folder  # lives, and is deleted, with the page
         face = gr.State(None)
-        gr.Markdown(f"# {title}\nThe same noise before and after.{MOVE if studio.dials else ''}")
+        gr.Markdown(
+            f"# {title}\nThe same noise before and after.{MOVE if studio.dials else SAY if studio.texts else ''}"
+        )
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 controls, fresh = _controls(studio)
@@ -69,10 +71,12 @@ def build(studio: Studio) -> Any:
 
         def draw(request: gr.Request, *chosen):
             with _told():
-                face, seed, number, truncation, weight, *dials = chosen
-                numbers = (_whole(seed), _whole(number), truncation, weight)
-                settings = Settings(*numbers, dials=tuple(dials), face=face)
+                face, seed, number, truncation, weight, *rest = chosen
+                numbers, count = (_whole(seed), _whole(number), truncation, weight), len(studio.texts)
+                settings = Settings(*numbers, texts=tuple(rest[:count]), dials=tuple(rest[count:]), face=face)
                 drawn = studio.draw(settings)
+                if words := studio.unknown(settings):
+                    gr.Warning(f"Never seen in training, so they mean nothing here: {', '.join(words)}.")
                 files = write(_own_folder(folder.name, request), drawn)
                 return [pairs(drawn, face is not None), *files, studio.command(settings)]
 
@@ -89,7 +93,9 @@ def build(studio: Studio) -> Any:
         outputs = dict(inputs=[face, *controls], outputs=[shown, png, npz, code])
         quick = dict(outputs, fn=draw, show_progress="hidden", trigger_mode="always_last", concurrency_id="draw")
         seed, *dials = controls
-        moved = [page.load, seed.input, *(dial.change for dial in dials)]  # a closed part of the page tells no change
+        told = [each.submit for each in dials if isinstance(each, gr.Textbox)]  # once it is complete
+        turned = [each.change for each in dials if not isinstance(each, gr.Textbox)]
+        moved = [page.load, seed.input, *told, *turned]  # a closed part of the page tells no change
         gr.on(moved, api_name="draw", concurrency_limit=2, **quick)
         fresh.click(lambda: random.randrange(MAX_SEED), outputs=seed, api_visibility="private").success(
             api_visibility="private", **quick
@@ -126,9 +132,13 @@ def launch(page: Any, *, host: str | None = LOOPBACK, port: int | None = None, *
 
 
 def _controls(studio: Studio) -> tuple[list, Any]:
-    """Seed, number, truncation, blend and dials, in the order of `Settings`; and the button for new noise."""
+    """Seed, number, truncation, blend, sentences and dials; and the button for new noise."""
     first, names = Settings(), [prompt.name for prompt in studio.prompts]
     with gr.Group():
+        texts = [
+            gr.Textbox(text, label="sentence", info="Enter shows it", max_length=MAX_TEXT, elem_id=f"text_{index}")
+            for index, text in enumerate(studio.texts)
+        ]
         dials = [
             gr.Slider(dial.low, dial.high, dial.start, label=_label(dial), elem_id=f"dial_{index}")
             for index, dial in enumerate(studio.dials)
@@ -143,7 +153,7 @@ def _controls(studio: Studio) -> tuple[list, Any]:
         )
         number = gr.Slider(1, MAX_NUMBER, first.number, step=1, label="number", elem_id="number")
         seed = gr.Number(first.seed, label="seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
-    return [seed, number, truncation, weight, *dials], fresh
+    return [seed, number, truncation, weight, *texts, *dials], fresh
 
 
 def _label(dial: Dial) -> str:

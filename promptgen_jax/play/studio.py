@@ -19,6 +19,7 @@ from promptgen_jax import checks
 from promptgen_jax.draws import images_of, noise, sample_keys, seeded, truncated
 from promptgen_jax.editing.blend import blend
 from promptgen_jax.editing.invert import invert
+from promptgen_jax.flows.sentences import Sentences
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.runs.sampling import innermost_latents
 from promptgen_jax.store.images import to_uint8
@@ -26,6 +27,7 @@ from promptgen_jax.types import view
 
 BATCH = 16  # the one size that is compiled
 MAX_NUMBER, MAX_SEED = 64, 2**31 - 1
+MAX_TEXT = 300  # characters of a sentence
 MAX_PIXELS = 5 * 10**7  # of a picture that is brought
 STARTS, STEPS = 4, 120  # of the search for a face
 PROGRAM = """\
@@ -65,6 +67,7 @@ class Settings(NamedTuple):
       truncation: of the noise, see `draws.truncated`.
       weight: 0 for the first prompt, 1 for the second, between for a blend.
       dials: a number for each dial of the studio.
+      texts: a sentence for each prompt that takes one.
       face: (D,) latents of a face that stands first, or None.
     """
 
@@ -73,6 +76,7 @@ class Settings(NamedTuple):
     truncation: float = 1.0
     weight: float = 0.0
     dials: tuple[float, ...] = ()
+    texts: tuple[str, ...] = ()
     face: Any = None
 
 
@@ -141,7 +145,7 @@ class Studio:
                     "Save it with its conditions: prompt.replace(conditions=...)."
                 )
         studio = cls(names, jax.device_put(prompts), options)
-        studio.draw(Settings(number=1, dials=studio.start))
+        studio.draw(Settings(number=1, dials=studio.start, texts=studio.texts))
         return studio
 
     @property
@@ -153,6 +157,17 @@ class Studio:
     def start(self) -> tuple[float, ...]:
         """Where the dials stand at first."""
         return tuple(dial.start for dial in self.dials)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Of each prompt that takes sentences the one that stands there at first, which it was trained on."""
+        return tuple(said.texts[0] for said in map(_sentences, self.prompts) if said)
+
+    def unknown(self, settings: Settings) -> list[str]:
+        """Words of the sentences that the text tower which embeds them never saw."""
+        said = [each for each in map(_sentences, self.prompts) if each]
+        told = zip(said, settings.texts, strict=True)
+        return [word for each, text in told for word in each.tower().unknown([text])]
 
     @property
     def generator(self):
@@ -187,13 +202,10 @@ class Studio:
 
     def conds(self, settings: Settings) -> tuple[np.ndarray | None, ...]:
         """For each prompt its condition (A,), as flows take it."""
-        left, conds = list(settings.dials), []
-        for prompt in self.prompts:
-            mine, left = left[: prompt.flow.cond_dim], left[prompt.flow.cond_dim :]
-            conds.append(
-                prompt.conditions.read(list(map(str, mine))) if prompt.conditions is not None and mine else None
-            )
-        return tuple(conds)
+        return tuple(
+            prompt.conditions.read(mine) if prompt.conditions is not None and mine else None
+            for prompt, mine in zip(self.prompts, self._written(settings), strict=True)
+        )
 
     def find(self, picture: np.ndarray, seed: int = 0) -> tuple[np.ndarray, float]:
         """The latents (D,) of a picture, uint8 (height, width, 3), and how far it is: see `editing.invert`.
@@ -230,11 +242,11 @@ class Studio:
         return " ".join(map(shlex.quote, words))
 
     def _written(self, settings: Settings) -> list[list[str]]:
-        """For each prompt its dials as text."""
-        left, written = [f"{value:g}" for value in settings.dials], []
+        """For each prompt its dials, or its sentence, as the command takes them."""
+        numbers, texts, written = iter(settings.dials), iter(settings.texts), []
         for prompt in self.prompts:
-            written.append(left[: prompt.flow.cond_dim])
-            left = left[prompt.flow.cond_dim :]
+            dials = [f"{next(numbers):.9g}" for _ in _dials(prompt)]
+            written.append([f"text={next(texts)}"] if _sentences(prompt) else dials)
         return written
 
     def _check(self, settings: Settings) -> None:
@@ -249,12 +261,21 @@ class Studio:
             raise ValueError(f"play: got {len(settings.dials)} dials; expected {len(self.dials)}.")
         for dial, value in zip(self.dials, settings.dials, strict=True):
             checks.check_number(f"play: {dial.name}", value, dial.low, dial.high)
+        if len(settings.texts) != len(self.texts) or not all(isinstance(text, str) for text in settings.texts):
+            raise ValueError(f"play: got {settings.texts!r}; expected {len(self.texts)} sentence(s).")
+        if any(len(text) > MAX_TEXT for text in settings.texts):
+            raise ValueError(f"play: a sentence has more than {MAX_TEXT} characters. Shorten it.")
         if settings.face is not None:
             checks.check_latents("play: face", np.asarray(settings.face)[None], self.generator.prior.dim)
 
 
+def _sentences(prompt: Prompt) -> Sentences | None:
+    """The conditions of a prompt that takes sentences."""
+    return prompt.conditions if isinstance(prompt.conditions, Sentences) else None
+
+
 def _dials(prompt: Prompt) -> list[Dial]:
-    if prompt.conditions is None:
+    if prompt.conditions is None or _sentences(prompt):
         return []
     return [
         Dial(name, unit, low, high, _start(kind, low, high))

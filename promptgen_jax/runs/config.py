@@ -15,10 +15,11 @@ from promptgen_jax import checks, parts
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.base import build_module
 from promptgen_jax.flows.conditions import FULL, Conditions
+from promptgen_jax.flows.sentences import check_written, read_conditions
 from promptgen_jax.metrics._figures import RESERVED, TITLES
 from promptgen_jax.models.network import load_network
 from promptgen_jax.training import TrainConfig
-from promptgen_jax.training.constraints import shares_asked
+from promptgen_jax.training.constraints import check_sentences, shares_asked
 from promptgen_jax.training.train import flow_options
 
 GENERATOR = "generator"  # what the first stage stands on
@@ -57,7 +58,7 @@ class StageConfig:
       summary: a sentence for the report.
       on: the stage that it stands on, "generator" for the bare one, "" for the stage before it.
       below: options of the generator from this stage on.
-      condition: ranges of what the flow is told, as `Conditions.of` reads them, or nothing.
+      condition: what the flow is told, ranges or sentences as `sentences.read_conditions` reads them, or nothing.
       corners: share of the draws of strengths at the corners of their ranges.
       flow: options of `init_flow`.
       training: options of `TrainConfig`, or None for a stage that is only measured.
@@ -137,7 +138,7 @@ class RunConfig:
                 if stage.training is not None:
                     problems.take(TrainConfig, **stage.training)
                 if stage.condition:
-                    problems.take(Conditions.of, stage.condition, corners=stage.corners)
+                    problems.take(_check_condition, stage.condition, stage.corners)
         if self.evaluation is not None:
             for name in ("num_samples", "num_shown", "columns"):
                 problems.take(checks.check_count, f"config.evaluation.{name}", getattr(self.evaluation, name))
@@ -170,7 +171,8 @@ class RunConfig:
         generator = problems.take(parts.load_generator, **self.generator)
         for name in self.order:
             stage = self.stages[name]
-            conditions[name] = Conditions.of(stage.condition, corners=stage.corners) if stage.condition else None
+            told = {"written": stage.condition, "corners": stage.corners}
+            conditions[name] = problems.take(read_conditions, **told) if stage.condition else None
             controls[name] = tuple(
                 problems.take(_load_control, f"config.stages.{name}.controls.{each}", each, options)
                 for each, options in stage.controls.items()
@@ -202,9 +204,18 @@ class RunConfig:
         return generator, controls, conditions
 
 
+def _check_condition(written: Mapping[str, Any], corners: float) -> None:
+    """Raises ValueError for a condition of another form; sentences are not embedded yet."""
+    if any(isinstance(each, Mapping) for each in written.values()):
+        check_written(written)
+    else:
+        Conditions.of(written, corners=corners)
+
+
 def _check_flow(ebm: LatentEBM, flow: Mapping[str, Any]) -> None:
     """Raises ValueError unless conditions find their controls, and such a flow can be made for the target."""
     shares_asked(ebm)
+    check_sentences(ebm)
     cond_dim = ebm.cond_prior.dim if ebm.cond_prior else 0
     build_module(ebm.generator.prior, cond_dim=cond_dim, **flow_options(ebm, dict(flow)))
 

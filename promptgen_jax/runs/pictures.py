@@ -46,8 +46,8 @@ def write(name: str, ebm: LatentEBM, prompt: Prompt, key, options: dict, folder:
         if ebm.cond_prior:
             faces = under_conditions(prompt, ebm.cond_prior, key_image, eps)
             images.save_png(folder / SHEET, images.block_sheet(faces, columns=GRID_SIZE, per_row=GRID_SIZE))
-            labels, columns = [_written(ebm.cond_prior, cond) for cond in ebm.cond_prior.grid(GRID_SIZE)], GRID_SIZE
-            return _shown(folder, faces, f"{CONDITION_CAPTION} {_axes(ebm.cond_prior)}", labels, columns)
+            labels, columns = [ebm.cond_prior.in_words(cond) for cond in ebm.cond_prior.grid(GRID_SIZE)], GRID_SIZE
+            return _shown(folder, faces, f"{CONDITION_CAPTION}{_axes(ebm.cond_prior)}", labels, columns)
         keys = draws.sample_keys(key_image, np.arange(len(eps)))
         moved = jax.jit(lambda prompt, eps: prompt.latents(eps))(prompt, eps)
         shown = {}
@@ -94,15 +94,8 @@ def condition_sheet(prompt: Prompt, conditions: Conditions, key, eps) -> np.ndar
     return images.block_sheet(faces, columns=GRID_SIZE, per_row=GRID_SIZE)
 
 
-def _written(conditions: Conditions, cond: np.ndarray) -> str:
-    """A condition (A,) in words, e.g. "nod -20, turn 0"."""
-    pairs = zip(conditions.components, conditions.write(jnp.asarray(cond)), strict=True)
-    return ", ".join(f"{name} {value:.3g}" for (name, _), value in pairs)
-
-
 def _axes(conditions: Conditions) -> str:
-    """Which way the conditions grow in a block, for the caption."""
-    fixed = np.asarray(conditions.low) == np.asarray(conditions.high)
-    varying = [f"{name} {text}" for (name, text), one in zip(conditions.told().items(), fixed, strict=True) if not one]
+    """Which way the conditions grow in a block, for the caption; nothing of sentences."""
     directions = ("from left to right", "from top to bottom", "from block row to block row")
-    return ", ".join(f"{text} {where}" for text, where in zip(varying[::-1], directions, strict=False)) + "."
+    axes = ", ".join(f"{text} {where}" for text, where in zip(conditions.varying()[::-1], directions, strict=False))
+    return f" {axes}." if axes else ""

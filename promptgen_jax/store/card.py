@@ -116,6 +116,12 @@ def _ranges(conditions) -> str:
         table.append(
             "\nA share is the wanted mean probability of a label. `shares={name: number}` may stand for `cond`."
         )
+    if conditions.texts:
+        named = ", ".join(escape(f"“{text}”") for text in conditions.texts)
+        table.append(
+            f"\nThe condition is the embedding of a sentence by the text tower of {code(conditions.network)}. "
+            f"`text='...'` may stand for `cond`; new sentences need no training. Trained on: {named}."
+        )
     return "\n".join(table)
 
 
@@ -124,6 +130,8 @@ def _example_cond(prompt) -> str:
     kinds = {kind for _, kind in conditions.components} if conditions is not None else set()
     if kinds == {"strength"}:
         return f", strength={json.dumps(dict.fromkeys(conditions.of_kind('strength'), 0.5), ensure_ascii=False)}"
+    if prompt.conditions is not None and prompt.conditions.texts:
+        return f", text={json.dumps(prompt.conditions.texts[0], ensure_ascii=False)}"
     if kinds == {"share"}:
         highest = {name: high for name, (_, high, _) in conditions.ranges().items()}
         return f", shares={json.dumps(highest, ensure_ascii=False)}"

@@ -17,7 +17,7 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from promptgen_jax import checks
 from promptgen_jax.store import catalogue, disk, documents, home
@@ -132,8 +132,12 @@ def _check_sizes(path: Path, config: dict) -> None:
             )
 
 
-def load_weights(name_or_path: str | Path) -> tuple[dict, dict]:
+def load_weights(name_or_path: str | Path, *, part: str = "") -> tuple[dict, dict]:
     """Reads a weight folder.
+
+    Args:
+      name_or_path: as `find_weights`.
+      part: as `read_tensors`.
 
     Returns:
       (tree, config): nested dict of NumPy arrays with their stored dtype, and the parsed config.json.
@@ -144,7 +148,7 @@ def load_weights(name_or_path: str | Path) -> tuple[dict, dict]:
     """
     folder = find_weights(name_or_path)
     config = read_config(folder)
-    return read_tensors(folder / TENSORS, config["sha256"]), config
+    return read_tensors(folder / TENSORS, config["sha256"], part=part), config
 
 
 def save_weights(folder: str | Path, tree: dict, config: dict, *, source: str = "") -> None:
@@ -180,15 +184,22 @@ def write_tensors(path: Path, tree: dict) -> str:
     return file_sha256(path)
 
 
-def read_tensors(path: Path, sha256: str) -> dict:
+def read_tensors(path: Path, sha256: str, *, part: str = "") -> dict:
     """Reads a nested dict written by `write_tensors` and verifies its sha256.
+
+    Args:
+      path: of the file.
+      sha256: of the whole file.
+      part: the one entry of the dict to read, such as `text`; all of them by default.
 
     Raises:
       FileNotFoundError, ValueError: as `load_weights`.
     """
     check_sha256(path, sha256)
     try:
-        return flax.traverse_util.unflatten_dict(load_file(path), sep="/")
+        with safe_open(path, "numpy") as tensors:
+            wanted = [name for name in tensors.keys() if name.startswith(f"{part}/" if part else "")]
+            return flax.traverse_util.unflatten_dict({name: tensors.get_tensor(name) for name in wanted}, sep="/")
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file ({error}). Convert the checkpoint again.") from None
 

@@ -49,6 +49,15 @@ LIGHTS = {"dark": ("in the dark", "in dim light"), "bright": ("in bright light",
 TONES = {"dark": ("dark", "dim"), "bright": ("bright", "light")}
 PICTURES = ("photo", "photo", "picture", "portrait", "image")
 
+JOINTS = "a an and here in is of the this".split()  # what patterns put between them
+
+
+def words() -> list[str]:
+    """All words that captions are made of."""
+    tables = (PEOPLE, MOODS, FACES, DIRECTIONS, LIGHTS, TONES)
+    said = [PICTURES, JOINTS, *(phrases for table in tables for phrases in table.values())]
+    return sorted({word for phrases in said for phrase in phrases for word in phrase.split()})
+
 
 def sure_labels(faces: Faces) -> np.ndarray:
     """Labels (N, 4) in the order of `ATTRIBUTES`, as index of the label, `UNKNOWN` where the reading is not sure.
@@ -77,6 +86,15 @@ def set_index(labels):
     for column, names in enumerate(ATTRIBUTES.values()):
         index = index * (len(names) + 1) + labels[..., column] + 1
     return index
+
+
+def sentences(num: int = 2, *, seed: int = 0) -> list[str]:
+    """Captions of every choice of labels that states something, `num` of each one after the other, in mixed order.
+
+    A split of this list at a multiple of `num` leaves choices of labels to the one part that the other never states.
+    """
+    sets = label_sets()[1:]
+    return [text for row in np.random.default_rng(seed).permutation(sets) for text in phrases(row, num, seed=seed)]
 
 
 def phrases(labels, num: int, *, held_out: bool = False, seed: int = 0) -> list[str]:

@@ -227,6 +227,7 @@ def _config(name, results, steps, num_images, batch_size, learning_rate, seed) -
         "source": f"{num_images} images of {data.GENERATOR}, captions from readings of {', '.join(data.NETWORKS)}",
         "converter": f"{COMMAND} --steps {steps} --num_images {num_images} --batch_size {batch_size} "
         f"--learning_rate {learning_rate:g} --seed {seed}",
+        "words": captions.words(),  # no others mean anything to it
         "held_out": results,
     }
 

@@ -16,8 +16,9 @@ from promptgen_jax.controls._shares import fill_shares
 from promptgen_jax.devices import map_batches
 from promptgen_jax.draws import Draws, sample_keys
 from promptgen_jax.ebm import LatentEBM
+from promptgen_jax.flows.sentences import Sentences
 from promptgen_jax.training import moments
-from promptgen_jax.types import Array, Constraint, Spec, aims_of, constraints_of, following, plain, said
+from promptgen_jax.types import Array, Constraint, Spec, aims_of, constraints_of, following, networks_of, plain, said
 
 KNOTS = 64  # about as many settings of shares are solved at once, in float64; those between them start there
 
@@ -73,6 +74,20 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
         draws = Draws.of_noise(ebm.generator.prior, z, key_x)
         fit.draws = draws.weighted(sum(c.weight * gamma[c.name] @ fit.beta[c.name] for c in controls))
     return ebm, fit
+
+
+def check_sentences(ebm: LatentEBM) -> None:
+    """Raises ValueError if the conditions are sentences, and no control has the network that embeds them."""
+    conditions = ebm.cond_prior
+    if not isinstance(conditions, Sentences):
+        return
+    networks = [network for control in ebm.controls for network in networks_of(control)]
+    if conditions.checksum not in [network.checksum for network in networks]:
+        found = ", ".join(network.name for network in networks) or "no network"
+        raise ValueError(
+            f"conditions: sentences are embedded by {conditions.network}, while controls see with {found}. Add a "
+            f"control of kind sentence with network={conditions.network!r}."
+        )
 
 
 def shares_asked(ebm: LatentEBM) -> dict[str, tuple[str, int]]:

@@ -24,7 +24,7 @@ from promptgen_jax.store.checkpoints import Checkpoints
 from promptgen_jax.training import moments
 from promptgen_jax.training.about import claim_workdir, recipe
 from promptgen_jax.training.config import AUTO, TrainConfig, make_objective, name_of
-from promptgen_jax.training.constraints import with_beta
+from promptgen_jax.training.constraints import check_sentences, with_beta
 from promptgen_jax.training.optimizer import global_norm, make_optimizer
 from promptgen_jax.training.start import choose, closest_normal, start_at, weighted_draws
 from promptgen_jax.training.watch import Watch, stop_signals
@@ -219,9 +219,14 @@ def _fit(
 def flow_options(ebm: LatentEBM, flow: dict) -> dict:
     """Options of the flow for a target: where every control has a dial, it is the identity with all of them at 0.
 
+    Of sentences the numbers of a condition, those of a vector of unit length, are brought to the size of 1, since a
+    short training hardly hears smaller ones.
+
     Raises:
       ValueError: a strength that names no control; a flow that cannot be the exact identity.
     """
+    if ebm.cond_prior is not None and ebm.cond_prior.texts and flow.get("kind", PAPER) == PAPER:
+        return {"cond_scale": round(ebm.cond_prior.dim**0.5, 2), **flow}
     if not ebm.dials or set(ebm.dials) != {control.name for control in ebm.controls}:
         return flow  # a control without a dial acts at any strength
     if flow.get("kind", PAPER) != PAPER:
@@ -243,6 +248,7 @@ def check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
             "fit: closed_loop corrects one target, while a strength makes many of a constraint. Set it to 0, or give "
             "shares as the condition."
         )
+    check_sentences(ebm)
     if ebm.needs_reference and config.start:
         raise ValueError("fit: start='normal' needs a fixed target, which a control of this one moves. Leave it out.")
     if ebm.needs_reference and make_objective(config).needs_fixed_target:

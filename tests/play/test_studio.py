@@ -45,6 +45,51 @@ def test_dials_follow_the_conditions(both):
     assert drawn.conds[0] is None
 
 
+SAID = ("a smiling man", "a woman, looking left")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """A prompt over sentences, as it was saved."""
+    folder = tmp_path_factory.mktemp("told") / "said"
+    conditions = pg.Sentences.embedded(SAID, network="tinyclip_faces")
+    some_prompt(pg.load_generator("dcgan_digiface"), "said", cond_dim=128).replace(conditions=conditions).save(folder)
+    return Studio.load([str(folder)])
+
+
+def test_a_sentence_in_place_of_dials(told, tmp_path, monkeypatch):
+    """Also by the command; words that nobody knows are told."""
+    assert (told.dials, told.texts) == ((), SAID[:1])
+    asked = Settings(number=2, texts=SAID[1:])
+    first, second = (told.draw(Settings(number=2, texts=(text,))) for text in SAID)
+    np.testing.assert_array_equal(first.before, second.before)
+    assert np.any(first.after != second.after)
+    wanted = images.to_uint8(told.prompts[0].sample(pg.draws.seeded(0), 2, text=SAID[1])).astype(int)
+    assert np.abs(second.after - wanted).max() <= 1
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(told.command(asked))
+    assert "--condition=text=a woman, looking left" in words
+    assert commands.main([*words[1:], "--quiet"]) == 0
+    written = np.asarray(Image.open("runs/pictures/000001.png")).astype(int)
+    assert np.abs(written - second.after[1]).max() <= 1
+    assert told.unknown(asked) == []
+    assert told.unknown(asked._replace(texts=("a man with a hat",))) == ["hat"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "match"),
+    [
+        ((), "expected 1 sentence"),
+        ((3,), "expected 1 sentence"),
+        (("a " * 200,), "300 characters"),
+        ((" ",), "a sentence"),
+    ],
+)
+def test_sentences_are_checked(told, texts, match):
+    with pytest.raises(ValueError, match=match):
+        told.draw(Settings(texts=texts))
+
+
 def test_pictures_are_those_of_sample(both):
     """Before those of the generator alone, at any number."""
     key = pg.draws.seeded(3)

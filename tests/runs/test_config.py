@@ -52,6 +52,15 @@ BAD = {
     "label": (changed("evaluation.judges", {"emotion": ("emotoin",)}), "Did you mean 'emotion'"),
     "metric": (changed("evaluation.metrics", ("mine.nope",)), "mine.nope"),
     "condition": (changed("stages.first.condition", {"turn": (20, -20)}), "condition turn"),
+    "sentences": (changed("stages.first.condition", {"text": {"sentence": ["a man"]}}), "expected sentences alone, as"),
+    "no sentence": (
+        changed("stages.first.condition", {"text": {"sentences": [""]}}),
+        "expected a sentence, or several",
+    ),
+    "nobody listens": (
+        changed("stages.first.condition", {"text": {"sentences": ["a man"]}}),
+        "embedded by tinyclip_faces, while controls see with no network",
+    ),
 }
 
 

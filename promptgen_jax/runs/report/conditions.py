@@ -20,7 +20,7 @@ def conditions(found: ConditionFigures | None) -> Html | None:
     )
     text = (
         f"One prompt for every condition: each of {number(found.num_samples)} faces is asked for conditions drawn "
-        f"from {ranges}."
+        f"from {', '.join(found.told) or ranges}."
     )
     return element("div", element("p", text), _pose(found), _identity(found.identity))
 
