@@ -1,5 +1,6 @@
 """The page to play with, clicked through in a browser."""
 
+import contextlib
 import os
 import re
 import signal
@@ -33,7 +34,15 @@ def served(tmp_path_factory):
     dials = some_prompt(generator, "dials", cond_dim=2).replace(conditions=pg.Conditions.of(DIALS))
     dials.save(folder / "dials")
     some_prompt(generator, "plain").save(folder / "plain")
-    command = [sys.executable, "-m", "promptgen_jax", "play", "--prompt=dials", "--prompt=plain", "--port=0"]
+    with serving(folder, "dials", "plain") as found:
+        yield found
+
+
+@contextlib.contextmanager
+def serving(folder, *names):
+    """A server of saved prompts, until the end of the block."""
+    prompts = [f"--prompt={name}" for name in names]
+    command = [sys.executable, "-m", "promptgen_jax", "play", *prompts, "--port=0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     log = folder / "log"
     with log.open("w") as out, subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out) as server:
@@ -175,6 +184,27 @@ def test_out_of_range_is_refused_whoever_asks(address, values, match):
     with pytest.raises(Exception, match=re.compile(match, re.IGNORECASE)) as raised:
         client.predict(*values, api_name="/draw")
     assert "Traceback" not in str(raised.value)
+
+
+@pytest.mark.full
+def test_a_sentence_is_typed(browser, tmp_path):
+    """Enter shows it; a word that nobody knows is told."""
+    conditions = pg.Sentences.embedded(["a smiling man", "a woman"], network="tinyclip_faces")
+    prompt = some_prompt(pg.load_generator("dcgan_digiface"), cond_dim=128).replace(conditions=conditions)
+    prompt.save(tmp_path / "said")
+    with serving(tmp_path, "said") as (address, _):
+        browser.open(address)
+        browser.wait("document.querySelectorAll('.pair').length === 8")
+        first = browser.run(PICTURES)
+        browser.run(
+            """(() => { const box = document.querySelector('#text_0 textarea, #text_0 input');
+            Object.getOwnPropertyDescriptor(Object.getPrototypeOf(box), 'value').set.call(box, 'a woman with a hat');
+            box.dispatchEvent(new Event('input', {bubbles: true}));
+            box.dispatchEvent(new KeyboardEvent('keypress', {key: 'Enter', bubbles: true, cancelable: true})); })()"""
+        )
+        assert changed(browser, first)[0] == first[0]
+        browser.wait(f"({COMMAND}).includes('text=a woman with a hat')")
+        browser.wait("document.body.innerText.includes('they mean nothing here: hat')")
 
 
 @pytest.mark.full
