@@ -43,7 +43,7 @@ def count_equations(jaxpr):
     return len(jaxpr.eqns) + sum(count_equations(part) for part in inner if hasattr(part, "eqns"))
 
 
-def test_step_of_the_quick_start_is_small():
+def test_step_of_a_smile_by_reverse_kl_is_small():
     """What is traced is traced, lowered and compiled before the first step, dead or not."""
     stage = quickstart.get_config().stages.smile
     ebm = pg.LatentEBM(pg.load_generator("dcgan_digiface"), helpers.build_controls(stage))
