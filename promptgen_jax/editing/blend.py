@@ -19,7 +19,7 @@ def blend(
 ) -> Array:
     """Latents (B, D) of the innermost generator between those of two prompts.
 
-        z = loc + (1 - w) d_1 + w d_2, rescaled to the norm (1 - w) |d_1| + w |d_2|,  with d_i = z_i - loc
+        z = loc + (1 - w) d_1 + w d_2, rescaled to the norm (1 - w) ‖d_1‖ + w ‖d_2‖,  with d_i = z_i - loc
 
     The weights 0 and 1 are the prompts themselves, to the last bit.
 
