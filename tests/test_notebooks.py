@@ -70,6 +70,7 @@ def test_runs_from_top_to_bottom(path, execute):
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_text_control_takes_own_files(tmp_path, execute):
     """A StyleGAN2 and a CLIP as their authors publish them, but small."""
     pytest.importorskip("torch")
