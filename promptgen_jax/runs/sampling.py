@@ -22,6 +22,7 @@ from promptgen_jax import checks, devices, parts
 from promptgen_jax.draws import images_by_number, images_of, noise, sample_keys, seeded, settings, truncated
 from promptgen_jax.flows.conditions import warn_beyond
 from promptgen_jax.store import disk, images, weights
+from promptgen_jax.store.claims import claim
 from promptgen_jax.store.fingerprint import fingerprint
 from promptgen_jax.types import makes, view
 
@@ -206,7 +207,7 @@ def _claim(folder: Path, about: dict, earlier: dict) -> None:
         found = disk.read_json(folder / ABOUT, advice="Choose another folder, or delete this one.")
         if "flows_sha256" in found and found == json.loads(json.dumps(earlier)):
             disk.write_json(folder / ABOUT, about)
-    disk.claim(
+    claim(
         folder / ABOUT,
         about,
         refusal="sample: folder {} holds images of another run (differs in {}). Choose another folder, or delete "

@@ -258,27 +258,6 @@ def locked(what: str, folder: Path) -> Iterator[None]:
         yield
 
 
-def claim(path: Path, about: dict, *, refusal: str) -> None:
-    """Writes what a folder is of, or checks that it is of that already. Of several hosts the first one writes.
-
-    Args:
-      path: the JSON file in it that says so.
-      about: the entries.
-      refusal: the message if they differ, with {} for the folder and {} for what differs, and then what to do.
-
-    Raises:
-      ValueError: the file has other entries, which are named, or is damaged.
-    """
-    about = json.loads(json.dumps(about, default=float))  # numbers of NumPy too
-    if path.exists():
-        found = read_json(path, advice=refusal.partition(". ")[2])
-        if differing := sorted(_differences(found, about)):
-            raise ValueError(refusal.format(path.parent, ", ".join(differing[:5])))
-    elif devices.is_first_host():
-        write_json(path, about)
-    devices.wait_for_hosts(path.name)
-
-
 def sweep(folder: str | Path, name: str | None = None) -> None:
     """Removes what killed writers left in a folder: of the target called `name`, or of all where it is ours.
 
@@ -403,14 +382,3 @@ def _told(path: Path) -> Iterator[None]:
             raise
         where = "" if error.filename is None or Path(error.filename) == path else f", {error.filename}"
         raise type(error)(f"{path}: cannot be written ({error.strerror}{where}). {ADVICE}") from error
-
-
-def _differences(one, other, prefix="") -> set[str]:
-    """Names, joined by dots, of the entries in which two trees of JSON differ."""
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return set() if one == other else {prefix.rstrip(".")}
-    return {
-        name
-        for key in one.keys() | other.keys()
-        for name in _differences(one.get(key), other.get(key), f"{prefix}{key}.")
-    }

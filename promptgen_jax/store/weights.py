@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from promptgen_jax import checks
 from promptgen_jax.store import catalogue, disk, documents, home
-from promptgen_jax.store.disk import claim as claim
+from promptgen_jax.store.claims import claim as claim
 from promptgen_jax.store.disk import open_folder as open_folder
 from promptgen_jax.store.disk import read_json as read_json
 from promptgen_jax.store.disk import write_bytes as write_bytes
