@@ -8,8 +8,7 @@ from promptgen_jax.evaluation.compare import Comparison
 from promptgen_jax.metrics import Figures
 from promptgen_jax.runs.report import pictures, sections
 from promptgen_jax.runs.report.markup import Html, element, interval, number, table
-from promptgen_jax.runs.report.page import document, header, read_json
-from promptgen_jax.store import weights
+from promptgen_jax.runs.report.page import document, header, write_rendered
 
 INPUT, OUTPUT = "comparison.json", "comparison.html"
 TEXT = (
@@ -25,11 +24,7 @@ def write_comparison(folder: str | Path) -> Path:
     Raises:
       FileNotFoundError: no such file; ValueError: it is damaged.
     """
-    folder = Path(folder)
-    if not (folder / INPUT).is_file():
-        raise FileNotFoundError(f"{folder}: holds no {INPUT}, which a comparison writes. Compare first.")
-    weights.write_bytes(folder / OUTPUT, render(folder, read_json(folder / INPUT)).encode())
-    return folder / OUTPUT
+    return write_rendered(folder, INPUT, OUTPUT, render, "which a comparison writes. Compare first.")
 
 
 def render(folder: Path, about: dict) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,21 @@ def document(title: str, *body: Html) -> str:
 def _read_report(path: Path) -> dict:
     report = _without_nan(documents.read(path, documents.Report, advice=AGAIN))
     return {**report, "stages": report.get("stages", [])}
+
+
+def write_rendered(
+    folder: str | Path, source: str, page: str, render: Callable[[Path, dict], str], whence: str
+) -> Path:
+    """Renders the JSON file `source` of a folder to its file `page`, written atomically; returns its path.
+
+    Raises:
+      FileNotFoundError: no such file, `whence` says what writes it; ValueError: it is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / source).is_file():
+        raise FileNotFoundError(f"{folder}: holds no {source}, {whence}")
+    disk.write_bytes(folder / page, render(folder, read_json(folder / source)).encode())
+    return folder / page
 
 
 def read_json(path: Path) -> dict:

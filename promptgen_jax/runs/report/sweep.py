@@ -9,8 +9,7 @@ from promptgen_jax.metrics import Figure, Figures
 from promptgen_jax.runs.report import sections
 from promptgen_jax.runs.report.charts import trade_chart
 from promptgen_jax.runs.report.markup import element
-from promptgen_jax.runs.report.page import document, header, read_json
-from promptgen_jax.store import weights
+from promptgen_jax.runs.report.page import document, header, write_rendered
 
 INPUT, OUTPUT = "sweep.json", "sweep.html"
 TEXT = (
@@ -28,11 +27,7 @@ def write_sweep(folder: str | Path) -> Path:
     Raises:
       FileNotFoundError: no such file; ValueError: it is damaged.
     """
-    folder = Path(folder)
-    if not (folder / INPUT).is_file():
-        raise FileNotFoundError(f"{folder}: holds no {INPUT}, which a sweep writes. Sweep first.")
-    weights.write_bytes(folder / OUTPUT, render(folder, read_json(folder / INPUT)).encode())
-    return folder / OUTPUT
+    return write_rendered(folder, INPUT, OUTPUT, render, "which a sweep writes. Sweep first.")
 
 
 def render(folder: Path, about: dict) -> str:
