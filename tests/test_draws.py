@@ -83,7 +83,7 @@ def numbers(value):
 
 
 def test_figures_do_not_depend_on_devices_or_batches():
-    """Evaluation and beta of 4,096 samples, with generator and control that draw noise of their own."""
+    """Evaluation and beta of 1,024 samples, with generator and control that draw noise of their own."""
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(Path(noisy.__file__))]
     done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, timeout=300)

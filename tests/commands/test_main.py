@@ -3,7 +3,6 @@
 import functools
 import importlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -39,10 +38,9 @@ ARGUMENTS = (
 )
 
 
-def call(*arguments, weights=None):
-    environment = os.environ | ({"PROMPTGEN_WEIGHTS": str(weights)} if weights else {})
+def call(*arguments):
     command = [sys.executable, "main.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +78,11 @@ def test_quickstart_runs_and_reports(finished):
         assert (workdir / stage / "metrics.jsonl").read_text().count("\n") >= 2
 
 
-def test_finished_run_is_not_trained_again(finished):
+def test_finished_run_is_not_trained_again(finished, capsys):
     workdir, _ = finished
     before = (workdir / "turn" / "prompt" / "flow_1" / "weights.safetensors").read_bytes()
-    done = call("--mode=evaluate", f"--workdir={workdir}")
-    assert done.returncode == 0, done.stderr
-    assert "training" not in done.stdout
+    assert main.main(["--mode=evaluate", f"--workdir={workdir}"]) == 0
+    assert "training" not in capsys.readouterr().out
     assert (workdir / "turn" / "prompt" / "flow_1" / "weights.safetensors").read_bytes() == before
 
 
@@ -174,7 +171,7 @@ def test_mistyped_experiment_is_one_sentence(file, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_toy_run_draws_its_density(tmp_path):
+def test_toy_run_draws_its_density(tmp_path, capsys):
     done = call("--config=configs/synthetic_classifier.py:smoke", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     picture = np.asarray(Image.open(tmp_path / "a1" / "samples.png").convert("RGB"))
@@ -183,9 +180,10 @@ def test_toy_run_draws_its_density(tmp_path):
     assert stage["licenses"] == []
     assert stage["shares"][0]["role"] == "control"
     assert {"before", "after", "weighted"} <= stage["shares"][0].keys()
-    done = call("--mode=sample", f"--workdir={tmp_path}")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "points" in done.stderr
+    assert main.main(["--mode=sample", f"--workdir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "points" in error
 
 
 @pytest.mark.full
@@ -271,13 +269,14 @@ def test_workdir_of_another_config_is_refused(tmp_path):
         run.open_workdir(tmp_path, {"seed": 1, "a": {"b": 3}})
 
 
-def test_altered_weights_are_refused(tmp_path):
+def test_altered_weights_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path))
     folder = tmp_path / "dcgan_digiface"
     shutil.copytree(ROOT / "ported_weights" / "dcgan_digiface", folder)
     content = (folder / "weights.safetensors").read_bytes()
     for damaged in (content[:-100], content[:-1] + b"x"):
         (folder / "weights.safetensors").write_bytes(damaged)
-        done = call("--config=configs/quickstart.py", f"--workdir={tmp_path}/x", weights=tmp_path)
-        assert done.returncode == 2
-        assert "sha256" in done.stderr
-        assert done.stderr.count("\n") == 1
+        assert main.main(["--config=configs/quickstart.py", f"--workdir={tmp_path}/x"]) == 2
+        error = capsys.readouterr().err
+        assert "sha256" in error
+        assert error.count("\n") == 1

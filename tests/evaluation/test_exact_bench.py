@@ -138,6 +138,7 @@ def test_bad_options(build):
         build()
 
 
+@pytest.mark.full
 def test_wells_forward_kl_finds_all_four():
     """Batch 1024, 1000 steps: shares 0.25, 0.25, 0.27, 0.23, ess 0.38, log Z -4.3917 (exact -4.3924), KL 1.6.
 
@@ -155,6 +156,7 @@ def test_wells_forward_kl_finds_all_four():
     np.testing.assert_allclose(np.bincount(well, weights=weight, minlength=4), 0.25, atol=0.03)
 
 
+@pytest.mark.full
 def test_debias_reverse_kl_falls_short_and_weights_repair_it():
     """The paper's gradient and its clip at 1 stop short: after 1000 steps share 0.31 of 0.50, KL 0.074, ess 0.86.
 
@@ -209,6 +211,7 @@ def test_classifier():
     assert shares_of_a1(prompt, ebm)[0] > 0.99
 
 
+@pytest.mark.full
 def test_linear():
     """Batch 512, 2000 steps, rate 3e-3: mean off by 0.6 %, covariance by 1.1 %, log Z exact to 1e-4, ess 0.997."""
     ebm = make("linear", "quadratic", target=TARGET, scale=0.5)

@@ -51,6 +51,7 @@ def test_the_target_is_tilted_by_the_strength():
         ebm.log_prob(KEY, z)
 
 
+@pytest.mark.full
 def test_one_training_reaches_the_target_at_every_strength(dial):
     """Mean, covariance, and the free energy against the closed form; the order of the samples is that of the noise."""
     ebm, num = bench(), 20000

@@ -95,6 +95,7 @@ def test_sentences_are_drawn_each_as_often():
     assert [conditions.in_words(row) for row in conditions.grid(2)] == list(KNOWN)
 
 
+@pytest.mark.full
 def test_training_follows_the_sentence(ebm):
     """The energy at each sentence falls below that of the generator, by one training."""
     options = OPTIONS | {"num_steps": 150, "batch_size": 64, "learning_rate": 1e-2}

@@ -190,7 +190,7 @@ def test_a_bar_without_a_workdir_and_silence(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.full)])
 def test_a_signal_saves_the_step_under_way(tmp_path, name):
     def run(workdir, number):
         command = [sys.executable, "-c", STOPPED, str(workdir), str(number), name]

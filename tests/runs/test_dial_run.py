@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from helpers import some_prompt
 from PIL import Image
 
 import main
@@ -30,6 +31,7 @@ def finished(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.full
 def test_report_has_the_dial(finished):
     (stage,) = json.loads((finished / "report.json").read_text())["stages"]
     found = Measured.from_json(stage).dial
@@ -46,6 +48,7 @@ def test_report_has_the_dial(finished):
     assert len(re.findall("<polyline", part)) >= 8
 
 
+@pytest.mark.full
 def test_at_zero_the_sheet_shows_the_generator(finished, tmp_path):
     """The command takes strengths by name; 0 is the generator, to the last bit of the picture."""
     common = ["--mode=sample", f"--workdir={finished}", "--num_samples=2", "--seed=3"]
@@ -89,8 +92,11 @@ def test_a_run_with_shares(tmp_path):
         ("smile=", "error: --condition=smile=: expected name=number for each, e.g. smile=0.5."),
     ],
 )
-def test_wrong_strengths(finished, text, match, tmp_path, capsys):
-    arguments = ["--mode=sample", f"--workdir={finished}", f"--output={tmp_path / 'x'}", f"--condition={text}"]
+def test_wrong_strengths(text, match, tmp_path, capsys):
+    prompt = some_prompt(pg.load_generator("dcgan_digiface"), cond_dim=1)
+    prompt.replace(conditions=pg.Conditions.of_strengths({"smile": (0, 1)})).save(tmp_path / "prompt")
+    arguments = ["--mode=sample", f"--prompt={tmp_path / 'prompt'}", f"--output={tmp_path / 'x'}"]
+    arguments.append(f"--condition={text}")
     assert main.main(arguments) == 2
     assert match in capsys.readouterr().err
 

@@ -24,6 +24,7 @@ def finished(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.full
 def test_report_shows_faces_by_sentences(finished):
     (stage,) = json.loads((finished / "report.json").read_text())["stages"]
     (picture,) = stage["images"]
@@ -36,6 +37,7 @@ def test_report_shows_faces_by_sentences(finished):
     assert NEW not in trained
 
 
+@pytest.mark.full
 def test_the_command_takes_a_new_sentence(finished, tmp_path):
     common = ["--mode=sample", f"--workdir={finished}", "--num_samples=2", "--seed=3", f"--output={tmp_path}"]
     assert main.main([*common, f"--condition=text={NEW}"]) == 0

@@ -31,7 +31,7 @@ class Random:
         return jax.random.uniform(key, (len(sample.z),)) * sample.images[:, 0, 0, 0] ** 2
 
 
-def figures(batch_size, num_samples=4096):
+def figures(batch_size, num_samples=1024):
     generator = Noisy(pg.load_generator("synthetic", problem="mixture2d"))
     ebm = pg.LatentEBM(generator, (pg.load_control("synthetic", energy="moment", mu=(0.5, 0.5), name="mode"), Random()))
     ebm, fit = pg.fit_moments(ebm, jax.random.key(1), num_samples=num_samples, batch_size=batch_size)

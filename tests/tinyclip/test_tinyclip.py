@@ -34,7 +34,7 @@ def readings(**changed):
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory):
     """Faces of a seed that neither training nor the measures of the shipped weights took."""
-    return data.make_faces(7, 128, cache=tmp_path_factory.mktemp("faces"))
+    return data.make_faces(7, 96, cache=tmp_path_factory.mktemp("faces"))
 
 
 def test_every_phrase_fits_the_model():

@@ -111,6 +111,7 @@ def test_beta_of_one_share_is_that_of_the_prior():
         np.testing.assert_allclose(ebm.controls[0].slopes(jnp.array([[mu]]))[0, 0], exact, atol=0.05 + 0.02 * exact)
 
 
+@pytest.mark.full
 def test_one_training_reaches_every_share(trained):
     """Both attributes at once, at the ends of their ranges and between; shares are conditions by name."""
     for asked in ({"right": 0.3, "up": 0.7}, {"right": 0.55, "up": 0.5}, {"right": 0.8, "up": 0.4}):
