@@ -64,6 +64,7 @@ class About:
       num_samples: of such draws.
       batch_size: samples per device at a time.
       reference: the name of the draws that others are compared with.
+      real: statistics of real pictures by network, `frechet.Statistics`.
     """
 
     ebm: LatentEBM
@@ -75,6 +76,7 @@ class About:
     num_samples: int = 0
     batch_size: int = 64
     reference: str = "before"
+    real: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, ebm: LatentEBM, judges: Mapping, *, earlier: tuple = (), **options) -> About:
