@@ -45,6 +45,10 @@ class Observed(NamedTuple):
         """Of the draws, (N,), or None if all are equal."""
         return self.draws.weights()
 
+    def first(self, count: int) -> Observed:
+        """The first of the draws, or all if there are no more."""
+        return jax.tree.map(lambda leaf: leaf[:count] if np.ndim(leaf) else leaf, self)
+
     def reweighted(self) -> Observed:
         """The same draws as samples of the target."""
         return self._replace(draws=self.draws.replace(log_weight=self.log_importance))

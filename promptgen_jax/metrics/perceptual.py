@@ -35,20 +35,16 @@ def measure(seen: Mapping[str, Observed], about: About) -> tuple[Figure, ...]:
     """
     if makes(about.ebm.generator) != "images":
         return ()
-    rows = []
+    rows, few = [], {draws: found.first(PICTURES) for draws, found in seen.items()}
     for name, network in about.networks.items():
         if not isinstance(network, Network) or not shows_layers(network):
             continue
         values = {
-            draws: perceptual_distance(found.images[:PICTURES], network=network, weights=_first(found.weights()))
-            for draws, found in seen.items()
+            draws: perceptual_distance(found.images, network=network, weights=found.weights())
+            for draws, found in few.items()
         }
         rows.append(Figure(f"perceptual distance ({name})", values))
     return tuple(rows)
-
-
-def _first(weights: np.ndarray | None) -> np.ndarray | None:
-    return None if weights is None else weights[:PICTURES]
 
 
 def shows_layers(network: Network) -> bool:

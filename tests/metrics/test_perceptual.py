@@ -99,7 +99,7 @@ def test_shipped_networks_show_their_layers(name, layers):
     assert 0 < alike.mean < varied.mean < 4 * layers
 
 
-def test_named_draws_by_every_judge_that_shows_its_layers():
+def test_named_draws_by_every_judge_that_shows_its_layers(monkeypatch):
     generator = parts.load_generator("dcgan_digiface")
     ebm = LatentEBM(generator, (parts.load_control("synthetic", energy="quadratic", target=(0.0,)),))
     about = About(ebm=ebm, networks={"mine": network(), "blind": network(NoLayers()), "own": lambda images: {}})
@@ -109,6 +109,10 @@ def test_named_draws_by_every_judge_that_shows_its_layers():
     (row,) = perceptual.measure({"plain": plain, "weighted": weighted}, about)
     assert row.name == "perceptual distance (mine)"
     assert row.values["plain"] == perceptual_distance(PICTURES, network=network())
+    monkeypatch.setattr(perceptual, "PICTURES", 6)
+    (few,) = perceptual.measure({"weighted": weighted}, about)
+    first = perceptual_distance(PICTURES[:6], network=network(), weights=np.exp(np.linspace(0, 1, 9))[:6])
+    assert few.values["weighted"].mean == pytest.approx(first.mean)
     assert row.values["weighted"].mean != row.values["plain"].mean
     points = parts.load_generator("synthetic", problem="linear", dim=2)
     assert perceptual.measure({"plain": plain}, About(ebm=ebm.replace(generator=points))) == ()
