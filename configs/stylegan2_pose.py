@@ -1,11 +1,13 @@
 """Head pose of StyleGAN2 by a conditional flow, with DECA and IR-SE50: the paper's pose experiment (section 4.3).
 
 python main.py --config=configs/stylegan2_pose.py --workdir=runs/pose
-python main.py --mode=evaluate --workdir=runs/pose      # Table 3 but for FID: psi 1, conditions drawn evenly
+python main.py --mode=evaluate --workdir=runs/pose      # Table 3: psi 1, conditions drawn evenly
 python main.py --mode=sample --workdir=runs/pose        # psi 0.7, each face in nine poses, as in Fig. 7
 
-With `:smoke`, two steps. The checkpoints are not shipped: a missing one is answered with the file, where it is
-published, and the command that converts it. Not run with the published checkpoints here.
+For the FID of Table 3 add --config.evaluation.num_samples=50000 and, with clean-fid's statistics of FFHQ,
+--config.evaluation.real.inception=ffhq_clean_trainval70k_1024.npz. With `:smoke`, two steps. The checkpoints are not
+shipped: a missing one is answered with the file, where it is published, and the command that converts it. Not run with
+the published checkpoints here.
 Recipe: experiments inverse_graphics_pose_ffhq and inverse_graphics_pose_ffhq_test_fid of the official repository.
 Conditions are drawn anew for every noise vector; the official code draws 1,024 once.
 """

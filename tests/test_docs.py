@@ -112,6 +112,8 @@ def test_checkpoints():
     for name, checkpoint in catalogue.CHECKPOINTS.items():
         for fact in (f"`{name}`", checkpoint.command(name), checkpoint.url, checkpoint.license, f"`{checkpoint.file}`"):
             assert fact in page, f"{name}: {fact}"
+        if checkpoint.megabytes:
+            assert re.search(rf"\| `{name}` \|[^|]*\| \d+ \| {checkpoint.megabytes} \|", page), name
     known = {*catalogue.CHECKPOINTS, *(path.name for path in (pages.ROOT / "ported_weights").iterdir())}
     named = re.findall(r"ported_weights/(\w+)", page) + re.findall(r"\| `(\w+)` \|", page)
     assert not set(named) - known

@@ -29,6 +29,7 @@ OPEN = (  # what may be added under any name: the part that takes it checks it
     ("generator", ANY),
     ("evaluation", "judges", ANY),
     ("evaluation", "pictures", ANY),
+    ("evaluation", "real", ANY),
     ("evaluation", "samplers", ANY),
     ("evaluation", "samplers", ANY, ANY),
     ("stages", ANY, "below", ANY),

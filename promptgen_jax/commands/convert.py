@@ -83,6 +83,7 @@ def plan(name: str) -> str:
             each,
             f"  file     {checkpoint.file}",
             f"  from     {checkpoint.url}",
+            f"  size     {f'{checkpoint.megabytes} MB' if checkpoint.megabytes else 'not published'}",
             f"  sha256   {checkpoint.sha256 or 'not published'}",
             f"  licence  {checkpoint.license}",
             f"  command  {checkpoint.command(each)}",

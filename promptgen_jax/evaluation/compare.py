@@ -31,6 +31,7 @@ from promptgen_jax.metrics import (
     kid,
     manifold,
     observe,
+    perceptual,
     shares,
 )
 from promptgen_jax.metrics._figures import RESERVED
@@ -267,6 +268,7 @@ def asked(about: About, seen: Mapping[str, Observed]) -> Iterator[Figure]:
 def _features(about: About, seen: Mapping[str, Observed]) -> Iterator[Figure]:
     """How like the reference the pictures are, and how different from one another."""
     yield from diversity.measure(seen, about)
+    yield from perceptual.measure(seen, about)
     yield from clip_score.measure(seen, about)
     for metric in (frechet, kid, cmmd, manifold):
         found = metric.measure(seen, about)

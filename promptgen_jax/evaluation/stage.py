@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,6 +28,8 @@ from promptgen_jax.metrics import (
     dial,
     diversity,
     energies,
+    frechet,
+    kid,
     observe,
     pose,
     shares,
@@ -35,6 +38,7 @@ from promptgen_jax.metrics._dials import DialCertificate
 from promptgen_jax.metrics._missed import share_notes
 from promptgen_jax.prompt import Prompt
 
+POSES = {"frechet": frechet.measure, "kid": kid.measure}  # beside errors and identity, as in Table 3 of the paper
 NO_CERTIFICATE = (
     "There is no certificate: {} compares with an image that the flow itself makes, so there is no target density "
     "apart from the flow."
@@ -128,6 +132,7 @@ def measure(
     trained: bool = True,
     metrics: Sequence[str | Callable] = (),
     samplers: Mapping[str, Callable] | None = None,
+    real: Mapping[str, str | Path] | None = None,
     batch_size: int = 64,
 ) -> Measured:
     """Measures a prompt on fresh noise, a conditional one on conditions drawn from those trained on.
@@ -142,16 +147,21 @@ def measure(
       trained: False for a prompt that is the identity still: the headline then tells the reweighted shares.
       metrics: of one's own, beside those that are always measured: functions, or names of modules, with `measure`.
       samplers: of the same target, by name, see `promptgen_jax.samplers`; as many draws of each are measured beside.
+      real: folders of real pictures, or .npz files of their statistics, by name of the network that they are compared
+        with samples by, see `metrics.frechet`.
       batch_size: images per device at a time; the result does not depend on it.
 
     Raises:
-      ValueError: an unknown metric, attribute or network; what a sampler raises.
+      ValueError: an unknown metric, attribute or network; what a sampler raises, and `frechet.of_real`.
     """
     own = {_name(metric): metric if callable(metric) else parts.find("metrics", metric).measure for metric in metrics}
     own |= {"cost": cost.measure} if samplers else {}
-    about = About.of(
-        ebm, judges or {}, earlier=earlier, prompt=prompt, key=key, num_samples=num_samples, batch_size=batch_size
-    )
+    asked, judges, real = list(own), dict(judges or {}), dict(real or {})
+    own |= {"frechet": frechet.measure} if real else {}
+    own |= POSES if ebm.cond_prior is not None and ebm.cond_prior.of_kind("angle") else {}
+    draw: Any = {"prompt": prompt, "key": key, "num_samples": num_samples, "batch_size": batch_size}
+    known = {name: frechet.of_real(path, network=name) for name, path in real.items()}
+    about = About.of(ebm, dict.fromkeys(real, ()) | judges, earlier=earlier, real=known, **draw)
     eps = prompt.prior.sample(key, num_samples)
     cond = ebm.draw_cond(jax.random.fold_in(key, 1), num_samples)
     before = Draws.of_noise(prompt.prior, eps, jax.random.fold_in(key, 2), cond)
@@ -174,9 +184,10 @@ def measure(
         options={
             "num_samples": num_samples,
             "judges": {name: list(attributes) for name, attributes in about.attributes.items()},
-            "metrics": list(own),
+            "metrics": asked,
             "samplers": list(samplers or {}),
-        },
+        }
+        | ({"real": {name: Path(path).name for name, path in real.items()}} if real else {}),
     )
     notes = result.notes if found else (*result.notes, *_missed_shares(result, about))  # the certificate has them too
     return replace(result, notes=notes, headline=headline(result, about, when))

@@ -11,6 +11,7 @@ from promptgen_jax.metrics._figures import Estimate
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal
 RESAMPLES = 400  # of a bootstrap
+BLOCKS = 16  # of a jackknife, at most
 
 
 def wilson_interval(share: float, num_samples: float) -> tuple[float, float]:
@@ -85,3 +86,20 @@ def mean_estimate(values, importance: np.ndarray | None = None) -> Estimate:
         std = float(np.sqrt(importance @ (values - mean) ** 2))
         half = Z_95 * float(np.sqrt(np.sum((importance * (values - mean)) ** 2)))
     return Estimate(mean, std, float(mean - half), float(mean + half))
+
+
+def jackknife_estimate(values: np.ndarray) -> Estimate:
+    """The first of values (1 + K,), of all samples, with the interval of the others, each without one of K blocks.
+
+    There is none of a single block.
+    """
+    mean, left = float(values[0]), values[1:]
+    if len(left) < 2:
+        return Estimate(mean)
+    half = Z_95 * float(np.sqrt((len(left) - 1) * np.mean((left - left.mean()) ** 2)))
+    return Estimate(mean, None, mean - half, mean + half)
+
+
+def leaving_out(num_blocks: int) -> np.ndarray:
+    """Which of K blocks are kept, (1 + K, K): all, and then all but one."""
+    return np.concatenate([np.ones((1, num_blocks)), 1 - np.eye(num_blocks)])

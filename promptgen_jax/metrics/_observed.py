@@ -45,6 +45,10 @@ class Observed(NamedTuple):
         """Of the draws, (N,), or None if all are equal."""
         return self.draws.weights()
 
+    def first(self, count: int) -> Observed:
+        """The first of the draws, or all if there are no more."""
+        return jax.tree.map(lambda leaf: leaf[:count] if np.ndim(leaf) else leaf, self)
+
     def reweighted(self) -> Observed:
         """The same draws as samples of the target."""
         return self._replace(draws=self.draws.replace(log_weight=self.log_importance))
@@ -64,6 +68,7 @@ class About:
       num_samples: of such draws.
       batch_size: samples per device at a time.
       reference: the name of the draws that others are compared with.
+      real: statistics of real pictures by network, `frechet.Statistics`.
     """
 
     ebm: LatentEBM
@@ -75,6 +80,7 @@ class About:
     num_samples: int = 0
     batch_size: int = 64
     reference: str = "before"
+    real: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, ebm: LatentEBM, judges: Mapping, *, earlier: tuple = (), **options) -> About:

@@ -9,7 +9,7 @@ named after it: of the shipped faceres "FD (faceres)". FID is that of InceptionV
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ NETWORK = "faceres"
 INCEPTION = {inception.CLEAN: "{}ID", inception.PLAIN: "{}ID (pytorch-fid)"}  # how distances are called, by the resize
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 TEXT = (
-    "Distance of means and covariances of features to those of {reference}. Small samples are too far from anything, "
-    "so compare only draws of one number, here with more samples than features."
+    "Distance of means and covariances of features to those of {reference}, or of real pictures. Small samples are too "
+    "far from anything, so compare only draws of one number, here with more samples than features."
 )
 
 
@@ -158,13 +158,16 @@ def of_folder(folder: str | Path, *, network: str | Network = NETWORK, batch_siz
     Raises:
       FileNotFoundError: no such folder; ValueError: no pictures, damaged ones, or too few for a covariance.
     """
-    folder = Path(folder)
+    return of_images(_batches(_files(Path(folder)), batch_size), network=network)
+
+
+def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"frechet: folder {folder}: no such folder. Give one of pictures.")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(f"frechet: folder {folder} holds no pictures ({', '.join(SUFFIXES)}). Give another one.")
-    return of_images(_batches(files, batch_size), network=network)
+    return files
 
 
 def _batches(files: list[Path], batch_size: int) -> Iterator[np.ndarray]:
@@ -231,8 +234,44 @@ def load_statistics(path: str | Path, *, features: str = "") -> Statistics:
     return Statistics(mean, covariance, features, None if np.isnan(count) else count)
 
 
+def of_real(path: str | Path, *, network: str | Network = NETWORK) -> Statistics:
+    """Statistics of real pictures: of a folder of them, or of an .npz as `load_statistics` reads it.
+
+    Raises:
+      FileNotFoundError, ValueError: as `of_folder` and `load_statistics`; statistics of another network.
+    """
+    network = load_network(network).that_returns(EMBEDDING)
+    if Path(path).is_dir():
+        return of_folder(path, network=network)
+    found, features, wanted = load_statistics(path), features_of(network), _num_features(network)
+    if found.features not in ("", features) or len(found.mean) != wanted:
+        raise ValueError(
+            f"frechet: {path}: {len(found.mean)} features of {found.features or 'unknown'}; expected {wanted} of "
+            f"{features}. Give statistics of {features}."
+        )
+    return replace(found, features=features)
+
+
+def check_real(network: str, path: str | Path, num_samples: int) -> None:
+    """Raises, before any work, as `of_real`, and ValueError for no more samples than the network has features."""
+    loaded = load_network(network).that_returns(EMBEDDING)
+    if num_samples <= _num_features(loaded):
+        raise ValueError(
+            f"frechet: {num_samples} samples of {_num_features(loaded)} features of {network}; the covariance needs "
+            "more samples than features. Set config.evaluation.num_samples higher."
+        )
+    if Path(path).is_dir():
+        _files(Path(path))
+    else:
+        of_real(path, network=loaded)
+
+
+def _num_features(network: Network) -> int:
+    return jax.eval_shape(network, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))[EMBEDDING].shape[1]
+
+
 def measure(seen: Mapping[str, Observed], about: About) -> Figures | None:
-    """Distance of all draws to the reference, by every network that gives an `embedding`.
+    """Distance of all draws to the reference, by every network that gives an `embedding`, and to real pictures.
 
     Nothing without such a network, and where there are not more samples than features.
     """
@@ -240,11 +279,17 @@ def measure(seen: Mapping[str, Observed], about: About) -> Figures | None:
     for network, features in embeddings(seen).items():
         found = {name: Accumulator(network).add(each, seen[name].draws.log_weight) for name, each in features.items()}
         known = {name: each.statistics() for name, each in found.items() if each.size > len(each.mean)}
-        reference = known.pop(about.reference, None)
-        if reference is not None and known:
-            values = {name: Estimate(frechet_distance(each, reference)) for name, each in known.items()}
-            rows.append(Figure(called("F", about.networks.get(network), network), values))
+        title, reference = called("F", about.networks.get(network), network), known.get(about.reference)
+        others = {name: each for name, each in known.items() if name != about.reference}
+        if reference is not None and others:
+            rows.append(_row(title, others, reference))
+        if network in about.real and known:
+            rows.append(_row(f"{title} to real pictures", known, about.real[network]))
     return Figures("Fréchet distance", tuple(rows), TEXT.format(reference=about.reference)) if rows else None
+
+
+def _row(title: str, found: Mapping[str, Statistics], reference: Statistics) -> Figure:
+    return Figure(title, {name: Estimate(frechet_distance(each, reference)) for name, each in found.items()})
 
 
 @jax.jit

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from promptgen_jax.models import recipe, vit
+from promptgen_jax.models.layers import MAPS
 from promptgen_jax.models.vit import ACTIVATIONS, Block, layer_norm, patches, positions
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -72,6 +73,7 @@ class VisionTower(nn.Module):
         x = layer_norm("ln_pre")(x)
         for index in range(self.layers):
             x = Block(self.heads, False, self.activation, self.hidden, name=f"block{index}")(x)
+            self.sow("intermediates", MAPS, x[:, 1:])
         return {"embedding": _projection(layer_norm("ln_post")(x[:, 0]), self.embed_dim)}
 
 

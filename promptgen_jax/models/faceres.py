@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promptgen_jax.models.layers import Conv, DepthwiseConv, ScaleShift
+from promptgen_jax.models.layers import MAPS, Conv, DepthwiseConv, ScaleShift
 from promptgen_jax.ops.resample import resize_bilinear_legacy
 
 MEAN_BGR = (103.939, 116.779, 123.68)
@@ -47,9 +47,12 @@ class FaceRes(nn.Module):
         """
         x = nn.relu6(Conv(32, 3, 2, padding="SAME", name="conv1")(self._preprocess(images)))
         for index, (stride, features) in enumerate(BLOCKS, start=1):
+            if stride == 2:
+                self.sow("intermediates", MAPS, x)  # the last ones of their size
             x = DepthwiseConv(stride, name=f"depthwise{index}")(x)
             x = nn.relu6(ScaleShift(name=f"norm{index}")(x))
             x = nn.relu6(Conv(features, 1, name=f"pointwise{index}")(x))
+        self.sow("intermediates", MAPS, x)
         embedding = jnp.mean(x, axis=(1, 2))
         features = nn.relu(nn.Dense(256, name="features")(embedding))
         male = nn.Dense(1, name="gender")(features)

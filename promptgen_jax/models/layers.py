@@ -12,6 +12,8 @@ from jax import lax
 from promptgen_jax.ops.convolution import convolve
 from promptgen_jax.ops.depthwise import depthwise_conv
 
+MAPS = "maps"  # the name under which networks show what their layers see, (B, ..., C), see `Network.maps`
+
 
 class DepthwiseConv(nn.Module):
     """Depthwise 3x3 convolution without bias; `kernel` is (3, 3, 1, C)."""

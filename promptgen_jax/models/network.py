@@ -21,6 +21,7 @@ from flax import struct
 
 from promptgen_jax import checks
 from promptgen_jax.models import pretrained
+from promptgen_jax.models.layers import MAPS
 from promptgen_jax.models.preprocess import Preprocess
 from promptgen_jax.store import documents, hub, weights
 
@@ -47,14 +48,26 @@ class Network(struct.PyTreeNode):
 
     def __call__(self, images) -> dict[str, jax.Array]:
         """All outputs by name. Raises ValueError or TypeError for images of a wrong shape, dtype or range."""
-        checks.check_images(self.name, images)
-        images = self.preprocess(images) if self.preprocess else images
-        outputs = self.module.apply({"params": self.weights}, images)
+        outputs = self.module.apply({"params": self.weights}, self._read(images))
         if not self.independent:
             return outputs
         logits = outputs.pop("label")
         pairs = jnp.stack([jnp.zeros_like(logits), logits], axis=-1)
         return outputs | {attribute: pairs[:, index] for index, (attribute, _) in enumerate(self.attributes)}
+
+    def maps(self, images) -> tuple[jax.Array, ...]:
+        """What its layers see, (B, ..., C) each, of a module that sows `maps` (`layers.MAPS`); () of another.
+
+        Raises:
+          ValueError, TypeError: images of a wrong shape, dtype or range.
+        """
+        _, seen = self.module.apply({"params": self.weights}, self._read(images), mutable=["intermediates"])
+        return seen.get("intermediates", {}).get(MAPS, ())
+
+    def _read(self, images):
+        """Images as the module reads them."""
+        checks.check_images(self.name, images)
+        return self.preprocess(images) if self.preprocess else images
 
     def labels(self, attribute: str) -> tuple[str, ...]:
         """The labels of an attribute. Raises ValueError with the nearest match if there is none."""

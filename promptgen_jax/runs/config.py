@@ -16,6 +16,7 @@ from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.base import build_module
 from promptgen_jax.flows.conditions import FULL, Conditions
 from promptgen_jax.flows.sentences import check_written, read_conditions
+from promptgen_jax.metrics import frechet
 from promptgen_jax.metrics._figures import RESERVED, TITLES
 from promptgen_jax.models.network import load_network
 from promptgen_jax.training import TrainConfig
@@ -38,6 +39,7 @@ class EvaluationConfig:
       judges: attributes by name of a network, shown beside those of the controls.
       metrics: own metrics, by dotted name of their module.
       samplers: of the target itself, measured beside the prompt: options by one's own name of each, with its `kind`.
+      real: real pictures that samples are compared with: by network a folder, or an .npz of their statistics.
     """
 
     num_samples: int = 2048
@@ -47,6 +49,7 @@ class EvaluationConfig:
     judges: dict = dataclasses.field(default_factory=dict)
     metrics: tuple = ()
     samplers: dict = dataclasses.field(default_factory=dict)
+    real: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +186,8 @@ class RunConfig:
             network = problems.take(load_network, judge)
             for attribute in attributes if network is not None else ():
                 problems.take(network.labels, attribute)
+        for judge, path in self.evaluation.real.items():
+            problems.take(frechet.check_real, judge, path, self.evaluation.num_samples)
         for metric in self.evaluation.metrics:
             problems.take(parts.find, "metrics", metric)
         for name, options in self.evaluation.samplers.items():

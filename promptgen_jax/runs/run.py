@@ -206,16 +206,17 @@ def evaluate_stage(name: str, config: dict, ebm: LatentEBM, prompt: Prompt, earl
     key = draws.seeded(config["seed"] + 1)
     stage = {"name": name, "folder": name, "summary": config["stages"][name]["summary"]}
     trained = config["stages"][name]["training"] is not None
-    size = options["num_samples"]
+    size, real = options["num_samples"], options.get("real") or {}
     beside = {
         "metrics": options.get("metrics") or (),
+        "real": real,
         "samplers": {each: load_sampler(each, asked) for each, asked in (options.get("samplers") or {}).items()},
     }
     stage |= evaluate(prompt, ebm, earlier, options["judges"], key, num_samples=size, trained=trained, **beside)
     stage["measured"]["seed"] = config["seed"]
     stage |= {
         "images": pictures.write(name, ebm, with_options(prompt, options["pictures"]), key, options, folder),
-        "licenses": _licenses(ebm, options["judges"]),
+        "licenses": _licenses(ebm, {**options["judges"], **real}),
     }
     timing = folder / "timing.json"
     if trained and timing.exists():

@@ -43,7 +43,8 @@ class Checkpoint(NamedTuple):
       image_size: pixels a side that the network makes or sees, 0 if it has no images.
       kind: of the folder, as in its config.json.
       attributes: labels by attribute, of a classifier.
-      sha256: of the file, where its publisher states it.
+      sha256: of the file, where its publisher states it, if only its first digits.
+      megabytes: of the file, where that is known, 0 where not.
     """
 
     file: str
@@ -54,6 +55,7 @@ class Checkpoint(NamedTuple):
     kind: str = "generator"
     attributes: Mapping[str, tuple[str, ...]] = {}
     sha256: str = ""
+    megabytes: int = 0
 
     def command(self, name: str) -> str:
         """The command that makes the weight folder `name`."""
@@ -64,10 +66,10 @@ def _stylegan2(file: str, key: str, image_size: int, license: str = NVIDIA) -> C
     return Checkpoint(file, f"https://www.dropbox.com/s/{key}/{file}", "stylegan2_to_flax.py", license, image_size)
 
 
-def _biggan(size: int) -> Checkpoint:
+def _biggan(size: int, megabytes: int) -> Checkpoint:
     file = f"biggan-deep-{size}-pytorch_model.bin"
     url = f"https://s3.amazonaws.com/models.huggingface.co/biggan/{file}"
-    return Checkpoint(file, url, "biggan_to_flax.py", BIGGAN, size)
+    return Checkpoint(file, url, "biggan_to_flax.py", BIGGAN, size, megabytes=megabytes)
 
 
 def _nvae(size: int) -> Checkpoint:
@@ -80,9 +82,9 @@ def _diffae(size: int, key: str) -> Checkpoint:
     return Checkpoint(file, f"https://www.dropbox.com/s/{key}/{file}", "diffae_to_flax.py", DIFFAE, size)
 
 
-def _clip(file: str, sha256: str) -> Checkpoint:
+def _clip(file: str, megabytes: int, sha256: str) -> Checkpoint:
     url = f"https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
-    return Checkpoint(file, url, "clip_to_flax.py", OPENAI, 224, kind="clip", sha256=sha256)
+    return Checkpoint(file, url, "clip_to_flax.py", OPENAI, 224, "clip", sha256=sha256, megabytes=megabytes)
 
 
 def _face(key: str, file: str, converter: str, license: str, image_size: int = 224, **about) -> Checkpoint:
@@ -101,8 +103,10 @@ def _celeba(attribute: str) -> Checkpoint:
 # BigGAN-deep: PRETRAINED_MODEL_ARCHIVE_MAP of huggingface/pytorch-pretrained-BigGAN; the configuration is beside it
 # NVAE: "Checkpoints" in the README of NVlabs/NVAE; one folder per data set, in each a checkpoint.pt
 # Face networks: "Pre-trained off-the-shelf models" there; FairFace for four races: the README of dchen236/FairFace
-# InceptionV3: FID_WEIGHTS_URL in pytorch_fid/inception.py of mseitzer/pytorch-fid
+# InceptionV3: FID_WEIGHTS_URL in pytorch_fid/inception.py of mseitzer/pytorch-fid; the file's name has the first eight
+# digits of its sha256, the others are those of a copy on the Hugging Face Hub, RaphaelLiu/EvalCrafter-Models at 6040b4d
 # CLIP: clip/clip.py of openai/CLIP; the links hold the sha256 of the files
+# Sizes: of BigGAN in its README; of CLIP and InceptionV3 those of copies with the same sha256 on the Hugging Face Hub
 CHECKPOINTS = {
     "stylegan2_ffhq": _stylegan2("ffhq.pt", "iy0dkqnkx7uh2aq", 1024),
     "stylegan2_metfaces": _stylegan2("metfaces.pt", "lmjdijm8cfmu8h1", 1024),
@@ -112,7 +116,7 @@ CHECKPOINTS = {
     "stylegan2_landscape": _stylegan2(
         "landscape.pt", "hli2x42ekdaz2br", 256, "not stated by the publisher; origin not known"
     ),
-    **{f"biggan_deep_{size}": _biggan(size) for size in (128, 256, 512)},
+    **{f"biggan_deep_{size}": _biggan(size, megabytes) for size, megabytes in ((128, 201), (256, 224), (512, 225))},
     "nvae_celeba64": _nvae(64),
     "nvae_ffhq256": _nvae(256),
     "diffae_ffhq128": _diffae(128, "rsbpxaswnfzsyl1"),
@@ -124,9 +128,9 @@ CHECKPOINTS = {
         STYLENERF,
         1024,
     ),
-    "clip_vit_b32": _clip("ViT-B-32.pt", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),
-    "clip_vit_b16": _clip("ViT-B-16.pt", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"),
-    "clip_vit_l14": _clip("ViT-L-14.pt", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
+    "clip_vit_b32": _clip("ViT-B-32.pt", 354, "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),
+    "clip_vit_b16": _clip("ViT-B-16.pt", 351, "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"),
+    "clip_vit_l14": _clip("ViT-L-14.pt", 933, "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
     "fairface": _face(
         "v1rp0uubk30esdh",
         "res34_fair_align_multi_7_20190809.pt",
@@ -156,6 +160,8 @@ CHECKPOINTS = {
         INCEPTION,
         299,
         kind="network",
+        sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        megabytes=96,
     ),
     "flame": Checkpoint("generic_model.pkl", "https://flame.is.tue.mpg.de", "flame_to_flax.py", FLAME, 0, kind="mesh"),
 }

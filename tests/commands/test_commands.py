@@ -228,7 +228,15 @@ def test_the_plan_is_what_a_run_would_miss(name, monkeypatch):
     page = convert.plan(name)
     for each in missing:
         checkpoint = catalogue.CHECKPOINTS[each]
-        facts = (each, checkpoint.file, checkpoint.url, checkpoint.license, checkpoint.command(each))
+        facts = (
+            each,
+            f"{checkpoint.megabytes or 'not published'}",
+            checkpoint.sha256,
+            checkpoint.file,
+            checkpoint.url,
+            checkpoint.license,
+            checkpoint.command(each),
+        )
         assert all(fact in page for fact in facts)
     assert missing or "nothing is missing" in page
 

@@ -19,6 +19,7 @@ from promptgen_jax.metrics.frechet_infinity import frechet_infinity
 from promptgen_jax.models import clip, inception
 from promptgen_jax.models.network import Network
 from promptgen_jax.store import images
+from promptgen_jax.types import Prior
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(40, 3)) @ RNG.normal(size=(3, 3)) + (1e4, 0, -3)  # a large mean loses digits in float32
@@ -116,6 +117,35 @@ def test_a_generator_and_a_folder_of_its_pictures_agree(tmp_path):
     np.testing.assert_allclose(one.covariance, other.covariance, rtol=1e-5)
     half = frechet.of_draws(generator, draws.weighted(np.where(np.arange(6) < 5, 0, -np.inf)), network=network)
     assert half.num_samples == pytest.approx(5)
+
+
+def test_real_pictures_beside_the_reference(tmp_path):
+    """From a folder, or from the file of their statistics; those of others are refused."""
+    network = Network(weights={}, module=Colours(), name="colours", checksum="", attributes=())
+    made = np.random.default_rng(2).random((3, 8, 4, 4, 3), np.float32)
+    for number, image in enumerate(made[2]):
+        images.save_png(tmp_path / "real" / f"{number}.png", images.to_uint8(image[None])[0])
+    real = frechet.of_real(tmp_path / "real", network=network)
+    real.save(tmp_path / "real.npz")
+    np.savez(tmp_path / "clean.npz", mu=real.mean, sigma=real.covariance)
+    for name in ("real.npz", "clean.npz"):
+        np.testing.assert_array_equal(frechet.of_real(tmp_path / name, network=network).mean, real.mean)
+    outputs = [{"colours": {"embedding": np.mean(each**2, axis=(1, 2))}} for each in made]
+    draws = Draws.of_prior(Prior.standard(2), jax.random.key(0), 8)
+    seen = {
+        name: Observed(draws, None, each, {}, None) for name, each in zip(("before", "after"), outputs, strict=False)
+    }
+    found = frechet.measure(seen, About(ebm=None, networks={"colours": network}, real={"colours": real}))
+    between, apart = found.rows
+    assert (between.name, apart.name) == ("FD (colours)", "FD (colours) to real pictures")
+    assert (list(between.values), list(apart.values)) == (["after"], ["before", "after"])
+    after = Accumulator().add(outputs[1]["colours"]["embedding"]).statistics()
+    assert apart.values["after"].mean == pytest.approx(frechet_distance(after, real))
+    Statistics(real.mean, real.covariance, "others").save(tmp_path / "others.npz")
+    np.savez(tmp_path / "four.npz", mu=np.zeros(4), sigma=np.eye(4))
+    for name, message in (("others.npz", "3 features of others; expected 3 of colours"), ("four.npz", "4 features of")):
+        with pytest.raises(ValueError, match=message):
+            frechet.of_real(tmp_path / name, network=network)
 
 
 def kernel(x, y):

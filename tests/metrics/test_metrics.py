@@ -17,7 +17,7 @@ from configs import synthetic_linear
 from promptgen_jax import metrics, parts
 from promptgen_jax.draws import Draws
 from promptgen_jax.evaluation import Estimate, Figure, Figures, Headline, JudgedShares, Measured, stage
-from promptgen_jax.metrics import diversity, energies, shares
+from promptgen_jax.metrics import diversity, energies, frechet, shares
 from promptgen_jax.metrics._intervals import mean_estimate
 from promptgen_jax.runs import report, run
 from promptgen_jax.runs.report import sections
@@ -229,6 +229,20 @@ def test_an_own_metric_from_a_config(own_metric, tmp_path):
     with pytest.raises(ValueError, match=r"metric mypackage\.brightnes: cannot be imported"):
         run.train_and_evaluate(config, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_real_pictures_are_measured_beside(tmp_path):
+    """By the network that is named, which then judges too; the page says what they were."""
+    ebm, prompt = coloured(pg.FunctionControl(lambda images: images[:, 0, 0, 0], name="red"))
+    real = frechet.of_images(np.random.default_rng(0).random((2, 70, 4, 4, 3), np.float32), network="tinyclip_faces")
+    real.save(tmp_path / "real.npz")
+    asked = {"tinyclip_faces": str(tmp_path / "real.npz")}
+    found = stage.measure(prompt, ebm, KEY, num_samples=136, real=asked)
+    between, apart = found.own["frechet"].rows
+    assert apart.name == f"{between.name} to real pictures" == "FD (tinyclip_faces) to real pictures"
+    assert all(value.mean > 0 for value in apart.values.values())
+    assert found.options["real"] == {"tinyclip_faces": "real.npz"}
+    assert "real pictures: real.npz" in str(sections.measured_line(found.options))
 
 
 def test_figures_survive_json():

@@ -51,6 +51,11 @@ BAD = {
     "judge": (changed("evaluation.judges", {"emotoin": ("emotion",)}), "Did you mean 'emotion'"),
     "label": (changed("evaluation.judges", {"emotion": ("emotoin",)}), "Did you mean 'emotion'"),
     "metric": (changed("evaluation.metrics", ("mine.nope",)), "mine.nope"),
+    "real pictures": (changed("evaluation.real", {"faceres": "real.npz"}), "32 samples of 1024 features of faceres"),
+    "no real pictures": (
+        changed("evaluation", {"num_samples": 2000, "real": {"faceres": "nowhere.npz"}}),
+        "nowhere.npz: no such file",
+    ),
     "condition": (changed("stages.first.condition", {"turn": (20, -20)}), "condition turn"),
     "sentences": (changed("stages.first.condition", {"text": {"sentence": ["a man"]}}), "expected sentences alone, as"),
     "no sentence": (
@@ -112,6 +117,8 @@ def test_a_finished_run_is_measured_again(finished, capsys):
     assert "48" in (finished / "report.html").read_text()
     assert (finished / "first" / "prompt" / "flow_0" / "weights.safetensors").stat().st_mtime_ns >= trained
     assert json.loads((finished / "config.json").read_text())["evaluation"]["num_samples"] == 32
+    assert main.main(["--mode=evaluate", workdir, "--config.evaluation.real.faceres=faces"]) == 2
+    assert "32 samples of 1024 features of faceres" in capsys.readouterr().err
     assert main.main(["--mode=evaluate", workdir, "--config.stages.first.training.num_steps=3"]) == 2
     assert "holds a run of another config (differs in stages.first.training.num_steps)" in capsys.readouterr().err
 

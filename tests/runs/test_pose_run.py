@@ -138,7 +138,7 @@ def finished(tmp_path_factory):
     """A finished smoke run of the face pose config."""
     workdir = tmp_path_factory.mktemp("face_pose")
     config = face_pose.get_config("smoke").to_dict()
-    config["evaluation"] |= {"num_samples": 16, "num_shown": 2, "judges": {}}
+    config["evaluation"] |= {"num_samples": 16, "num_shown": 2, "judges": {"faceres": ()}}
     run.train_and_evaluate(config, workdir)
     return workdir
 
@@ -153,8 +153,17 @@ def test_report_of_a_conditional_run(finished):
     assert [row["angle"] for row in found["pose"]] == ["nod", "turn"]
     assert [row["network"] for row in found["identity"]] == ["faceres"]
     assert len(stage["headline"]) == 3
+    (distance,) = stage["metrics"]["kid"]["rows"]  # 16 samples are too few for a covariance
+    assert distance["name"] == "KD (faceres)"
+    assert set(stage["metrics"]) == {"kid"}
     page = (finished / "report.html").read_text()
-    for text in ("Pose error in degrees", "Two faces", "There is no certificate", "turn -20 to 20 degrees from left"):
+    for text in (
+        "Pose error in degrees",
+        "Two faces",
+        "There is no certificate",
+        "KD (faceres)",
+        "turn -20 to 20 degrees from left",
+    ):
         assert text in page
     picture = np.asarray(Image.open(finished / "pose" / "samples.png"))
     assert picture.shape == (3 * 65 + 1 + 16, 2 * (3 * 65 + 1) + 24, 3)

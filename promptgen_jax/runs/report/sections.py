@@ -109,6 +109,7 @@ def measured_line(options) -> Html | None:
         f"Measured on {number(options['num_samples'])} samples" if "num_samples" in options else None,
         f"judges: {judges}" if judges else None,
         f"own metrics: {', '.join(options['metrics'])}" if options.get("metrics") else None,
+        f"real pictures: {', '.join(options['real'].values())}" if options.get("real") else None,
         f"seed {options['seed']}" if "seed" in options else None,
     ]
     stated = [fact for fact in facts if fact]
