@@ -130,7 +130,7 @@ class Prompt(struct.PyTreeNode):
         strength: Mapping | None = None,
         shares: Mapping | None = None,
         text: str | Sequence[str] | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
     ) -> Array:
         """Draws images (num_samples, H, W, 3), nominally in [0, 1], over all devices of this host.
 
@@ -144,13 +144,14 @@ class Prompt(struct.PyTreeNode):
           strength: in place of `cond`, of dials by name of the control, e.g. `{"smile": 0.5}`, see `condition`.
           shares: in place of `cond`, wanted shares by label, e.g. `{"female": 0.7}`, see `condition`.
           text: in place of `cond`, a sentence for all, or n of them, e.g. "a smiling man", see `condition`.
-          batch_size: images per device at a time, of one compiled size.
+          batch_size: images per device at a time, of one compiled size; None for what `devices.images_at_a_time` says.
 
         Raises:
           TypeError, ValueError: raw key, num_samples or batch_size below 1, condition of a wrong shape; as `condition`.
         """
         checks.check_key("prompt.sample", key)
         checks.check_count("prompt.sample: num_samples", num_samples)
+        batch_size = devices.images_at_a_time(self.image_size) if batch_size is None else batch_size
         checks.check_count("prompt.sample: batch_size", batch_size)
         if strength is not None or shares is not None or text is not None:
             if cond is not None:

@@ -72,7 +72,7 @@ def write_samples(
     """
     folder = disk.local_path("sample: folder", folder)
     checks.check_count("sample: num_samples", num_samples)
-    batch_size = images_at_a_time(prompt.image_size) if batch_size is None else batch_size
+    batch_size = devices.images_at_a_time(prompt.image_size) if batch_size is None else batch_size
     checks.check_count("sample: batch_size", batch_size)
     checks.check_seed("sample: seed", seed)
     checks.check_number("sample: truncation", truncation, 0, 1, above=True)
@@ -122,12 +122,6 @@ def _write(
         if devices.is_first_host():
             _write_extras(prompt, folder, key, num_samples, cond, truncation, latents=latents, npz=npz)
     devices.wait_for_hosts("sample extras")
-
-
-def images_at_a_time(image_size: int) -> int:
-    """Images of so many pixels a side that one device makes together: a million pixels on a CPU, four on others."""
-    pixels = 2**20 if jax.default_backend() == "cpu" else 2**22
-    return min(64, max(1, pixels // image_size**2))
 
 
 def _finish(written: list[Future]) -> int:
