@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -68,7 +69,9 @@ def written(program: Callable[..., Any], inputs: Mapping[str, jax.ShapeDtypeStru
                 input_names=list(inputs),
                 output_names=["images"],
             ).SerializeToString()
-            (made,) = onnxruntime.InferenceSession(model).run(None, rows)
+            silent = onnxruntime.SessionOptions()
+            silent.log_severity_level = 4
+            (made,) = onnxruntime.InferenceSession(model, silent).run(None, rows)
         except Exception as error:  # of many kinds
             raise ValueError(
                 f"export: jax2onnx cannot write this prompt ({error}). Name the file .stablehlo instead."
@@ -101,8 +104,8 @@ def _applied(equation: Any, given: list[Any]) -> list[Any]:
     if name == "stack":
         axis = parameters["axis"]
         return [jax.lax.concatenate([jax.lax.expand_dims(each, (axis,)) for each in given], axis)]
-    if name == "select_n" and given[1].dtype == bool and len(given) == 3:
-        which, no, yes = given
+    if name == "select_n" and equation.outvars[0].aval.dtype == bool and len(given) == 3:
+        which, no, yes = map(jnp.asarray, given)
         return [(which & yes) | (~which & no)]
     if name == "pad" and all(min(width) >= 0 == width[2] for width in parameters["padding_config"]):
         return [_padded(given[0], given[1], parameters["padding_config"])]
