@@ -2,17 +2,21 @@
 
     python -m benchmarks.dials exact [--steps 4000] [--seed 0 1 2]
     python -m benchmarks.dials smile [--steps 200] [--seed 0 1 2] [--corners 0.5 0.0] [--samples 4096]
+    python -m benchmarks.dials two [--steps 200] [--seed 0 1 2] [--corners 0.5] [--samples 4096]
     python -m benchmarks.dials sentences [--steps 300] [--seed 0 1 2] [--sentences 8] [--samples 4096]
 
 A line of JSON a training goes to `--results`, and a table to the screen. `exact` is the linear-Gaussian bench at eleven
 strengths, whose mean, covariance and log Z are known: of the mean the worst error in standard deviations, of the
 covariance the relative Frobenius norm beside that of exact samples of the same size. `smile` is the classifier control
 of weight 3 on the shipped faces at 0.25, 0.5 and 1, with the gap E_q[log q - log p_z + E] + log Z, that from the prior.
-At 1 it has the paired difference to a training of the same steps and seed without a dial. `sentences` trains one flow
-over captions of the shipped small CLIP, by `configs/face_sentences.py`, and compares it, at captions of choices of
-labels that it never saw, with a training for each of them, of the same steps and seed, on the same noise. Beside the
-gaps are the shares of what a caption states as `emotion` and `faceres` see it, which had no part in the captions, and
-the mean yaw by `facemesh`, positive being left: of the generator, of the one flow, and of that of the caption alone.
+At 1 it has the paired difference to a training of the same steps and seed without a dial. `two` has a dial each for
+smile and turn, as `configs/face_two_dials.py`, measured where the one, the other and both are at full strength, each
+beside a training for that corner alone, of the same steps and seed, on the same noise. Intervals are of 95 %; that of
+a gap has the error of log Z in it, and the paired difference has none. `sentences` trains one flow over captions of the
+shipped small CLIP, by `configs/face_sentences.py`, and compares it, at captions of choices of labels that it never saw,
+with a training for each of them, of the same steps and seed, on the same noise. Beside the gaps are the shares of what
+a caption states as `emotion` and `faceres` see it, which had no part in the captions, and the mean yaw by `facemesh`,
+positive being left: of the generator, of the one flow, and of that of the caption alone.
 Seconds are those of a wall clock, with compilation.
 """
 
@@ -30,7 +34,7 @@ from scipy.special import logsumexp
 
 import promptgen_jax as pg
 from benchmarks.machine import processor
-from configs import face_sentences
+from configs import face_sentences, face_two_dials
 from promptgen_jax.devices import map_batches
 from promptgen_jax.evaluation.closed_forms import linear_target
 from promptgen_jax.tinyclip import captions
@@ -45,6 +49,7 @@ JUDGED = {  # network and attribute by attribute of a caption, and how it calls 
     "expression": ("emotion", "emotion", {"neutral": "neutral", "happy": "happy", "surprised": "surprise"}),
     "gender": ("faceres", "gender", {"male": "male", "female": "female"}),
 }
+CORNERS = ((1, 0), (0, 1), (1, 1))
 STRENGTHS, SMILES = tuple(k / 10 for k in range(11)), (0.25, 0.5, 1.0)
 EXACT_SAMPLES, PRIOR_SAMPLES, BATCH = 2**17, 8192, 128
 
@@ -133,6 +138,58 @@ def smile(seed, steps, corners, samples, **_):
         yield {**about, "corners": share, **times, "identity": same, "rows": rows}
 
 
+def two(seed, steps, corners, samples, **_):
+    """The dials of smile and turn at the corners, for each way to draw strengths, and a training for each corner."""
+    config = face_two_dials.get_config().to_dict()
+    stage, generator = config["stages"]["both"], pg.load_generator(**config["generator"])
+    controls = {
+        name: pg.load_control(options.pop("kind"), **options, name=name) for name, options in stage["controls"].items()
+    }
+    z_prior = generator.prior.sample(jax.random.key(7), PRIOR_SAMPLES)
+    eps = generator.prior.sample(jax.random.key(11), samples)
+    look = jax.jit(lambda ebm, z: ebm.energy(jax.random.key(0), z))
+    prior = np.stack(
+        [map_batches(look, BATCH, z_prior, shared=(pg.LatentEBM(generator, (each,)),)) for each in controls.values()]
+    ).astype(np.float64)
+    rows, apart, alone = [], {}, {}
+    for corner in CORNERS:
+        asked = tuple(control for control, at in zip(controls.values(), corner, strict=True) if at)
+        single, weights = pg.LatentEBM(generator, asked), -np.array(corner) @ prior
+        prompt, apart[corner] = train(single, seed, steps, SMILE)
+        alone[corner], z = free_energy(prompt, single, None, eps, BATCH)
+        told = dict(zip(controls, corner, strict=True)) | {"ess_of_prior": float(_ess(weights))}
+        rows.append(told | _gap(alone[corner], weights) | turned(generator, controls, z) | {"weights": weights})
+    about = {"bench": "two", "seed": seed, "steps": steps}
+    yield {**about, "corners": None, "seconds": sum(apart.values()), "rows": [_without(row) for row in rows]}
+    for share in corners:
+        ranges = pg.Conditions.of(stage["condition"], corners=share)
+        ebm = pg.LatentEBM(generator, tuple(controls.values()), ranges)
+        prompt, seconds = train(ebm, seed, steps, SMILE)
+        found = []
+        for corner, row in zip(CORNERS, rows, strict=True):
+            energies, z = free_energy(prompt, ebm, jnp.array(corner), eps, BATCH)
+            paired = _mean("minus_single", energies - alone[corner])
+            told = {name: row[name] for name in controls} | _gap(energies, row["weights"])
+            found.append(told | _interval(paired, "minus_single") | turned(generator, controls, z))
+        same = bool(np.array_equal(prompt.latents(eps, jnp.zeros((len(eps), 2))), eps))
+        times = {"seconds": seconds, "times_single": seconds / apart[CORNERS[-1]]}
+        yield {**about, "corners": share, **times, "identity": same, "rows": found}
+
+
+def turned(generator, controls, z):
+    """The share of smiles and the mean yaw, in degrees, that the controls' own networks see at latents (N, D)."""
+    smile, turn = controls["smile"], controls["turn"]
+
+    @jax.jit
+    def look(generator, smile, turn, z):
+        images = generator(jax.random.key(0), z)
+        return jnp.argmax(smile.network.log_probs(images, "expression"), 1), turn.network(images)["pose"][:, 0]
+
+    chosen, yaw = map_batches(look, BATCH, z, shared=(generator, smile, turn))
+    happy = smile.network.label_index("expression", "happy")
+    return {"happy": float(np.mean(chosen == happy)), "yaw": float(np.mean(yaw))}
+
+
 def sentences(seed, steps, samples, number, **_):
     """One training over captions, at captions of label sets that it never saw, and a training for each of these."""
     config = face_sentences.get_config().to_dict()
@@ -209,6 +266,30 @@ def _mean(name, values):
     return {name: float(values.mean()), f"{name}_se": float(values.std() / np.sqrt(len(values)))}
 
 
+def _gap(energies, log_weights):
+    """The mean of log q - log p_z + E (N,) plus log Z of weights of the prior (M,), with the error of both."""
+    weights = np.exp(log_weights - log_weights.max())
+    log_z = float(np.log(weights.mean()) + log_weights.max())
+    told = _mean("gap", energies + log_z)
+    error = float(weights.std() / weights.mean() / np.sqrt(len(weights)))
+    return {
+        "log_z": log_z,
+        "log_z_se": error,
+        **_interval(told | {"gap_se": float(np.hypot(told["gap_se"], error))}, "gap"),
+    }
+
+
+def _interval(told, name):
+    """What `_mean` tells, with its interval of 95 %."""
+    return told | {
+        f"{name}_{end}": told[name] + way * told[f"{name}_se"] for end, way in (("low", -1.96), ("high", 1.96))
+    }
+
+
+def _without(row):
+    return {name: value for name, value in row.items() if name != "weights"}
+
+
 def shown(found):
     """A training as lines of a table."""
     about = ", ".join(f"{name} {value}" for name, value in found.items() if name != "rows")
@@ -224,18 +305,23 @@ def shown(found):
 def main(arguments=None):
     """Trains and measures what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bench", choices=("exact", "smile", "sentences"))
+    parser.add_argument("bench", choices=("exact", "smile", "two", "sentences"))
     parser.add_argument(
-        "--steps", type=int, default=0, help="of a training; 4,000 of exact, 200 of smile, 300 of sentences"
+        "--steps", type=int, default=0, help="of a training; 4,000 of exact, 200 of smile and two, 300 of sentences"
     )
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--corners", type=float, nargs="+", default=[0.5, 0.0], help="of smile")
-    parser.add_argument("--samples", type=int, default=4096, help="of smile and sentences")
+    parser.add_argument("--corners", type=float, nargs="+", default=[], help="0.5 and 0 of smile, 0.5 of two")
+    parser.add_argument("--samples", type=int, default=4096, help="of smile, two and sentences")
     parser.add_argument("--sentences", type=int, default=8, help="held out, of sentences")
     parser.add_argument("--results", type=Path, default=RESULTS)
     asked = parser.parse_args(arguments)
-    run, steps = {"exact": (exact, 4000), "smile": (smile, 200), "sentences": (sentences, 300)}[asked.bench]
-    options = {"corners": asked.corners, "samples": asked.samples, "number": asked.sentences}
+    run, steps, corners = {
+        "exact": (exact, 4000, ()),
+        "smile": (smile, 200, (0.5, 0.0)),
+        "two": (two, 200, (0.5,)),
+        "sentences": (sentences, 300, ()),
+    }[asked.bench]
+    options = {"corners": asked.corners or corners, "samples": asked.samples, "number": asked.sentences}
     for seed in asked.seed:
         for found in run(seed, asked.steps or steps, **options):
             found["processor"] = processor()

@@ -19,7 +19,7 @@ from promptgen_jax.draws import Draws, images_by_number, images_of, images_of_nu
 from promptgen_jax.flows import saved
 from promptgen_jax.flows.base import load_flow, save_flow
 from promptgen_jax.flows.conditions import Conditions, asked, warn_beyond
-from promptgen_jax.store import card, disk, stablehlo, weights
+from promptgen_jax.store import card, disk, programs, stablehlo, weights
 from promptgen_jax.types import (
     FOLLOWS,
     Array,
@@ -269,26 +269,30 @@ class Prompt(struct.PyTreeNode):
             disk.write_bytes(staged / "README.md", card.card(self).encode())
 
     def export(self, path: str | Path, *, platforms: Sequence[str] = stablehlo.PLATFORMS) -> Path:
-        """Writes flow, generator and their weights as one program that needs nothing but JAX to run.
+        """Writes flow, generator and their weights as one program: StableHLO, run by JAX alone, or ONNX, without JAX.
 
-        `jax.export.deserialize(bytearray(Path(path).read_bytes())).call(eps)` gives images (B, H, W, 3) of noise
-        (B, D) float32 for any B, each as `sample` makes it. A conditional prompt takes conditions (B, A) float32 as
-        well, and, after them, a generator with noise of its own keys (B, 2) uint32, a row an image: any two numbers,
-        or `jax.random.key_data` of those of `draws`.
+        Of .stablehlo, `jax.export.deserialize(bytearray(Path(path).read_bytes())).call(eps)` gives images (B, H, W, 3)
+        of noise (B, D) float32 for any B, each as `sample` makes it. A conditional prompt takes conditions (B, A)
+        float32 as well, and, after them, a generator with noise of its own keys (B, 2) uint32, a row an image: any two
+        numbers, or `jax.random.key_data` of those of `draws`. In .onnx the inputs are named `eps` and `cond`, and the
+        output `images`; the generator may have no noise of its own.
 
         Args:
-          path: ends in .stablehlo; folders on the way are made.
-          platforms: where it has to run.
+          path: ends in .stablehlo or .onnx; folders on the way are made.
+          platforms: where a .stablehlo file has to run.
 
         Returns:
           The path written.
 
         Raises:
-          ValueError: another suffix, a folder, an unknown platform; PermissionError: it cannot be written.
+          ImportError: .onnx without the extra `onnx`.
+          ValueError: another suffix, a folder, an unknown platform, what ONNX cannot say; PermissionError: it cannot be
+            written.
         """
-        rows = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in (self.prior.dim, self.flow.cond_dim) if size]
-        key_data = jax.ShapeDtypeStruct((2,), jnp.uint32)
-        return stablehlo.save_program(path, images_of_numbers, self, *rows, key_data, platforms=platforms)
+        sizes = {"eps": self.prior.dim, "cond": self.flow.cond_dim}
+        rows = {name: jax.ShapeDtypeStruct((size,), jnp.float32) for name, size in sizes.items() if size}
+        rows["key"] = jax.ShapeDtypeStruct((2,), jnp.uint32)
+        return programs.save_program(path, images_of_numbers, self, rows, platforms=platforms)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Uploads what `save` writes to a model repository of the Hugging Face Hub; returns its address.

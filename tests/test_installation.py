@@ -37,7 +37,8 @@ def test_what_is_imported_is_declared():
     project = PROJECT["project"]
     extras = {name: names(each) for name, each in project["optional-dependencies"].items()}
     declared = names(project["dependencies"])
-    assert imported("promptgen_jax", "configs") <= declared | extras["tensorboard"] | extras["play"]
+    optional = extras["tensorboard"] | extras["play"] | extras["onnx"]
+    assert imported("promptgen_jax", "configs") <= declared | optional
     assert imported("convert") <= declared | extras["convert"]
     assert declared - {"transformers"} <= imported("promptgen_jax", "configs", "convert")  # it reads tokenizers' files
 

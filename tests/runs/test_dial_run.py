@@ -11,15 +11,15 @@ from PIL import Image
 
 import main
 import promptgen_jax as pg
-from configs import face_dial, pieces
+from configs import face_dial, face_two_dials, pieces
 from promptgen_jax.evaluation.stage import Measured
 from promptgen_jax.runs import run
 from promptgen_jax.runs.config import RunConfig
 from promptgen_jax.store import images
 
 
-def config():
-    found = face_dial.get_config("smoke").to_dict()
+def config(module=face_dial):
+    found = module.get_config("smoke").to_dict()
     found["evaluation"] |= {"num_samples": 16, "num_shown": 2, "judges": {}}
     return found
 
@@ -46,6 +46,23 @@ def test_report_has_the_dial(finished):
     for text in ("Energy of smile", "Share of happy", "log Z and its integral: ", "smile</text>"):
         assert text in part
     assert len(re.findall("<polyline", part)) >= 8
+
+
+@pytest.mark.full
+def test_two_dials_are_turned_together_in_the_report_and_apart_by_name(tmp_path):
+    run.train_and_evaluate(config(face_two_dials), tmp_path / "run")
+    (stage,) = json.loads((tmp_path / "run" / "report.json").read_text())["stages"]
+    settings = Measured.from_json(stage).dial.settings
+    assert settings[0].condition == {"smile": 0, "turn": 0}
+    assert settings[-1].condition == {"smile": 1, "turn": 1}
+    np.testing.assert_allclose(settings[0].certificate.log_z, 0, atol=1e-9)
+    assert "smile and turn, together" in (tmp_path / "run" / "report.html").read_text()
+    common = ["--mode=sample", f"--workdir={tmp_path / 'run'}", "--num_samples=1"]
+    pictures = []
+    for asked in ("smile=0,turn=0", "smile=1,turn=0", "smile=0,turn=1"):
+        assert main.main([*common, f"--output={tmp_path / asked}", f"--condition={asked}"]) == 0
+        pictures.append((tmp_path / asked / "000000.png").read_bytes())
+    assert len(set(pictures)) == 3
 
 
 @pytest.mark.full

@@ -126,7 +126,7 @@ def test_trained_on_four_devices_sampled_on_one(tmp_path):
         command = [sys.executable, "-c", ROUND_TRIP, str(tmp_path)]
         done = subprocess.run(command, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-    four, one = (np.load(tmp_path / f"{devices}.npy") for count in (4, 1))
+    four, one = (np.load(tmp_path / f"{count}.npy") for count in (4, 1))
     assert four.std() > 0.1
     np.testing.assert_allclose(four, one, atol=1e-5)
 

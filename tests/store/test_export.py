@@ -75,7 +75,7 @@ def test_noise_of_the_generator_comes_from_keys(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("face.onnx", r"face.onnx does not end in \.stablehlo\. Name it face\.stablehlo\.$"),
+        ("face.pt", r"face.pt does not end in \.stablehlo or \.onnx\. Name it face\.stablehlo or face\.onnx\.$"),
         (".", r"is a folder; expected a file\. Name one in it, \S+\.stablehlo\.$"),
         ("file/face.stablehlo", "cannot be made"),
     ],
