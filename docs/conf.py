@@ -48,6 +48,7 @@ play
 export
 checkpoints
 scaling
+performance
 troubleshooting
 reliability
 api
