@@ -124,8 +124,8 @@ def special_orthogonal(key: Array, num: int, dim: int) -> Array:
     return q.at[:, :, 0].multiply(sign[:, None])
 
 
-def compose_rotations(matrices: Array) -> Array:
-    """The one rotation R_n ... R_1 (D, D) that equals applying (n, D, D) from first to last."""
+def compose_rotations(matrices: Sequence[Array]) -> Array:
+    """The one rotation R_n ... R_1 (D, D) that equals applying n of them, each (D, D), from first to last."""
     total = matrices[0]
     for matrix in matrices[1:]:
         total = jnp.matmul(matrix, total, precision=PRECISION)

@@ -19,7 +19,7 @@ from jax import Array
 from promptgen_jax import checks
 from promptgen_jax.flows import bijectors
 from promptgen_jax.flows.transformers import CLAMPS, complete, make_transformer
-from promptgen_jax.types import Prior, PyTree, Spec
+from promptgen_jax.types import Prior, PyTree, Spec, Stack
 
 ARCHITECTURES = ("allinone", "coupling")
 CONDITIONING = ("concat", "equivariant")
@@ -135,8 +135,8 @@ class AllInOne(nn.Module):
         if self.identity_start:
             self.undo = self.variable("buffers", "undo", self._compose_undo)
 
-    def _draw_rotations(self) -> Array:
-        return bijectors.special_orthogonal(self.make_rng("params"), self.num_layers, self.dim)
+    def _draw_rotations(self) -> Stack:
+        return Stack.of(bijectors.special_orthogonal(self.make_rng("params"), self.num_layers, self.dim))
 
     def _compose_undo(self) -> Array:
         return bijectors.compose_rotations(self.rotations.value).T
