@@ -75,6 +75,25 @@ def spec_field() -> Any:
     return struct.field(pytree_node=False, default=None, repr=False, metadata={FOLLOWS: True})
 
 
+class Stack(tuple):
+    """N matrices (..., D, D) that are leaves of their own in a tree, and one array (..., N, D, D) in files.
+
+    A program reads each where it lies, while of one array it would copy every matrix out before the product.
+    """
+
+    @classmethod
+    def of(cls, whole: Any) -> Stack:
+        """The matrices of one array."""
+        return cls(whole[..., index, :, :] for index in range(whole.shape[-3]))
+
+    def whole(self) -> Array:
+        """The one array."""
+        return jnp.stack(self, axis=-3)
+
+
+jax.tree_util.register_pytree_node(Stack, lambda stack: (tuple(stack), None), lambda _, arrays: Stack(arrays))
+
+
 class Prior(struct.PyTreeNode):
     """Diagonal normal `p_z = N(loc, diag(scale²))` on R^D; also the base distribution of the flow.
 

@@ -95,7 +95,7 @@ def sampler_of(count: int):
     from promptgen_jax.draws import noise, seeded
 
     made = prompt()
-    arrays = {"rotations": made.flow.buffers["flows_0"]["rotations"]}
+    arrays = {"rotations": made.flow.buffers["flows_0"]["rotations"].whole()}
     arrays |= {f"flow/{name}": leaf for name, leaf in flat_tree(made.params).items()}
     arrays |= {f"generator/{name}": leaf for name, leaf in flat_tree(made.generator.weights).items()}
     eps = {

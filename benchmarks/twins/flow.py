@@ -44,7 +44,8 @@ class AllInOne:
     @classmethod
     def of(cls, flow, params) -> AllInOne:
         """Of a flow of the library and its parameters, which ask for gradients."""
-        return cls(tensors(params, trained=True), tensors(flow.buffers)["flows_0/rotations"])
+        rotations = tensors({"rotations": flow.buffers["flows_0"]["rotations"].whole()})["rotations"]
+        return cls(tensors(params, trained=True), rotations)
 
     def gradients(self, *, forget: bool = True) -> dict:
         """Of the last backward pass, by path."""

@@ -52,9 +52,11 @@ class ClassifierControl:
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,) in nats, 0 is certainty. `key` is not used."""
         del key
-        views = (sample.images, sample.images[:, :, ::-1]) if self.mirror else (sample.images,)
-        energies = [self.from_log_probs(self.network.log_probs(view, self.attribute)) for view in views]
-        return sum(energies, start=jnp.zeros(())) / len(views)
+        images = sample.images
+        if self.mirror:  # beside each other: of a batch that is split over devices, each keeps its own
+            images = jnp.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
+        energies = self.from_log_probs(self.network.log_probs(images, self.attribute))
+        return jnp.mean(energies.reshape(len(sample.images), -1), axis=1)
 
     def from_log_probs(self, log_probs: Array) -> Array:
         """Energies (B,) of log P(label | image), (B, K) in nats."""

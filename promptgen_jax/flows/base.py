@@ -26,7 +26,7 @@ from promptgen_jax.flows.bijectors import SideBySide
 from promptgen_jax.flows.own import Own, build_own
 from promptgen_jax.flows.realnvp import RealNVP
 from promptgen_jax.store import documents, weights
-from promptgen_jax.types import Array, Density, Prior, PyTree, Spec
+from promptgen_jax.types import Array, Density, Prior, PyTree, Spec, Stack
 
 PAPER = "realnvp"  # the kind of flow that is meant where none is named
 
@@ -237,7 +237,12 @@ def init_flow(key: Array, prior: Prior, *, cond_dim: int = 0, **options: Any) ->
 
 
 def variable_shapes(module: RealNVP | Own) -> PyTree:
-    """Shapes of all arrays of a flow, `{"params": ..., "buffers": ...}`."""
+    """Shapes of all arrays of a flow as a file holds them, `{"params": ..., "buffers": ...}`."""
+    return jax.eval_shape(_whole, _drawn(module))
+
+
+def _drawn(module: RealNVP | Own) -> PyTree:
+    """Shapes of all arrays of a flow in memory."""
     return jax.eval_shape(module.draw, jax.random.key(0))
 
 
@@ -251,7 +256,11 @@ def save_flow(folder: str | Path, flow: Density, params: PyTree, *, extras: dict
       extras: further arrays by name, kept under `extras/` and not read by `load_flow`.
       **about: further JSON entries of config.json, e.g. the source and its licence.
     """
-    tree = {"params": params, "buffers": flow.buffers, "prior": {"loc": flow.prior.loc, "scale": flow.prior.scale}}
+    tree = {
+        "params": params,
+        "buffers": _whole(flow.buffers),
+        "prior": {"loc": flow.prior.loc, "scale": flow.prior.scale},
+    }
     tree |= {"extras": extras} if extras else {}
     options = flow.spec.to_json()["options"]
     for name, usual in (("transformer", "affine"), ("dials", [])):  # left out, so that earlier releases read it
@@ -290,18 +299,34 @@ def load_flow(folder: str | Path, *, trust: str | Iterable[str] = ()) -> tuple[D
     options = {"kind": config.get("flow", PAPER), **config["options"]}
     with documents.one_sentence(folder, "no flow can be made of its config.json", advice="Copy the folder again."):
         module = build_module(prior, cond_dim=config["cond_dim"], **options)
-        shapes = variable_shapes(module) | {"prior": {"loc": prior.loc, "scale": prior.scale}}
+        drawn = _drawn(module)
+        shapes = jax.eval_shape(_whole, drawn) | {"prior": {"loc": prior.loc, "scale": prior.scale}}
     weights.check_tree(str(folder), tree, _by_name(shapes), converter=config.get("converter", "the training"))
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
     if bad := [name for name, value in flat.items() if not np.all(np.isfinite(value))]:
         raise ValueError(f"{folder}: {bad[0]} holds NaN or infinite values. Choose another checkpoint, or train again.")
-    tree = jax.device_put(jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], shapes))
-    return _join(module, tree["buffers"], prior), tree["params"]
+    tree = jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], shapes)
+    params, buffers = jax.device_put((tree["params"], _apart(tree["buffers"], like=drawn["buffers"])))
+    return _join(module, buffers, prior), params
 
 
 def _join(module: Any, buffers: PyTree, prior: Prior) -> Any:
     """Networks with their prior: a map, unless they say that they make another density."""
     return getattr(module, "flow_class", Flow)(buffers=buffers, prior=prior, module=module)
+
+
+def _whole(tree: PyTree) -> PyTree:
+    """A tree with one array in place of every `Stack`."""
+    return jax.tree.map(lambda leaf: leaf.whole() if _is_stack(leaf) else leaf, tree, is_leaf=_is_stack)
+
+
+def _apart(tree: PyTree, *, like: PyTree) -> PyTree:
+    """The other way round: with a `Stack` wherever a tree like it has one."""
+    return jax.tree.map(lambda made, leaf: Stack.of(leaf) if _is_stack(made) else leaf, like, tree, is_leaf=_is_stack)
+
+
+def _is_stack(leaf: Any) -> bool:
+    return isinstance(leaf, Stack)
 
 
 def _by_name(tree: PyTree) -> dict:

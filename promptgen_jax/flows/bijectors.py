@@ -1,4 +1,4 @@
-"""The fixed pieces of the flow as distrax bijectors on vectors: rotation, permutation, and flows side by side.
+"""Pieces of the flow as distrax bijectors on vectors: rotation, permutation, and bijectors in a row or side by side.
 
 Forward is the direction noise to latent. Every matrix product runs at full float32: with TF32 or bfloat16 passes the
 inverse would see other log-scales than the forward map did, and the round trip would fail.
@@ -7,12 +7,14 @@ inverse would see other log-scales than the forward map did, and the round trip 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import distrax
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from promptgen_jax.types import PyTree
 
 PRECISION = jax.lax.Precision.HIGHEST
 
@@ -69,11 +71,41 @@ class Permutation(distrax.Bijector):
 
     def forward_and_log_det(self, x: Array) -> tuple[Array, Array]:
         """Permutes the last axis of (..., D)."""
-        return jnp.take(x, self._indices, axis=-1), jnp.zeros(x.shape[:-1])
+        return jnp.take(x, self._indices, axis=-1, mode="clip"), jnp.zeros(x.shape[:-1])
 
     def inverse_and_log_det(self, y: Array) -> tuple[Array, Array]:
         """Permutes the last axis of (..., D) back."""
-        return jnp.take(y, jnp.argsort(self._indices), axis=-1), jnp.zeros(y.shape[:-1])
+        return jnp.take(y, jnp.argsort(self._indices), axis=-1, mode="clip"), jnp.zeros(y.shape[:-1])
+
+
+class Repeated(distrax.Bijector):
+    """Bijectors of one make in a row, which a program holds once, as the body of a loop.
+
+    Args:
+      make: from the arrays of one of them, and those of all, to its bijectors in the order in which they act.
+      arrays: tree of what differs, along a first axis.
+      shared: tree of what they have in common.
+    """
+
+    def __init__(self, make: Callable[[PyTree, PyTree], list[distrax.Bijector]], arrays: PyTree, shared: PyTree):
+        super().__init__(event_ndims_in=1)
+        self._make, self._arrays, self._shared = make, arrays, shared
+
+    def _apply(self, x: Array, method: str, *, reverse: bool) -> tuple[Array, Array]:
+        def step(carried: tuple[Array, Array], arrays: PyTree) -> tuple[tuple[Array, Array], None]:
+            value, total = carried
+            value, log_det = getattr(distrax.Chain(self._make(arrays, self._shared)[::-1]), method)(value)
+            return (value, total + log_det), None
+
+        return jax.lax.scan(step, (x, jnp.zeros(x.shape[:-1])), self._arrays, reverse=reverse)[0]
+
+    def forward_and_log_det(self, x: Array) -> tuple[Array, Array]:
+        """(..., D) through all of them, the first one first."""
+        return self._apply(x, "forward_and_log_det", reverse=False)
+
+    def inverse_and_log_det(self, y: Array) -> tuple[Array, Array]:
+        """(..., D) back through all of them, the last one first."""
+        return self._apply(y, "inverse_and_log_det", reverse=True)
 
 
 class SideBySide(distrax.Bijector):
@@ -124,8 +156,8 @@ def special_orthogonal(key: Array, num: int, dim: int) -> Array:
     return q.at[:, :, 0].multiply(sign[:, None])
 
 
-def compose_rotations(matrices: Array) -> Array:
-    """The one rotation R_n ... R_1 (D, D) that equals applying (n, D, D) from first to last."""
+def compose_rotations(matrices: Sequence[Array]) -> Array:
+    """The one rotation R_n ... R_1 (D, D) that equals applying n of them, each (D, D), from first to last."""
     total = matrices[0]
     for matrix in matrices[1:]:
         total = jnp.matmul(matrix, total, precision=PRECISION)

@@ -19,7 +19,7 @@ from jax import Array
 from promptgen_jax import checks
 from promptgen_jax.flows import bijectors
 from promptgen_jax.flows.transformers import CLAMPS, complete, make_transformer
-from promptgen_jax.types import Prior, PyTree, Spec
+from promptgen_jax.types import Prior, PyTree, Spec, Stack
 
 ARCHITECTURES = ("allinone", "coupling")
 CONDITIONING = ("concat", "equivariant")
@@ -135,8 +135,8 @@ class AllInOne(nn.Module):
         if self.identity_start:
             self.undo = self.variable("buffers", "undo", self._compose_undo)
 
-    def _draw_rotations(self) -> Array:
-        return bijectors.special_orthogonal(self.make_rng("params"), self.num_layers, self.dim)
+    def _draw_rotations(self) -> Stack:
+        return Stack.of(bijectors.special_orthogonal(self.make_rng("params"), self.num_layers, self.dim))
 
     def _compose_undo(self) -> Array:
         return bijectors.compose_rotations(self.rotations.value).T
@@ -151,6 +151,8 @@ class AllInOne(nn.Module):
 
 class Coupling(nn.Module):
     """Plain RealNVP: couplings whose halves alternate, with a random permutation before each pair.
+
+    A program holds one pair, as the body of a loop, however many there are.
 
     The last linear layers start at zero and a last permutation undoes all others, so the flow starts as the exact
     identity. No D x D matrix: the choice for latents of many thousand dimensions.
@@ -194,10 +196,26 @@ class Coupling(nn.Module):
 
     def __call__(self, cond: Array | None, gate: Array | None = None) -> list[distrax.Bijector]:
         """All bijectors in the order in which they act; with a `gate` (..., 1) of 0 they are the exact identity."""
-        acting = []
-        for layer, permutation in zip(self.layers, self.permutations.value[:-1], strict=True):
-            acting += [bijectors.Permutation(permutation), *layer(cond, gate)]
-        return [*acting, bijectors.Permutation(self.permutations.value[-1])]
+        if self.is_initializing():
+            for layer in self.layers:
+                layer(cond, gate)
+        permutations = self.permutations.value
+        networks, variables = zip(*(layer.unbind() for layer in self.layers), strict=True)
+
+        def pair(arrays: PyTree, shared: PyTree) -> list[distrax.Bijector]:
+            """Of a pair of layers, or of the last one alone."""
+            acting: list[distrax.Bijector] = []
+            for network, each, permutation in zip(networks, *arrays, strict=False):
+                acting += [bijectors.Permutation(permutation), *network.apply(each, *shared)]
+            return acting
+
+        shared, (pairs, alone) = (cond, gate), divmod(self.num_layers, 2)
+        acting = pair((variables[-1:], permutations[-2:-1]), shared) if alone else []
+        if pairs:
+            along = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *variables[i : 2 * pairs : 2]) for i in range(2)]
+            rows = permutations[: 2 * pairs].reshape(pairs, 2, self.dim)
+            acting = [bijectors.Repeated(pair, (along, rows), shared), *acting]
+        return [*acting, bijectors.Permutation(permutations[-1])]
 
 
 class RealNVP(nn.Module):

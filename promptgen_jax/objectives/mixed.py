@@ -79,7 +79,8 @@ class Mixed:
 
         fresh = draw(self, key_prior, prior, self.prior_batch or self.batch_size)
         cond = ebm.draw_cond(jax.random.fold_in(key_prior, 1), len(fresh))
-        both = (seen, (fresh, cond, flow.log_prob(params, fresh, cond), ebm.energy(key_ebm, fresh, cond)))
+        log_q = flow.log_prob(jax.lax.stop_gradient(params), fresh, cond)
+        both = (seen, (fresh, cond, log_q, ebm.energy(key_ebm, fresh, cond)))
         z, cond, log_q, energy = jax.lax.stop_gradient(jax.tree.map(lambda *each: jnp.concatenate(each), *both))
         log_prior = prior.log_prob(z)
         share = len(fresh) / len(z)

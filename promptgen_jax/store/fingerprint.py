@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promptgen_jax.types import FOLLOWS
+from promptgen_jax.types import FOLLOWS, Stack
 
 PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, slice, range, types.EllipsisType)
 TOLD = (types.FunctionType, np.ndarray, jax.Array, tuple, list, Mapping, *PLAIN)  # members of classes looked at
@@ -56,6 +56,7 @@ def _update(digest, value, where: str, seen: dict[int, int]) -> None:
         for each in values:
             _update(digest, each, where, seen)
 
+    value = np.asarray(value.whole()) if isinstance(value, Stack) else value
     if value is None or isinstance(value, PLAIN):
         tell(type(value).__name__, repr(value))
     elif isinstance(value, (np.ndarray, np.generic, jax.Array)) and value.dtype != object:
