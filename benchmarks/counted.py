@@ -31,12 +31,13 @@ TABLE = Path(__file__).parent / "counts.json"
 TOLERANCE = 0.1
 BATCH = 4
 FLOW = {"architecture": "allinone", "num_layers": 8, "hidden_dim": 128}
+COUPLING = {"architecture": "coupling", "num_layers": 8, "hidden_dim": 64}
 
 
-def faces(*controls: Any) -> tuple[pg.LatentEBM, Any, Any]:
-    """The shipped faces with these controls, and the paper's flow with its parameters."""
+def faces(*controls: Any, flow: dict = FLOW) -> tuple[pg.LatentEBM, Any, Any]:
+    """The shipped faces with these controls, and a flow, the paper's, with its parameters."""
     generator = pg.load_generator("dcgan_digiface")
-    return pg.LatentEBM(generator, controls), *pg.init_flow(jax.random.key(0), generator.prior, **FLOW)
+    return pg.LatentEBM(generator, controls), *pg.init_flow(jax.random.key(0), generator.prior, **flow)
 
 
 def smile() -> Any:
@@ -83,9 +84,9 @@ def flow_alone(dim: int) -> tuple[Callable, tuple]:
     return jax.value_and_grad(loss), (params, flow, prior.sample(jax.random.key(1), 64))
 
 
-def whole_step(objective: str) -> tuple[Callable, tuple]:
+def whole_step(objective: str, flow: dict = FLOW) -> tuple[Callable, tuple]:
     """The training step of the smile, optimiser included."""
-    ebm, flow, params = faces(smile())
+    ebm, made, params = faces(smile(), flow=flow)
     config = pg.TrainConfig(num_steps=10, batch_size=BATCH, objective=objective)
     options = {"objective": make_objective(config), "config": config}
     options["optimizer"] = make_optimizer(learning_rate=1e-3, num_steps=10)
@@ -97,7 +98,9 @@ def whole_step(objective: str) -> tuple[Callable, tuple]:
         "best": params,
         "best_loss": jnp.float32(jnp.inf),
     }
-    return functools.partial(train.train_step, **options), (state, ebm, flow)
+    memory = options["objective"].init(ebm, made, params)
+    state |= {train.MEMORY: memory} if jax.tree.leaves(memory) else {}
+    return functools.partial(train.train_step, **options), (state, ebm, made)
 
 
 def small_stylegan2() -> StyleGAN2:
@@ -118,6 +121,7 @@ PROGRAMS: dict[str, Callable[[], tuple[Callable, tuple]]] = {
     "smile, gradient of the flow": lambda: gradient_of_flow(*faces(smile())),
     "text, gradient of the flow": lambda: gradient_of_flow(*faces(text())),
     "smile, training step": lambda: whole_step("reverse_kl"),
+    "smile of the quick start, training step": lambda: whole_step("mixed", COUPLING),
 }
 
 
