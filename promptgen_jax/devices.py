@@ -96,7 +96,7 @@ def images_at_a_time(image_size: int) -> int:
     On a CPU more of them together leave its cache and take longer, each.
     """
     pixels = 2**17 if jax.default_backend() == "cpu" else 2**22
-    return min(64, max(1, pixels // image_size**2))
+    return min(64, max(1, pixels // max(1, image_size) ** 2))
 
 
 def filter_none(*arrays) -> list:

@@ -74,7 +74,7 @@ class Flow(struct.PyTreeNode):
           ValueError, TypeError: wrong shape or dtype, NaN or infinite noise, condition missing or not wanted.
         """
         self._check("flow.forward_and_log_det", eps, cond)
-        return self.bijector(params, cond).forward_and_log_det(eps)
+        return _forward(self, params, eps, cond)
 
     def forward_and_log_dets(
         self, params: PyTree, eps: Array, cond: Array | None = None
@@ -94,7 +94,7 @@ class Flow(struct.PyTreeNode):
           ValueError, TypeError: as `forward_and_log_det`.
         """
         self._check("flow.inverse_and_log_det", z, cond)
-        return self.bijector(params, cond).inverse_and_log_det(z)
+        return _inverse(self, params, z, cond)
 
     def act(self, params: PyTree, z: Array, cond: Array) -> Array:
         """Moves latents (B, D) by conditions (B, A): f(eps, a) acted on by b is f(eps, a + b) (appendix B.5).
@@ -119,7 +119,7 @@ class Flow(struct.PyTreeNode):
           ValueError, TypeError: as `forward_and_log_det`.
         """
         self._check("flow.log_prob", z, cond)
-        return self.distribution(params, cond).log_prob(z)
+        return _log_prob(self, params, z, cond)
 
     def sample_and_log_prob(
         self, params: PyTree, key: Array, num_samples: int, cond: Array | None = None
@@ -138,6 +138,21 @@ class Flow(struct.PyTreeNode):
     def _check(self, where: str, latents: Array, cond: Array | None) -> None:
         checks.check_latents(where, latents, self.prior.dim)
         checks.check_cond(where, cond, self.cond_dim, latents.shape[0])
+
+
+@jax.jit  # as a loop over layers would be compiled at every call
+def _forward(flow: Flow, params: PyTree, eps: Array, cond: Array | None) -> tuple[Array, Array]:
+    return flow.bijector(params, cond).forward_and_log_det(eps)
+
+
+@jax.jit
+def _inverse(flow: Flow, params: PyTree, z: Array, cond: Array | None) -> tuple[Array, Array]:
+    return flow.bijector(params, cond).inverse_and_log_det(z)
+
+
+@jax.jit
+def _log_prob(flow: Flow, params: PyTree, z: Array, cond: Array | None) -> Array:
+    return flow.distribution(params, cond).log_prob(z)
 
 
 def kinds() -> list[str]:
