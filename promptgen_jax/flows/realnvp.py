@@ -196,9 +196,8 @@ class Coupling(nn.Module):
 
     def __call__(self, cond: Array | None, gate: Array | None = None) -> list[distrax.Bijector]:
         """All bijectors in the order in which they act; with a `gate` (..., 1) of 0 they are the exact identity."""
-        if self.is_initializing():
-            for layer in self.layers:
-                layer(cond, gate)
+        if self.is_initializing():  # for the arrays alone: nothing is stacked, each shape by a program of its own
+            return [bijector for layer in self.layers for bijector in layer(cond, gate)]
         permutations = self.permutations.value
         networks, variables = zip(*(layer.unbind() for layer in self.layers), strict=True)
 
