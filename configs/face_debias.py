@@ -8,7 +8,7 @@ Other shares: --config.stages.debias.controls.gender.mu.female=0.7. Of first cho
 Measured on 2 CPU cores busy with other work (6 minutes of training), 4,096 samples: mean P(female) 0.362 to 0.515
 (asked 0.500; 0.501 after reweighting), KL to the target shares 0.0387 to 0.0005, effective sample size 0.42 of the
 samples; the independent judge's mean P(female) goes from 0.290 to 0.370. Mean cosine between face embeddings 0.40
-before and 0.42 after. Another training, seed 0: 0.513, KL to the target shares 0.0003, independent judge 0.366; the flow is
+before and 0.42 after. Another training, seed 0: 0.513, KL to the target shares 0.0003, independent judge 0.366; it is
 0.39 nats from the target seen from either side, of which it misses 3 %.
 """
 
