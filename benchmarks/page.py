@@ -203,7 +203,8 @@ def scaling(records: list[dict]) -> str:
         ]
         found += (
             f"A training step of {devices[0]['about']}, on virtual devices of one processor, from the compiled program."
-            f" The flow has {devices[0]['parameters']:,} numbers of 4 bytes.\n\n"
+            f" The flow, the paper's, has {devices[0]['parameters']:,} numbers of 4 bytes, whose gradient is one"
+            " message; a coupling flow sends its gradient pair of layers by pair of layers.\n\n"
             + table(
                 ("devices", "losses", "bytes sent a step", "temporary MiB", "arguments MiB", "GFLOP a device"), rows
             )

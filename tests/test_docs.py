@@ -131,7 +131,7 @@ def test_generators():
 
 def test_extending(tmp_path, monkeypatch):
     """Own functions, own network with weights and own file, as a reader would paste them one after the other."""
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch, which writes and runs the official networks, is not installed")
     import official_own
     import official_transformers as official
     from safetensors.torch import save_file

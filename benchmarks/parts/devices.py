@@ -1,6 +1,7 @@
-"""A training step of the quick start on 1, 2, 4 and 8 virtual devices: losses, messages and memory of each.
+"""A training step of the smile on 1, 2, 4 and 8 virtual devices: losses, messages and memory of each.
 
-Each number of devices takes a process of its own, since XLA is told at its start.
+The flow is the paper's: of a loop, as coupling flows are, messages would be counted once. Each number of devices takes
+a process of its own, since XLA is told at its start.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from benchmarks import __main__ as command
 from benchmarks import accelerator, case, machine, page, turns
 from benchmarks.case import Case, Side
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="torch, which writes and runs the official networks, is not installed")
 ROOT = Path(__file__).parents[2]
 
 

@@ -67,7 +67,7 @@ def package_tensors(name):
 @functools.cache
 def package_state():
     """The shipped generator as a state dict of its package, with batch normalisation taken out of the kernels."""
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch, which writes and runs the official networks, is not installed")
     tree, _ = weights.load_weights("dcgan_digiface")
     rng = np.random.default_rng(0)
     state = {}
@@ -249,7 +249,7 @@ def torch_cases(folder):
 
 @pytest.mark.parametrize("case", ["missing", "extra", "nan", "shape", "not a tensor", "other model", "list", "code"])
 def test_dcgan_refuses_contents(tmp_path, case):
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="torch, which writes and runs the official networks, is not installed")
     content, message = torch_cases(tmp_path)[case]
     source = write_torch(tmp_path, content)
     with pytest.raises(ValueError, match=message):
@@ -260,7 +260,7 @@ def test_dcgan_refuses_contents(tmp_path, case):
 
 @pytest.mark.parametrize("case", ["truncated", "empty", "text", "plain pickle"])
 def test_dcgan_refuses_files(tmp_path, case):
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="torch, which writes and runs the official networks, is not installed")
     source = write_torch(tmp_path, {"netG_state_dict": {}})
     content = {
         "truncated": source.read_bytes()[:200],

@@ -15,7 +15,7 @@ from official import GOLDEN, assert_close, load_golden
 from convert import array_pickle, flame_to_flax
 from promptgen_jax.models import flame, network
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="torch, which writes and runs the official networks, is not installed")
 
 NAME = "flame_lbs"
 ARRAYS = load_golden(NAME)

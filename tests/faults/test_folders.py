@@ -121,7 +121,9 @@ def test_code_in_the_folder_of_a_run_is_not_run(tmp_path, monkeypatch):
 
 def test_a_card_has_no_live_markdown_of_others(tmp_path):
     """Not of names, licences, texts, nor of notes that a file has brought."""
-    markdown = pytest.importorskip("markdown_it").MarkdownIt("gfm-like", {"linkify": False, "html": True})
+    markdown = pytest.importorskip(
+        "markdown_it", reason="markdown-it, which reads cards as sites do, is not installed"
+    ).MarkdownIt("gfm-like", {"linkify": False, "html": True})
     bad = "x | ![i](http://a.b/c) <img src=x> [l](http://a.b) `c` **b** https://a.b\n\n# h\n\n[r]: http://a.b\n\n[r]"
     generator = a_generator().replace(name=bad)
     flow, params = pg.init_flow(jax.random.key(0), generator.prior, architecture="coupling", num_layers=2, hidden_dim=2)

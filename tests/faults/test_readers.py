@@ -36,7 +36,7 @@ from promptgen_jax.runs import finished, inventory, report
 from promptgen_jax.runs import run as runs
 from promptgen_jax.store import hub, logs, weights
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="torch, which writes and runs the official networks, is not installed")
 pytestmark = ALLOWED
 FULL = pytest.mark.full
 

@@ -10,7 +10,7 @@ from convert import inception_to_flax
 from promptgen_jax.models import inception, network
 from promptgen_jax.store import catalogue
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="torch, which writes and runs the official networks, is not installed")
 RNG = np.random.default_rng(0)
 
 

@@ -18,7 +18,7 @@ from convert import dcgan_to_flax, layers, reading
 from promptgen_jax.models import dcgan, preprocess, resnet, vit
 from promptgen_jax.store import weights
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="torch, which writes and runs the official networks, is not installed")
 nn = torch.nn
 WAY = preprocess.Preprocess(rule="exact", size=(32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 

@@ -292,8 +292,10 @@ def test_tokenizers_of_folders_are_read_as_they_are(tmp_path):
 
 
 def test_sentencepiece_of_siglip(tmp_path):
-    sentencepiece = pytest.importorskip("sentencepiece")
-    pytest.importorskip("google.protobuf")
+    sentencepiece = pytest.importorskip(
+        "sentencepiece", reason="sentencepiece, which makes the tokenizer, is not installed"
+    )
+    pytest.importorskip("google.protobuf", reason="protobuf, which makes the tokenizer, is not installed")
     (tmp_path / "corpus").write_text("a photo of a smile\nit rains on the plain in spain\n" * 20)
     sentencepiece.SentencePieceTrainer.train(
         input=str(tmp_path / "corpus"), model_prefix=str(tmp_path / "spiece"), vocab_size=24, minloglevel=2

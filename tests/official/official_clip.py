@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from convert import clip_to_flax
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="torch, which writes and runs the official networks, is not installed")
 # 2026-11: torch deprecates TorchScript, in which OpenAI's checkpoints are published
 ALLOWED = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 

@@ -15,7 +15,7 @@ from official import GOLDEN
 from convert import diffae_to_flax
 from promptgen_jax.store import weights
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="torch, which writes and runs the official networks, is not installed")
 F = torch.nn.functional
 
 BASE, MULTIPLIERS, STYLE, WIDTH, LAYERS = 32, (1, 2), 8, 12, 4  # small: 16 pixels, attention at 16

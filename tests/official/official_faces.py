@@ -18,7 +18,7 @@ from promptgen_jax.models import irse, resnet
 from promptgen_jax.ops import resample
 from promptgen_jax.store import catalogue
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="torch, which writes and runs the official networks, is not installed")
 
 
 class Case(NamedTuple):

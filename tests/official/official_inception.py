@@ -7,7 +7,7 @@ neighbour in the last block, and batch normalisation with 0.001.
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="torch, which writes and runs the official networks, is not installed")
 nn, F = torch.nn, torch.nn.functional
 
 

@@ -14,7 +14,7 @@ from official import GOLDEN
 from convert import nvae_to_flax
 from promptgen_jax.store import weights
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="torch, which writes and runs the official networks, is not installed")
 F = torch.nn.functional
 
 SMALL = {

@@ -16,7 +16,7 @@ from official import GOLDEN
 from convert import stylegan2_to_flax
 from promptgen_jax.store import weights
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="torch, which writes and runs the official networks, is not installed")
 
 
 def official_state(name, *, small=False):

@@ -19,7 +19,7 @@ import promptgen_jax as pg
 from promptgen_jax.play.studio import MAX_PIXELS
 
 gr = pytest.importorskip("gradio", reason="Gradio is not installed, so the page was not served")
-page = pytest.importorskip("promptgen_jax.play.page")
+page = pytest.importorskip("promptgen_jax.play.page", reason="Gradio is not installed, so the page was not served")
 
 ROOT = Path(__file__).parents[2]
 DIALS = {"turn": (-20, 20, "angle"), "smile": (0, 1, "strength")}
@@ -143,7 +143,9 @@ def test_clicked_through(served, browser, tmp_path):
     browser.wait("document.querySelector('.pair figcaption').innerText === 'your face'", 120)
     assert "away in pixels" in browser.run("document.querySelector('#found').innerText")
     # of which another visitor knows nothing
-    client = pytest.importorskip("gradio_client").Client(address, verbose=False)
+    client = pytest.importorskip("gradio_client", reason="Gradio is not installed, so the page was not called").Client(
+        address, verbose=False
+    )
     assert "your face" not in client.predict(0, 2, 1.0, 0.0, 0.0, 1.0, api_name="/draw")[0]
     assert browser.errors == []
     browser.run("document.querySelector('#forget').click()")
@@ -180,7 +182,9 @@ def test_pairs_are_large_at_any_width(address, browser, width, across):
     ],
 )
 def test_out_of_range_is_refused_whoever_asks(address, values, match):
-    client = pytest.importorskip("gradio_client").Client(address, verbose=False)
+    client = pytest.importorskip("gradio_client", reason="Gradio is not installed, so the page was not called").Client(
+        address, verbose=False
+    )
     with pytest.raises(Exception, match=re.compile(match, re.IGNORECASE)) as raised:
         client.predict(*values, api_name="/draw")
     assert "Traceback" not in str(raised.value)

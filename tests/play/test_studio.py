@@ -192,7 +192,7 @@ def test_what_cannot_be_played_with_is_refused(both, names):
 
 
 def test_a_space_is_written_and_its_program_reads_it(names, tmp_path, monkeypatch):
-    pytest.importorskip("gradio")
+    pytest.importorskip("gradio", reason="Gradio is not installed, so no page was made")
     from promptgen_jax.play import page
 
     assert (

@@ -156,7 +156,7 @@ def test_prints_to_standard_output(tmp_path, capsys):
 
 
 def test_tensorboard(tmp_path):
-    pytest.importorskip("tensorboardX")
+    pytest.importorskip("tensorboardX", reason="tensorboardX, which writes the events, is not installed")
     with Console().logger(tmp_path, total_steps=1, tensorboard=True) as logger:
         logger.log(1, {"energy/smile": 2.0})
     (event,) = (tmp_path / "tensorboard").iterdir()
