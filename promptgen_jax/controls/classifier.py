@@ -53,10 +53,11 @@ class ClassifierControl:
         """Energies (B,) in nats, 0 is certainty. `key` is not used."""
         del key
         images = sample.images
-        if self.mirror:  # beside each other: of a batch that is split over devices, each keeps its own
-            images = jnp.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
-        energies = self.from_log_probs(self.network.log_probs(images, self.attribute))
-        return jnp.mean(energies.reshape(len(sample.images), -1), axis=1)
+        if not self.mirror:
+            return self.from_log_probs(self.network.log_probs(images, self.attribute))
+        views = jnp.stack([images, images[:, :, ::-1]])  # one after the other: together they leave the cache
+        energies = jax.lax.map(lambda view: self.from_log_probs(self.network.log_probs(view, self.attribute)), views)
+        return jnp.mean(energies, axis=0)
 
     def from_log_probs(self, log_probs: Array) -> Array:
         """Energies (B,) of log P(label | image), (B, K) in nats."""
