@@ -46,7 +46,8 @@ def load(name: str) -> ConfigDict:
 
     Raises:
       FileNotFoundError: no such file, with the nearest name.
-      ValueError: a file without a `get_config`, or one that is no Python; what `get_config` says of its argument.
+      ValueError: a folder, a file of another kind or without a `get_config`, or one that is no Python; what
+        `get_config` says of its argument.
     """
     path, colon, argument = name.partition(":")
     file = _find(path, name)
@@ -69,6 +70,8 @@ def _find(path: str, name: str) -> Path:
         return Path(path)
     if path in known:
         return known[path]
+    if os.path.exists(path):
+        raise ValueError(f"--config={name}: a config is a file of Python, its name ends in .py. Give one of configs/.")
     names = known if Path(path).name == path.removesuffix(".py") else map(os.path.relpath, known.values())
     raise FileNotFoundError(f"--config={name}: no such file. {checks.nearest(path, names)}")
 

@@ -263,6 +263,12 @@ def test_a_file_without_a_config(tmp_path, capsys):
     assert "this file is no config" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("path", ["README.md", "configs"])
+def test_what_is_there_but_no_config(path, tmp_path, capsys):
+    assert main.main([f"--config={ROOT / path}", f"--workdir={tmp_path / 'x'}"]) == 2
+    assert "a config is a file of Python, its name ends in .py" in capsys.readouterr().err
+
+
 def test_workdir_of_another_config_is_refused(tmp_path):
     run.open_workdir(tmp_path, {"seed": 1, "a": {"b": 2}})
     with pytest.raises(ValueError, match=r"another config \(differs in a\.b\)"):
