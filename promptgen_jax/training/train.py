@@ -31,6 +31,7 @@ from promptgen_jax.training.watch import Watch, stop_signals
 from promptgen_jax.types import Array, PyTree
 
 CHECKPOINTS, MEMORY = "checkpoints", "objective"
+DIAL_SCALE = 10.0  # of strengths, which are from 0 to 1, for the networks of the flow
 
 
 def train_step(
@@ -220,7 +221,7 @@ def flow_options(ebm: LatentEBM, flow: dict) -> dict:
     """Options of the flow for a target: where every control has a dial, it is the identity with all of them at 0.
 
     Of sentences the numbers of a condition, those of a vector of unit length, are brought to the size of 1, since a
-    short training hardly hears smaller ones.
+    short training hardly hears smaller ones. Strengths are brought to 0 to 10, as with 0 to 1 two dials acted as one.
 
     Raises:
       ValueError: a strength that names no control; a flow that cannot be the exact identity.
@@ -234,7 +235,7 @@ def flow_options(ebm: LatentEBM, flow: dict) -> dict:
             f"fit: flow kind {flow['kind']} with strengths; only {PAPER} is exactly the identity at strength 0. Leave "
             "kind out."
         )
-    return {"architecture": "coupling", **flow, "dials": tuple(ebm.dials.values())}
+    return {"architecture": "coupling", "cond_scale": DIAL_SCALE, **flow, "dials": tuple(ebm.dials.values())}
 
 
 def check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:

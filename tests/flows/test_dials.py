@@ -95,6 +95,17 @@ def test_two_dials_are_off_together_only():
     assert np.abs(moved[0, 1] - moved[1, 0]).max() > 0.01
 
 
+def test_two_dials_are_told_apart_by_a_short_training():
+    """With strengths of 0 to 1, as they are, the networks still took the one dial for the other here."""
+    ebm = bench(TWO)
+    prompt, _ = pg.fit(ebm, flow=FLOW | {"hidden_dim": 32}, **OPTIONS | {"num_steps": 60, "batch_size": 64})
+    eps, near = prompt.prior.sample(KEY, 256), {}
+    for strength in ((1, 0), (0, 1)):
+        z, _ = prompt.flow.forward_and_log_det(prompt.params, eps, rows(strength, 256))
+        near[strength] = np.mean(ebm.energies(KEY, z)["near"])
+    assert near[0, 1] > 2 * near[1, 0]
+
+
 def test_a_control_without_a_dial_keeps_acting_at_zero():
     """Then the target at 0 is not the prior, so nothing holds the flow at the identity."""
     ebm = bench(TWO).replace(cond_prior=ONE)
