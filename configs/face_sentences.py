@@ -4,6 +4,10 @@ python main.py --config=configs/face_sentences.py --workdir=runs/face_sentences
 
 A new sentence needs no training:
 promptgen sample --workdir=runs/face_sentences --condition="text=a smiling man looking left"
+
+Measured on 2 cores of an AMD EPYC (94 seconds in all), 1,024 samples under sentences drawn from the trained ones: the
+flow is 3.2 nats from its target (95 %: 2.9 to 3.6), 2.9 seen from the target (1.9 to 3.8), of which it misses 53 %.
+What sentences say is seen in the pictures; the distribution is not reached by so short a training.
 """
 
 from configs import pieces

@@ -65,7 +65,7 @@ def test_known_figures_along_the_dial(found):
     np.testing.assert_allclose([nothing.log_z, nothing.reverse_kl, nothing.forward_kl], 0, atol=1e-6)
     target = [each.target_means["energy of near"].mean for each in found.settings]
     assert np.all(np.diff(target) < 0)
-    assert found.knee in (3, 4, 5)
+    assert abs(found.knee - 5) <= 1  # 5 for an exact flow, whose 4 and 6 are nearly as far below the line
     assert "(knee)" in str(found)
     assert "The knee is at near 0." in found.notes[0]
 
