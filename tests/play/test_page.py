@@ -100,7 +100,13 @@ def test_clicked_through(served, browser, tmp_path):
     browser.downloads(tmp_path)
     browser.open(address)
     browser.wait("document.querySelectorAll('.pair').length === 8")
-    first = browser.run(PICTURES)
+    # other noise, while the part of the page that shows the seed is closed; it is open long before it is used
+    shown = browser.run(PICTURES)
+    browser.run("document.querySelector('#fresh').click()")
+    first = changed(browser, shown)
+    assert first[0] != shown[0]
+    browser.run("document.querySelector('#noise button').click()")
+    browser.wait("document.querySelector('#number input[type=number]')")
     # a dial: the same noise, other pictures, and the command for them
     set_number(browser, "#dial_0 input[type=number]", "-12.5")
     turned = changed(browser, first)
@@ -113,14 +119,7 @@ def test_clicked_through(served, browser, tmp_path):
     set_number(browser, "#blend input[type=number]", "1")
     assert changed(browser, blended)[0] == first[0]
     browser.wait(f"({COMMAND}).includes('--prompt=plain')")
-    # other noise
-    shown = browser.run(PICTURES)
-    browser.run("document.querySelector('#fresh').click()")
-    fresh = changed(browser, shown)
-    assert fresh[0] != first[0]
     # number and seed
-    browser.run("document.querySelector('#noise button').click()")
-    browser.wait("document.querySelector('#number input[type=number]')")
     set_number(browser, "#number input[type=number]", "3")
     browser.wait("document.querySelectorAll('.pair').length === 3")
     set_number(browser, "#seed input", "7")
