@@ -1,17 +1,22 @@
 """Options and settings that all tests share."""
 
+import contextlib
+import ctypes
 import gc
 import os
 import sys
 from pathlib import Path
+
+if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))) > 1:  # they share the cores; read when NumPy loads
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC"):
+        os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // workers)))
 
 import jax
 import pytest
 
 ROOMY = 3 << 30  # bytes that a process of tests may keep of what it compiled
 LARGE = ("test_biggan", "test_diffae", "test_nvae", "test_stylegan2", "test_stylenerf")  # gigabytes: never two at once
-RUN_LONG = ("test_exact_bench", "test_mixture_flow")  # longer than XLA's optimiser takes
-RUN_LONG_IN_FULL = (*LARGE, "test_face_networks")
+RUN_LONG = (*LARGE, "test_face_networks", "test_exact_bench")  # their full checks: longer than XLA's optimiser takes
 
 
 def pytest_addoption(parser):
@@ -27,8 +32,9 @@ def pytest_configure(config):
     }
     if hasattr(config, "cache"):
         settings["jax_compilation_cache_dir"] = str(config.cache.mkdir("compiled"))
-    if jax.__version_info__ >= (0, 10):  # an older XLA may not know the flag, and one unknown ends it
-        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+    if jax.__version_info__ >= (0, 10):  # an older XLA may not know the flags, and one unknown ends it
+        flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        os.environ.setdefault("XLA_FLAGS", flags)
     for name, value in settings.items():
         if name.upper() not in os.environ:
             os.environ[name.upper()] = str(value)
@@ -61,6 +67,8 @@ def memory_is_given_back(tmp_path_factory):
     yield
     if resident() > ROOMY:
         jax.clear_caches()
+        with contextlib.suppress(OSError, AttributeError):  # not Linux; without it clearing gives nothing back
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
     written = str(tmp_path_factory.getbasetemp())
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None) or [*getattr(module, "__path__", ""), ""][0]).startswith(written):
@@ -74,10 +82,9 @@ def memory_is_given_back(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def compiled_well(request):
     """XLA's optimiser where it saves more time than it takes."""
-    files, before = RUN_LONG, jax.config.values["jax_disable_most_optimizations"]
-    if request.node.get_closest_marker("full"):
-        files += RUN_LONG_IN_FULL
-    jax.config.update("jax_disable_most_optimizations", before and request.path.stem not in files)
+    before = jax.config.values["jax_disable_most_optimizations"]
+    runs_long = request.path.stem in RUN_LONG and request.node.get_closest_marker("full")
+    jax.config.update("jax_disable_most_optimizations", before and not runs_long)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
 

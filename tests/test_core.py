@@ -1,7 +1,6 @@
 """The core on small real parts: target, objectives, training, prompt, exactness."""
 
 import dataclasses
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import struct
-from helpers import DIM, FLOW, OPTIONS, SHIFT, as_picture, leaves_equal, make_ebm, quadratic
+from helpers import DIM, FLOW, OPTIONS, SHIFT, as_picture, leaves_equal, make_ebm, quadratic, with_devices
 
 import promptgen_jax as pg
 from promptgen_jax import training
@@ -212,9 +211,8 @@ print(jax.device_count(), *[line["loss"] for line in history])
 
 
 def test_four_devices_give_the_same_loss():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, env=with_devices(4), capture_output=True, text=True, check=True)
     devices, *losses = done.stdout.split()[-7:]
     assert int(devices) == 4
     _, history = pg.fit(make_ebm(), flow=FLOW, **OPTIONS)

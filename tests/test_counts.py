@@ -31,7 +31,14 @@ def table(request):
         counted.TABLE.write_text(json.dumps(found, indent=1) + "\n")
 
 
-@pytest.mark.parametrize("name", counted.PROGRAMS)
+LIKE_OTHERS = ("smile of the quick start, training step", "smile, gradient of the flow")
+PROGRAMS = [
+    pytest.param(name, marks=pytest.mark.full if name in LIKE_OTHERS or ", tiny, " in name else ())
+    for name in counted.PROGRAMS
+]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_programs(name, table, request):
     kept, found = table
     found["programs"][name] = now = counted.count(name)

@@ -1,7 +1,6 @@
 """Draws, and the engine that computes them: every sample a function of its own key, whatever the batch and devices."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import noisy
 import numpy as np
 import pytest
-from helpers import quadratic, some_prompt
+from helpers import quadratic, some_prompt, with_devices
 
 import promptgen_jax as pg
 from promptgen_jax import devices, draws
@@ -84,9 +83,8 @@ def numbers(value):
 
 def test_figures_do_not_depend_on_devices_or_batches():
     """Evaluation and beta of 1,024 samples, with generator and control that draw noise of their own."""
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(Path(noisy.__file__))]
-    done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, timeout=300)
+    command, environment = [sys.executable, str(Path(noisy.__file__))], with_devices(4, PYTHONPATH=str(ROOT))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     four = json.loads(done.stdout)
     assert four.pop("devices") == 4

@@ -279,7 +279,7 @@ def test_two_flows_learn_a_linear_energy():
 def test_log_dets_of_the_blocks_are_those_of_their_flows(objective):
     generator = biggan.tiny()
     ebm = pg.LatentEBM(generator, (Linear(jnp.ones(8)),))
-    flow, params = init_flow(jax.random.key(0), generator.prior, hidden_dim=8)
+    flow, params = init_flow(jax.random.key(0), generator.prior, num_layers=2, hidden_dim=8)
     _, metrics = jax.jit(parts.load("objectives", objective, batch_size=16))(params, jax.random.key(1), ebm, flow)
     eps = generator.prior.sample(jax.random.split(jax.random.key(1))[0], 16)
     for index, block in enumerate(jnp.split(eps, 2, axis=1)):

@@ -120,7 +120,11 @@ def images_agree(model, file, *, latent, classes, convolutions, features):
     np.testing.assert_allclose(generator(jax.random.key(0), chosen), wanted, atol=1e-4)
     dark = pg.FunctionControl(lambda images: jnp.mean(images, axis=(1, 2, 3)), name="dark", weight=50.0)
     prompt, history = pg.fit(
-        pg.LatentEBM(generator, (dark,)), flow={"hidden_dim": 8}, num_steps=3, batch_size=2, learning_rate=5e-3
+        pg.LatentEBM(generator, (dark,)),
+        flow={"hidden_dim": 8, "num_layers": 2},
+        num_steps=3,
+        batch_size=2,
+        learning_rate=5e-3,
     )
     assert np.isfinite(history[-1]["loss"])
     assert prompt.sample(jax.random.key(0), 2).shape == (2, *wanted.shape[1:])

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import free_address, some_prompt
+from helpers import free_address, some_prompt, with_devices
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
@@ -55,13 +55,9 @@ sys.exit(main.main(sys.argv[1:]))
 
 
 def start(*arguments, devices=1, program=("main.py",)):
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-    }
     command = [sys.executable, *program, "--mode=sample", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+    return subprocess.Popen(command, cwd=ROOT, env=with_devices(devices), **pipes)
 
 
 def finish(process):
@@ -122,9 +118,8 @@ np.save(f"{folder}/{jax.device_count()}.npy", prompt.sample(jax.random.key(3), 1
 def test_trained_on_four_devices_sampled_on_one(tmp_path):
     """A fresh process without controls, whose batches are of another size, makes the same images."""
     for count in (4, 1):
-        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "JAX_PLATFORMS": "cpu"}
-        command = [sys.executable, "-c", ROUND_TRIP, str(tmp_path)]
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True, timeout=300)
+        command, environment = [sys.executable, "-c", ROUND_TRIP, str(tmp_path)], with_devices(count)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
     four, one = (np.load(tmp_path / f"{count}.npy") for count in (4, 1))
     assert four.std() > 0.1

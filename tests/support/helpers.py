@@ -1,5 +1,6 @@
 """Small real parts and inputs that several tests share."""
 
+import os
 import socket
 
 import jax
@@ -44,6 +45,12 @@ def some_prompt(generator, name="some", scale=0.3, cond_dim=0):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + scale * rng.normal(size=leaf.shape).astype("float32"), params)
     return pg.Prompt(generator, flow, params, name=name)
+
+
+def with_devices(count, **more):
+    """The environment of a process with virtual devices, that compiles as this one does."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | more
 
 
 def free_address():

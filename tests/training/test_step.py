@@ -1,7 +1,6 @@
 """How large the compiled step is, and what devices tell each other in it."""
 
 import functools
-import os
 import re
 import subprocess
 import sys
@@ -58,10 +57,8 @@ def test_step_of_a_smile_is_small(objective):
 
 
 def test_devices_tell_each_other_the_gradient_of_the_flow_alone():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=ROOT, env=os.environ | flags, capture_output=True, text=True, check=False
-    )
+    command, environment = [sys.executable, "-c", PROGRAM], helpers.with_devices(4)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["looped", "all-reduce", "all-reduce", "paper", "all-reduce"], (
         done.stdout + done.stderr
     )

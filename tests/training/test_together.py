@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import with_devices
 
 import promptgen_jax as pg
 from promptgen_jax import training
@@ -41,13 +42,14 @@ def test_each_is_trained_as_it_is_alone():
 @pytest.mark.parametrize("count", [2, 3])
 def test_devices_share_the_trainings_out(count):
     """Three trainings on two devices, which cannot split them evenly, and on three, which can."""
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "JAX_PLATFORMS": "cpu"}
-    root = Path(__file__).parents[2]
+    here = Path(__file__).parent
     code = (
         "import jax, test_together as here; "
         f"assert jax.device_count() == {count}; here.test_each_is_trained_as_it_is_alone()"
     )
-    environment = os.environ | flags | {"PYTHONPATH": f"{root}{os.pathsep}{Path(__file__).parent}"}
+    environment = with_devices(
+        count, PYTHONPATH=os.pathsep.join(map(str, (here.parents[1], here.parent / "support", here)))
+    )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
 
