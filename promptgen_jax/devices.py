@@ -126,7 +126,8 @@ def stream_batches(function, batch_size: int, *arrays, shared: tuple = ()) -> It
     for start in range(0, total, size):
         count = min(size, total - start)
         rows = start + np.resize(np.arange(count), size)
-        made = function(*shared, *jax.device_put([array[rows] for array in arrays], batch_sharding(mesh)))
+        batch = arrays if size == total else [array[rows] for array in arrays]
+        made = function(*shared, *jax.device_put(batch, batch_sharding(mesh)))
         if waiting is not None:
             yield _fetched(*waiting)
         waiting = made, count

@@ -183,14 +183,13 @@ def settings() -> dict:
 
 def sample_keys(key: Array, numbers: ArrayLike) -> Array:
     """The keys (N,) of the samples of these numbers (N,), for all but their noise."""
-    key = _fixed(key)
-    return jax.vmap(lambda number: _split(key, number)[1])(jnp.asarray(numbers))
+    return _split(_fixed(key), jnp.asarray(numbers))[1]
 
 
 def noise(prior: Prior, key: Array, numbers: ArrayLike) -> Array:
     """The noise eps (N, D) of the samples of these numbers (N,)."""
-    key = _fixed(key)
-    return jax.vmap(lambda number: prior.sample(_split(key, number)[0], 1)[0])(jnp.asarray(numbers))
+    keys, _ = _split(_fixed(key), jnp.asarray(numbers))
+    return jax.vmap(lambda key: prior.sample(key, 1)[0])(keys)
 
 
 def truncated(prior: Prior, eps: Array, truncation: ArrayLike) -> Array:
@@ -205,10 +204,11 @@ def _fixed(key: Array) -> Array:
     return jax.random.wrap_key_data(jax.random.key_data(key)[..., :2], impl=GENERATOR)
 
 
-def _split(key: Array, number: Array) -> tuple[Array, Array]:
-    """Of one sample: the key of its noise, and that of everything else."""
-    key_eps, key_rest = jax.random.split(jax.random.fold_in(key, number))
-    return key_eps, key_rest
+@jax.jit
+def _split(key: Array, numbers: Array) -> tuple[Array, Array]:
+    """Of samples (N,): the keys of their noise, and those of everything else."""
+    pairs = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(key, number)))(numbers)
+    return pairs[:, 0], pairs[:, 1]
 
 
 @jax.jit

@@ -123,6 +123,7 @@ class Prior(struct.PyTreeNode):
         """Draws (num_samples, D) latents."""
         return self.loc + self.scale * jax.random.normal(key, (num_samples, self.dim), jnp.float32)
 
+    @jax.jit
     def log_prob(self, z: Array) -> Array:
         """Log density in nats, (B,), of latents (B, D)."""
         standardised = (z - self.loc) / self.scale

@@ -39,7 +39,7 @@ def drawn(name):
 
 GENERATORS, CONTROLS = parts.available("generators"), parts.available("controls")
 # of random small networks, where no last layer sees to [0, 1]
-SLOW_WITHOUT_JIT = ("nvae", "stylegan2", "stylenerf")
+SLOW_WITHOUT_JIT = ("biggan", "diffae", "flame", "nvae", "stylegan2", "stylenerf")
 RANGES = {"stylegan2": (-4, 5), "stylenerf": (-4, 5)}
 RANGES |= {"flame": (-1, 1), "synthetic": (-9, 9), "function": (-6, 6)}  # metres, and coordinates of points
 

@@ -31,7 +31,7 @@ def table(request):
         counted.TABLE.write_text(json.dumps(found, indent=1) + "\n")
 
 
-LIKE_OTHERS = ("smile of the quick start, training step", "smile, gradient of the flow")
+LIKE_OTHERS = ("smile of the quick start, training step", "smile, gradient of the flow", "text, gradient of the flow")
 PROGRAMS = [
     pytest.param(name, marks=pytest.mark.full if name in LIKE_OTHERS or ", tiny, " in name else ())
     for name in counted.PROGRAMS

@@ -78,14 +78,6 @@ def test_quickstart_runs_and_reports(finished):
         assert (workdir / stage / "metrics.jsonl").read_text().count("\n") >= 2
 
 
-def test_finished_run_is_not_trained_again(finished, capsys):
-    workdir, _ = finished
-    before = (workdir / "turn" / "prompt" / "flow_1" / "weights.safetensors").read_bytes()
-    assert main.main(["--mode=evaluate", f"--workdir={workdir}"]) == 0
-    assert "training" not in capsys.readouterr().out
-    assert (workdir / "turn" / "prompt" / "flow_1" / "weights.safetensors").read_bytes() == before
-
-
 def test_samples_without_any_control_weights(finished, tmp_path):
     workdir, _ = finished
     program = (
@@ -171,16 +163,30 @@ def test_mistyped_experiment_is_one_sentence(file, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_toy_run_draws_its_density(tmp_path, capsys):
-    done = call("--config=configs/synthetic_classifier.py:smoke", f"--workdir={tmp_path}")
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A finished smoke run on points."""
+    workdir = tmp_path_factory.mktemp("toy")
+    done = call("--config=configs/synthetic_classifier.py:smoke", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
-    picture = np.asarray(Image.open(tmp_path / "a1" / "samples.png").convert("RGB"))
+    return workdir
+
+
+def test_finished_run_is_not_trained_again(toy, capsys):
+    before = (toy / "a1" / "prompt" / "flow_0" / "weights.safetensors").read_bytes()
+    assert main.main(["--mode=evaluate", f"--workdir={toy}"]) == 0
+    assert "training" not in capsys.readouterr().out
+    assert (toy / "a1" / "prompt" / "flow_0" / "weights.safetensors").read_bytes() == before
+
+
+def test_toy_run_draws_its_density(toy, capsys):
+    picture = np.asarray(Image.open(toy / "a1" / "samples.png").convert("RGB"))
     assert np.ptp(picture) > 100
-    stage = json.loads((tmp_path / "report.json").read_text())["stages"][0]
+    stage = json.loads((toy / "report.json").read_text())["stages"][0]
     assert stage["licenses"] == []
     assert stage["shares"][0]["role"] == "control"
     assert {"before", "after", "weighted"} <= stage["shares"][0].keys()
-    assert main.main(["--mode=sample", f"--workdir={tmp_path}"]) == 2
+    assert main.main(["--mode=sample", f"--workdir={toy}"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "points" in error

@@ -81,7 +81,14 @@ def saver(tmp_path_factory):
 
 
 @pytest.mark.parametrize("each", [QUICK, pytest.param(EVERY, marks=pytest.mark.full)])
-@pytest.mark.parametrize("before", [0, 1, 2], ids=["first", "second", "third, which removes the first"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param(0, id="first", marks=pytest.mark.full),
+        pytest.param(1, id="second", marks=pytest.mark.full),
+        pytest.param(2, id="third, which removes the first"),
+    ],
+)
 def test_every_crash_point_of_a_checkpoint(saver, before, each, tmp_path):
     """The step before or the new one is read, none only where there was none; the next save leaves two and no more."""
     for step in range(1, before + 1):

@@ -126,7 +126,7 @@ def test_trained_on_four_devices_sampled_on_one(tmp_path):
     np.testing.assert_allclose(four, one, atol=1e-5)
 
 
-@pytest.mark.parametrize("adapter", [stylegan2, nvae])
+@pytest.mark.parametrize("adapter", [stylegan2, pytest.param(nvae, marks=pytest.mark.full)])
 def test_sample_i_depends_on_its_number_alone(adapter):
     """Also of a generator with noise of its own."""
     prompt = some_prompt(adapter.tiny())

@@ -43,7 +43,8 @@ def some_prompt(generator, name="some", scale=0.3, cond_dim=0):
     options = {"architecture": "coupling", "num_layers": 2, "hidden_dim": 8, "cond_dim": cond_dim}
     flow, params = pg.init_flow(jax.random.key(0), generator.prior, **options)
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: leaf + scale * rng.normal(size=leaf.shape).astype("float32"), params)
+    changes = jax.tree.map(lambda leaf: scale * rng.normal(size=leaf.shape), params)
+    params = jax.tree.map(lambda leaf, change: jnp.asarray(np.asarray(leaf) + change, leaf.dtype), params, changes)
     return pg.Prompt(generator, flow, params, name=name)
 
 
