@@ -39,6 +39,10 @@ class Dual(struct.PyTreeNode):
         beta = _beta((self.gamma - middle) / spread, (mu - middle) / spread, self.solved[nearest] * spread)
         return beta / spread
 
+    def log_z(self, beta: Array) -> Array:
+        """Log mean_n exp(beta · gamma_n) (B,) of beta (B, A)."""
+        return jax.nn.logsumexp(_dot(beta, self.gamma.T), axis=1) - jnp.log(len(self.gamma))
+
 
 @jax.custom_jvp
 def _beta(gamma: Array, mu: Array, start: Array) -> Array:
@@ -78,7 +82,10 @@ def _dot(one: Array, other: Array) -> Array:
 
 @struct.dataclass
 class FollowedShares:
-    """E(x) = -beta(mu) · gamma(x), with mu the condition: a `MomentControl` whose shares the condition asks for.
+    """E(x) = log Z(mu) - beta(mu) · gamma(x), with mu the condition: a `MomentControl` whose shares that asks for.
+
+    Each control bears the part of log Z of its own labels, so that together they leave every condition as likely as it
+    was. Without it some would outweigh others in what objectives compare or weigh over a batch of several conditions.
 
     Labels that the condition does not name are left to the generator. `training.fit_moments` makes it.
 
@@ -129,13 +136,18 @@ class FollowedShares:
 
     def slopes(self, cond: Array) -> Array:
         """The beta (B, K) of them under conditions (B, A)."""
-        return self.dual(cond[:, self.places])[:, self.columns]
+        return self._beta(cond)[:, self.columns]
+
+    def _beta(self, cond: Array) -> Array:
+        return self.dual(cond[:, self.places])
 
     def __call__(self, key: Array, sample: Sample) -> Array:
-        """Energies (B,), nats, up to a constant. `key` is not used."""
+        """Energies (B,), nats. `key` is not used."""
         del key
         if sample.cond is None:
             raise ValueError(
                 f"control {self.name}: condition is none; it follows shares. Give the LatentEBM a cond_prior of them."
             )
-        return -jnp.sum(self.gamma(sample.images) * self.slopes(sample.cond), axis=1)
+        beta = self._beta(sample.cond)
+        own = len(self.columns) / beta.shape[1] * self.dual.log_z(beta)
+        return own - jnp.sum(self.gamma(sample.images) * beta[:, self.columns], axis=1)

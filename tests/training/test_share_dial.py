@@ -83,15 +83,31 @@ def test_beta_is_that_of_the_convex_dual_between_the_knots(fitted):
 
 
 def test_energy_follows_the_condition(fitted):
-    """-beta(mu) · gamma of the labels that are named, each sample with its own mu; others are left alone."""
+    """log Z - beta(mu) · gamma of the labels that are named, each sample with its own mu; others are left alone."""
     ebm, _ = fitted
     z, cond = ebm.generator.prior.sample(KEY, 3), jnp.array([[0.3, 0.5], [0.8, 0.5], [0.5, 0.7]])
     side, height = ebm.controls
     beta = side.dual(cond)
     right = Sides().log_probs(as_picture(z), "side")[:, 0]
-    np.testing.assert_allclose(ebm.energies(KEY, z, cond)["side"], -beta[:, 0] * np.exp(right), rtol=1e-5)
+    wanted = side.dual.log_z(beta) / 2 - beta[:, 0] * np.exp(right)
+    np.testing.assert_allclose(ebm.energies(KEY, z, cond)["side"], wanted, rtol=1e-5)
     np.testing.assert_allclose(height.slopes(cond)[:, 0], beta[:, 1])
     assert beta[0, 0] < 0 < beta[1, 0]
+
+
+def test_every_share_is_as_likely_as_it_was(fitted):
+    """The mean of exp(-E) over the samples that beta was solved on is 1, whatever is asked for."""
+    ebm, _ = fitted
+    z = ebm.generator.prior.sample(jax.random.split(KEY)[0], 4096)
+    for asked in ([0.3, 0.5], [0.8, 0.7]):
+        cond = jnp.tile(jnp.array(asked), (4096, 1))
+        np.testing.assert_allclose(np.mean(np.exp(-ebm.energy(KEY, z, cond))), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("flow", "scale"), [({}, 10.0), ({"cond_scale": 3.0}, 3.0)])
+def test_a_flow_hears_shares_as_0_to_10(fitted, flow, scale):
+    prompt, _ = pg.fit(fitted[0], flow=FLOW | flow, **OPTIONS | {"num_steps": 1, "batch_size": 2})
+    assert prompt.flow.module.cond_scale == scale
 
 
 def test_beta_of_one_share_is_that_of_the_prior():
