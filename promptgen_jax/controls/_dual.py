@@ -148,6 +148,10 @@ class FollowedShares:
             raise ValueError(
                 f"control {self.name}: condition is none; it follows shares. Give the LatentEBM a cond_prior of them."
             )
-        beta = self._beta(sample.cond)
+        return self.energy_of(self.gamma(sample.images), sample.cond)
+
+    def energy_of(self, gamma: Array, cond: Array) -> Array:
+        """Energies (B,), nats, of what is known of images, `gamma` (B, K), under conditions (B, A)."""
+        beta = self._beta(cond)
         own = len(self.columns) / beta.shape[1] * self.dual.log_z(beta)
-        return own - jnp.sum(self.gamma(sample.images) * beta[:, self.columns], axis=1)
+        return own - jnp.sum(gamma * beta[:, self.columns], axis=1)

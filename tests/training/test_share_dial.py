@@ -104,6 +104,16 @@ def test_every_share_is_as_likely_as_it_was(fitted):
         np.testing.assert_allclose(np.mean(np.exp(-ebm.energy(KEY, z, cond))), 1, rtol=1e-4)
 
 
+def test_the_fit_keeps_what_it_has_seen_to_train_with(fitted):
+    """Each sample with the weight of a condition of its own; the objective `mixed` begins with them."""
+    ebm, fit = fitted
+    draws = fit.draws
+    assert np.array_equal(draws.cond, ebm.draw_cond(jax.random.fold_in(jax.random.split(KEY)[0], 1), 4096))
+    np.testing.assert_allclose(draws.log_weight, -ebm.energy(KEY, draws.z, draws.cond), atol=1e-4)
+    options = OPTIONS | {"objective": "mixed", "num_steps": 1, "batch_size": 4}
+    pg.fit(ebm, flow=FLOW, draws=draws, **options)
+
+
 @pytest.mark.parametrize(("flow", "scale"), [({}, 10.0), ({"cond_scale": 3.0}, 3.0)])
 def test_a_flow_hears_shares_as_0_to_10(fitted, flow, scale):
     prompt, _ = pg.fit(fitted[0], flow=FLOW | flow, **OPTIONS | {"num_steps": 1, "batch_size": 2})
