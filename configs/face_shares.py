@@ -23,7 +23,9 @@ def get_config(arg: str = ""):
         "Moment constraints on P(female) and P(happy), whose shares the condition asks for.",
         controls,
         condition={"female": (0.3, 0.9, "share"), "happy": (0.2, 0.6, "share")},
-        num_steps=400,
+        closed_loop=0.5,
+        learning_rate=3e-3,
+        num_steps=300,
     )
     config.evaluation.num_samples = 8192  # few of which support the hardest pair
     config.evaluation.judges = {"faceres": ("gender",), "emotion": ("emotion",)}

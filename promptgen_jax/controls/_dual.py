@@ -96,6 +96,8 @@ class FollowedShares:
       picked: their columns of its gamma.
       columns: their places in the dual.
       places: those of all components of the dual in a condition.
+      lift: (K, F) what `closed_loop` adds to beta while a flow trains that falls short: factors of 1, of the wanted
+        means, from -1 to 1 over the knots, and of their squares. Zero of the target itself.
     """
 
     constraint: Any
@@ -104,6 +106,7 @@ class FollowedShares:
     picked: tuple[int, ...] = struct.field(pytree_node=False)
     columns: tuple[int, ...] = struct.field(pytree_node=False)
     places: tuple[int, ...] = struct.field(pytree_node=False)
+    lift: Array = struct.field(metadata={FOLLOWS: True})
     needs_reference: bool = struct.field(pytree_node=False, default=False)
     spec: Spec | None = spec_field()
 
@@ -136,10 +139,13 @@ class FollowedShares:
 
     def slopes(self, cond: Array) -> Array:
         """The beta (B, K) of them under conditions (B, A)."""
-        return self._beta(cond)[:, self.columns]
+        return self.dual(cond[:, self.places])[:, self.columns] + self._lifted(cond)
 
-    def _beta(self, cond: Array) -> Array:
-        return self.dual(cond[:, self.places])
+    def _lifted(self, cond: Array) -> Array:
+        """What is added to beta, (B, K)."""
+        low, high = jnp.min(self.dual.knots, axis=0), jnp.max(self.dual.knots, axis=0)
+        at = (2 * cond[:, self.places] - low - high) / jnp.where(high > low, high - low, 1)
+        return _dot(jnp.concatenate([jnp.ones((len(cond), 1)), at, at**2], axis=1), self.lift.T)
 
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,), nats. `key` is not used."""
@@ -151,7 +157,12 @@ class FollowedShares:
         return self.energy_of(self.gamma(sample.images), sample.cond)
 
     def energy_of(self, gamma: Array, cond: Array) -> Array:
-        """Energies (B,), nats, of what is known of images, `gamma` (B, K), under conditions (B, A)."""
-        beta = self._beta(cond)
-        own = len(self.columns) / beta.shape[1] * self.dual.log_z(beta)
-        return own - jnp.sum(gamma * beta[:, self.columns], axis=1)
+        """Energies (B,), nats, of what is known of images, `gamma` (B, K), under conditions (B, A).
+
+        What is added to beta has the factor gamma - mu, so its gradient is the gap to mu: the flow's moments less it.
+        """
+        mu = cond[:, self.places]
+        beta, columns = self.dual(mu), list(self.columns)
+        own = len(columns) / beta.shape[1] * self.dual.log_z(beta)
+        lifted = self._lifted(cond) * (gamma - mu[:, columns])
+        return own - jnp.sum(gamma * beta[:, columns] + lifted, axis=1)

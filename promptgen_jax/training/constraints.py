@@ -24,8 +24,10 @@ KNOTS = 64  # about as many settings of shares are solved at once, in float64; t
 
 
 def with_beta(ebm: LatentEBM, beta: dict) -> LatentEBM:
-    """The same target with other betas in its moment controls."""
-    return _with_fields(ebm, {name: {"beta": value} for name, value in beta.items()})
+    """The same target with other betas in its moment controls, of those that follow shares with other lifts."""
+    follow = {control.name for control in following(ebm.controls)}
+    fields = {name: {"lift" if name in follow else "beta": value} for name, value in beta.items()}
+    return _with_fields(ebm, fields)
 
 
 def _with_fields(ebm: LatentEBM, fields: dict) -> LatentEBM:
@@ -182,5 +184,6 @@ def _follower(control: Any, dual: Dual, asked: Mapping, places: Mapping[str, int
         picked=tuple(asked[label][1] for label in own),
         columns=tuple(list(asked).index(label) for label in own),
         places=tuple(places[label] for label in asked),
+        lift=jnp.zeros((len(own), 1 + 2 * len(asked))),
         spec=spec,
     )

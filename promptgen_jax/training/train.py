@@ -83,14 +83,18 @@ def train_step(
     beta = state["beta"]
     if objective.tells_moments:
         # d loss / d beta = -weight · E_q[gamma], so the gradient also tells the moment that the flow has now
-        told = [c for c in ebm.controls if c.name in grad_beta and c.name not in ebm.dials]
+        told = [c for c in types.constraints_of(ebm.controls) if c.name in grad_beta and c.name not in ebm.dials]
         moment = {c.name: -grad_beta[c.name] / c.weight for c in told}
-        mu = {c.name: c.mu for c in types.constraints_of(ebm.controls) if c.name in moment}
+        mu = {c.name: c.mu for c in told}
         metrics |= {f"moment_gap/{name}": jnp.max(jnp.abs(moment[name] - mu[name])) for name in moment}
         # shares sum to one, as their mu does, so that their beta keeps summing to zero
         beta |= moments.closed_loop_update(
             {name: beta[name] for name in moment}, moment, mu, rate=config.closed_loop, simplex=()
         )
+        for c in types.following(ebm.controls):  # of these it tells the gap itself, see `lift`
+            gap = grad_beta[c.name] / c.weight
+            metrics |= {f"moment_gap/{c.name}": jnp.max(jnp.abs(gap[:, 0]))}
+            beta |= {c.name: beta[c.name] + config.closed_loop * gap}
     state = {**state, "step": state["step"] + 1, "params": params, "opt_state": opt_state, "beta": beta}
     state |= {MEMORY: memory} if MEMORY in state else {}
     return state, {**metrics, "grad_norm": global_norm(gradient)}
@@ -189,6 +193,7 @@ def _fit(
         clip_norm=config.clip_norm,
     )
     beta = {c.name: c.beta for c in types.constraints_of(ebm.controls)}
+    beta |= {c.name: c.lift for c in types.following(ebm.controls)}
     state = {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
