@@ -25,8 +25,9 @@ def get_config(arg: str = ""):
         condition={"female": (0.3, 0.9, "share"), "happy": (0.2, 0.6, "share")},
         closed_loop=0.5,
         learning_rate=3e-3,
-        num_steps=300,
+        num_steps=400,
     )
+    config.stages.shares.flow["cond_scale"] = 30.0
     config.evaluation.num_samples = 8192  # few of which support the hardest pair
     config.evaluation.judges = {"faceres": ("gender",), "emotion": ("emotion",)}
     config.order = ("shares",)

@@ -29,7 +29,7 @@ def run(seed, asked):
     ebm = pg.LatentEBM(generator, controls, pg.Conditions.of(STAGE["condition"]))
     ebm, fit = pg.fit_moments(ebm, jax.random.key(9), num_samples=CONFIG["evaluation"]["num_samples"])
     objective = asked.objective or OBJECTIVE
-    prompt, seconds = measuring.train(ebm, seed, asked.steps, recipe(objective))
+    prompt, seconds = measuring.train(ebm, seed, asked.steps, recipe(objective), STAGE["flow"])
     eps = measuring.noise(generator, asked.samples)
     rows = [{"asked": None, **means(measuring.seen(generator, LOOKED, eps))}]
     for shares in ASKED:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from promptgen_jax.types import FOLLOWS, Aim, Array, Sample, Spec, spec_field
@@ -96,8 +97,9 @@ class FollowedShares:
       picked: their columns of its gamma.
       columns: their places in the dual.
       places: those of all components of the dual in a condition.
-      lift: (K, F) what `closed_loop` adds to beta while a flow trains that falls short: factors of 1, of the wanted
-        means, from -1 to 1 over the knots, and of their squares. Zero of the target itself.
+      lift: (K, F) what `closed_loop` adds to beta while a flow trains that falls short: factors of the first Legendre
+        polynomials, 1, √3 t and √5 (3 t² - 1) / 2, of each wanted mean, with t from -1 to 1 over the knots. They are
+        of the same size, and so learn at the same rate. Zero of the target itself.
     """
 
     constraint: Any
@@ -145,7 +147,8 @@ class FollowedShares:
         """What is added to beta, (B, K)."""
         low, high = jnp.min(self.dual.knots, axis=0), jnp.max(self.dual.knots, axis=0)
         at = (2 * cond[:, self.places] - low - high) / jnp.where(high > low, high - low, 1)
-        return _dot(jnp.concatenate([jnp.ones((len(cond), 1)), at, at**2], axis=1), self.lift.T)
+        curved = np.sqrt(5) * (3 * at**2 - 1) / 2
+        return _dot(jnp.concatenate([jnp.ones((len(cond), 1)), np.sqrt(3) * at, curved], axis=1), self.lift.T)
 
     def __call__(self, key: Array, sample: Sample) -> Array:
         """Energies (B,), nats. `key` is not used."""

@@ -115,17 +115,18 @@ def test_the_fit_keeps_what_it_has_seen_to_train_with(fitted):
 
 
 def test_closed_loop_follows_the_gap_along_the_shares(fitted):
-    """The gradient by the lift is the gap to mu, for each of 1, t and t², t from -1 to 1; history shows its mean."""
+    """The gradient by the lift is the gap to mu, by each polynomial of it; history shows its mean."""
     ebm, _ = fitted
     side, z = ebm.controls[0], ebm.generator.prior.sample(KEY, 512)
     cond = ebm.draw_cond(KEY, 512)
     gamma = side.gamma(as_picture(z))
     slope = jax.grad(lambda lift: jnp.mean(side.replace(lift=lift).energy_of(gamma, cond)))(side.lift)
     at = (cond - jnp.array([0.55, 0.55])) / jnp.array([0.25, 0.15])
-    wanted = jnp.mean((cond[:, :1] - gamma) * jnp.concatenate([jnp.ones((512, 1)), at, at**2], axis=1), axis=0)
+    polynomials = [jnp.ones((512, 1)), 3**0.5 * at, 5**0.5 * (3 * at**2 - 1) / 2]
+    wanted = jnp.mean((cond[:, :1] - gamma) * jnp.concatenate(polynomials, axis=1), axis=0)
     np.testing.assert_allclose(slope[0], wanted, atol=1e-5)
     lifted = side.replace(lift=side.lift.at[0, 1].set(2.0))
-    np.testing.assert_allclose(lifted.slopes(cond) - side.slopes(cond), 2 * at[:, :1], atol=1e-4)
+    np.testing.assert_allclose(lifted.slopes(cond) - side.slopes(cond), 2 * 3**0.5 * at[:, :1], atol=1e-4)
     gaps = {}
     for rate in (0.0, 20.0):
         options = OPTIONS | {"num_steps": 40, "batch_size": 128, "learning_rate": 1e-2, "closed_loop": rate}
