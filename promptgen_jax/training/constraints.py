@@ -30,6 +30,11 @@ def with_beta(ebm: LatentEBM, beta: dict) -> LatentEBM:
     return _with_fields(ebm, fields)
 
 
+def betas_of(ebm: LatentEBM) -> dict[str, Array]:
+    """What `with_beta` sets, by name of the control, as it is now."""
+    return {c.name: c.beta for c in constraints_of(ebm.controls)} | {c.name: c.lift for c in following(ebm.controls)}
+
+
 def _with_fields(ebm: LatentEBM, fields: dict) -> LatentEBM:
     controls: tuple = ebm.controls
     return ebm.replace(controls=tuple(c.replace(**fields[c.name]) if c.name in fields else c for c in controls))

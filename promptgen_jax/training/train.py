@@ -24,7 +24,7 @@ from promptgen_jax.store.checkpoints import Checkpoints
 from promptgen_jax.training import moments
 from promptgen_jax.training.about import claim_workdir, recipe
 from promptgen_jax.training.config import AUTO, TrainConfig, make_objective, name_of
-from promptgen_jax.training.constraints import check_sentences, with_beta
+from promptgen_jax.training.constraints import betas_of, check_sentences, with_beta
 from promptgen_jax.training.optimizer import global_norm, make_optimizer
 from promptgen_jax.training.start import choose, closest_normal, start_at, weighted_draws
 from promptgen_jax.training.watch import Watch, stop_signals
@@ -92,9 +92,10 @@ def train_step(
             {name: beta[name] for name in moment}, moment, mu, rate=config.closed_loop, simplex=()
         )
         for c in types.following(ebm.controls):  # of these it tells the gap itself, see `lift`
-            gap = grad_beta[c.name] / c.weight
-            metrics |= {f"moment_gap/{c.name}": jnp.max(jnp.abs(gap[:, 0]))}
-            beta |= {c.name: beta[c.name] + config.closed_loop * gap}
+            if c.name not in ebm.dials:
+                gap = grad_beta[c.name] / c.weight
+                metrics |= {f"moment_gap/{c.name}": jnp.max(jnp.abs(gap[:, 0]))}
+                beta |= {c.name: beta[c.name] + config.closed_loop * gap}
     state = {**state, "step": state["step"] + 1, "params": params, "opt_state": opt_state, "beta": beta}
     state |= {MEMORY: memory} if MEMORY in state else {}
     return state, {**metrics, "grad_norm": global_norm(gradient)}
@@ -192,13 +193,11 @@ def _fit(
         warmup_steps=config.warmup_steps,
         clip_norm=config.clip_norm,
     )
-    beta = {c.name: c.beta for c in types.constraints_of(ebm.controls)}
-    beta |= {c.name: c.lift for c in types.following(ebm.controls)}
     state = {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
         "opt_state": optimizer.init(params),
-        "beta": beta,
+        "beta": betas_of(ebm),
         "best": params,
         "best_loss": jnp.asarray(jnp.inf, jnp.float32),
     }
