@@ -73,7 +73,7 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
     if asked:
         ebm, fit = _following(ebm, asked, gamma)
         if len(controls) == len(ebm.controls) and not ebm.dials:
-            cond = ebm.draw_cond(jax.random.fold_in(key_z, 1), num_samples)
+            cond: Any = ebm.draw_cond(jax.random.fold_in(key_z, 1), num_samples)
             fit.draws = Draws.of_noise(ebm.generator.prior, z, key_x, cond)
             fit.draws = fit.draws.weighted(-_energies(ebm, gamma, cond, batch_size))
         return ebm, fit
