@@ -130,15 +130,17 @@ def test_closed_loop_follows_the_gap_along_the_shares(fitted):
 
 
 def test_closed_loop_takes_a_short_training_further(fitted):
-    """With few small steps a flow falls short of a share of 0.8; a raised beta brings it nearer."""
-    reached = {}
-    for rate in (0.0, 5.0):
-        options = OPTIONS | {"num_steps": 60, "batch_size": 128, "learning_rate": 2e-3, "closed_loop": rate}
+    """It falls short at both ends of a range, by 0.06 and 0.05 without, by 0.03 with the loop."""
+    errors = {}
+    for rate in (0.0, 0.1):
+        options = OPTIONS | {"num_steps": 150, "batch_size": 128, "learning_rate": 2e-3, "closed_loop": rate}
         prompt, history = pg.fit(fitted[0], flow=FLOW, **options)
-        images = prompt.sample(KEY, 2048, shares={"right": 0.8, "up": 0.55}, batch_size=2048)
-        reached[rate] = float(np.exp(Sides().log_probs(images, "side"))[:, 0].mean())
         assert "moment_gap/side" in history[-1]
-    assert reached[0.0] + 0.02 < reached[5.0], reached
+        errors[rate] = []
+        for wanted in (0.3, 0.8):
+            images = prompt.sample(KEY, 2048, shares={"right": wanted, "up": 0.55}, batch_size=2048)
+            errors[rate].append(abs(float(np.exp(Sides().log_probs(images, "side"))[:, 0].mean()) - wanted))
+    assert max(errors[0.1]) < max(errors[0.0]) - 0.02, errors
 
 
 @pytest.mark.parametrize(("flow", "scale"), [({}, 10.0), ({"cond_scale": 3.0}, 3.0)])
