@@ -289,6 +289,10 @@ def constraints_of(controls: Iterable[Control]) -> tuple[Constraint, ...]:
 class Following(Control, Protocol):
     """A control with the energy -beta(cond) · gamma(x): linear in what does not depend on the condition."""
 
+    @property
+    def lift(self) -> Array:
+        """What is added to beta while a flow trains; the gradient of the energy by it tells the gap to mu."""
+
     def gamma(self, images: Array) -> Array:
         """What the energy is linear in, (B, K), of images (B, H, W, 3)."""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from promptgen_jax.types import FOLLOWS, Aim, Array, Sample, Spec, spec_field
@@ -38,6 +39,10 @@ class Dual(struct.PyTreeNode):
         nearest = jnp.argmin(jnp.sum(((mu[:, None] - self.knots) / spread) ** 2, axis=-1), axis=1)
         beta = _beta((self.gamma - middle) / spread, (mu - middle) / spread, self.solved[nearest] * spread)
         return beta / spread
+
+    def log_z(self, beta: Array) -> Array:
+        """Log mean_n exp(beta · gamma_n) (B,) of beta (B, A)."""
+        return jax.nn.logsumexp(_dot(beta, self.gamma.T), axis=1) - jnp.log(len(self.gamma))
 
 
 @jax.custom_jvp
@@ -78,7 +83,10 @@ def _dot(one: Array, other: Array) -> Array:
 
 @struct.dataclass
 class FollowedShares:
-    """E(x) = -beta(mu) · gamma(x), with mu the condition: a `MomentControl` whose shares the condition asks for.
+    """E(x) = log Z(mu) - beta(mu) · gamma(x), with mu the condition: a `MomentControl` whose shares that asks for.
+
+    Each control bears the part of log Z of its own labels, so that together they leave every condition as likely as it
+    was. Without it some would outweigh others in what objectives compare or weigh over a batch of several conditions.
 
     Labels that the condition does not name are left to the generator. `training.fit_moments` makes it.
 
@@ -89,6 +97,9 @@ class FollowedShares:
       picked: their columns of its gamma.
       columns: their places in the dual.
       places: those of all components of the dual in a condition.
+      lift: (K, F) what `closed_loop` adds to beta while a flow trains that falls short: factors of the first Legendre
+        polynomials, 1, √3 t and √5 (3 t² - 1) / 2, of each wanted mean, with t from -1 to 1 over the knots. They are
+        of the same size, and so learn at the same rate. Zero of the target itself.
     """
 
     constraint: Any
@@ -97,6 +108,7 @@ class FollowedShares:
     picked: tuple[int, ...] = struct.field(pytree_node=False)
     columns: tuple[int, ...] = struct.field(pytree_node=False)
     places: tuple[int, ...] = struct.field(pytree_node=False)
+    lift: Array = struct.field(metadata={FOLLOWS: True})
     needs_reference: bool = struct.field(pytree_node=False, default=False)
     spec: Spec | None = spec_field()
 
@@ -129,13 +141,31 @@ class FollowedShares:
 
     def slopes(self, cond: Array) -> Array:
         """The beta (B, K) of them under conditions (B, A)."""
-        return self.dual(cond[:, self.places])[:, self.columns]
+        return self.dual(cond[:, self.places])[:, self.columns] + self._lifted(cond)
+
+    def _lifted(self, cond: Array) -> Array:
+        """What is added to beta, (B, K)."""
+        low, high = jnp.min(self.dual.knots, axis=0), jnp.max(self.dual.knots, axis=0)
+        at = (2 * cond[:, self.places] - low - high) / jnp.where(high > low, high - low, 1)
+        curved = np.sqrt(5) * (3 * at**2 - 1) / 2
+        return _dot(jnp.concatenate([jnp.ones((len(cond), 1)), np.sqrt(3) * at, curved], axis=1), self.lift.T)
 
     def __call__(self, key: Array, sample: Sample) -> Array:
-        """Energies (B,), nats, up to a constant. `key` is not used."""
+        """Energies (B,), nats. `key` is not used."""
         del key
         if sample.cond is None:
             raise ValueError(
                 f"control {self.name}: condition is none; it follows shares. Give the LatentEBM a cond_prior of them."
             )
-        return -jnp.sum(self.gamma(sample.images) * self.slopes(sample.cond), axis=1)
+        return self.energy_of(self.gamma(sample.images), sample.cond)
+
+    def energy_of(self, gamma: Array, cond: Array) -> Array:
+        """Energies (B,), nats, of what is known of images, `gamma` (B, K), under conditions (B, A).
+
+        What is added to beta has the factor gamma - mu, so its gradient is the gap to mu: the flow's moments less it.
+        """
+        mu = cond[:, self.places]
+        beta, columns = self.dual(mu), list(self.columns)
+        own = len(columns) / beta.shape[1] * self.dual.log_z(beta)
+        lifted = self._lifted(cond) * (gamma - mu[:, columns])
+        return own - jnp.sum(gamma * beta[:, columns] + lifted, axis=1)

@@ -16,6 +16,8 @@ from promptgen_jax.devices import map_batches
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.generators.synthetic import OFFSET, SHARES, LinearGenerator
 
+LOGIT = float(6 * np.sqrt(2))  # of the classifier along the diagonal: p(a_1 | x) = sigmoid(6 sqrt 2 u)
+
 
 class NormalTarget(NamedTuple):
     """A normal target: mean (D,), covariance (D, D), log_z in nats."""
@@ -39,6 +41,14 @@ class MixtureTarget(NamedTuple):
     kl_prior: float
     share: float
     beta_gap: float
+
+
+class PlaneTarget(NamedTuple):
+    """A target on mixture2d as its latents see it: mean (2,), covariance (2, 2), log_z in nats."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    log_z: float
 
 
 def linear_target(generator: LinearGenerator, target, scale: float) -> NormalTarget:
@@ -74,14 +84,31 @@ def mixture_debias(mu: float = 0.5) -> MixtureTarget:
     return target(brentq(lambda gap: target(gap).share - mu, -20, 20, xtol=1e-12))
 
 
+def mixture_strength(strength: float, beta_gap: float | None = None) -> PlaneTarget:
+    """mixture2d with a strength of the energy -log p(a_1 | x), or of -beta_gap p(a_1 | x): what a dial must reach."""
+
+    def tilt(logit):
+        return strength * (log_expit(logit) if beta_gap is None else beta_gap * expit(logit))
+
+    u, density, _, log_z = _tilted(tilt)
+    below, above = (SHARES[0] * tail(u - OFFSET) + SHARES[1] * tail(u + OFFSET) for tail in (norm.cdf, norm.sf))
+    z = np.where(below < 0.5, norm.ppf(below), norm.isf(above))  # z1 by the nearer tail; z2 stays normal
+    mean = float(density @ z)
+    return PlaneTarget(np.array([mean, 0.0]), np.diag([float(density @ (z - mean) ** 2), 1.0]), log_z)
+
+
 def _mixture_target(log_tilt, beta_gap: float) -> MixtureTarget:
-    """Everything depends on the diagonal u alone, on which p(a_1 | x) = sigmoid(6 sqrt 2 u)."""
+    u, density, tilt, log_z = _tilted(log_tilt)
+    return MixtureTarget(log_z, float(density @ tilt - log_z), float(density @ expit(LOGIT * u)), beta_gap)
+
+
+def _tilted(log_tilt) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """The diagonal u, on which alone a target depends, its density there times the step, log tilt, and log Z."""
     u, step = np.linspace(-16, 16, 64001, retstep=True)
-    tilt = log_tilt(6 * np.sqrt(2) * u)
+    tilt = log_tilt(LOGIT * u)
     log_prior = np.logaddexp(np.log(SHARES[0]) + norm.logpdf(u - OFFSET), np.log(SHARES[1]) + norm.logpdf(u + OFFSET))
     log_z = float(logsumexp(log_prior + tilt) + np.log(step))
-    density = np.exp(log_prior + tilt - log_z) * step
-    return MixtureTarget(log_z, float(density @ tilt - log_z), float(density @ expit(6 * np.sqrt(2) * u)), beta_gap)
+    return u, np.exp(log_prior + tilt - log_z) * step, tilt, log_z
 
 
 def log_z_quadrature(ebm: LatentEBM, *, bound: float = 7.0, num_points: tuple[int, int] = (512, 512)) -> float:

@@ -31,7 +31,8 @@ class TrainConfig:
       warmup_steps: linear warm-up before the decay.
       clip_norm: global gradient norm.
       seed: of everything.
-      closed_loop: rate at which beta follows the gap to mu while the flow trains; 0 leaves it at the fit.
+      closed_loop: rate at which beta follows the gap to mu while the flow trains, of shares as conditions by a smooth
+        function of them; 0 leaves it at the fit.
       eval_every: updates between evaluations on frozen noise by the objective's own figure, which choose the kept-best
         parameters; 0 keeps the last.
       eval_size: noise vectors of that evaluation.

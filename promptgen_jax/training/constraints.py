@@ -24,8 +24,15 @@ KNOTS = 64  # about as many settings of shares are solved at once, in float64; t
 
 
 def with_beta(ebm: LatentEBM, beta: dict) -> LatentEBM:
-    """The same target with other betas in its moment controls."""
-    return _with_fields(ebm, {name: {"beta": value} for name, value in beta.items()})
+    """The same target with other betas in its moment controls, of those that follow shares with other lifts."""
+    follow = {control.name for control in following(ebm.controls)}
+    fields = {name: {"lift" if name in follow else "beta": value} for name, value in beta.items()}
+    return _with_fields(ebm, fields)
+
+
+def betas_of(ebm: LatentEBM) -> dict[str, Array]:
+    """What `with_beta` sets, by name of the control, as it is now."""
+    return {c.name: c.beta for c in constraints_of(ebm.controls)} | {c.name: c.lift for c in following(ebm.controls)}
 
 
 def _with_fields(ebm: LatentEBM, fields: dict) -> LatentEBM:
@@ -64,7 +71,12 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
 
     gamma = map_batches(gammas, batch_size, sample_keys(key_x, np.arange(num_samples)), z, shared=(ebm,))
     if asked:
-        return _following(ebm, asked, gamma)
+        ebm, fit = _following(ebm, asked, gamma)
+        if len(controls) == len(ebm.controls) and not ebm.dials:
+            cond: Any = ebm.draw_cond(jax.random.fold_in(key_z, 1), num_samples)
+            fit.draws = Draws.of_noise(ebm.generator.prior, z, key_x, cond)
+            fit.draws = fit.draws.weighted(-_energies(ebm, gamma, cond, batch_size))
+        return ebm, fit
     mu = {c.name: fill_shares(np.asarray(c.mu), np.mean(gamma[c.name], axis=0)) for c in controls}
     filled = {c.name: {"mu": jnp.asarray(mu[c.name], jnp.float32)} for c in controls if np.isnan(c.mu).any()}
     ebm = _with_fields(ebm, filled)
@@ -152,6 +164,18 @@ def _following(ebm: LatentEBM, asked: Mapping, gamma: Mapping[str, np.ndarray]) 
     return ebm.replace(controls=controls), moments.DrawnFit(*min(fits, key=lambda fit: fit.ess))
 
 
+def _energies(ebm: LatentEBM, gamma: Mapping[str, np.ndarray], cond: Array, batch_size: int) -> np.ndarray:
+    """Weighted energies (N,) of samples whose gamma (N, K) are known, under conditions (N, A)."""
+    controls: Any = following(ebm.controls)
+
+    @jax.jit
+    def energy(controls, cond, *picked):
+        return sum(c.weight * c.energy_of(each, cond) for c, each in zip(controls, picked, strict=True))
+
+    picked = [gamma[control.name][:, control.picked] for control in controls]
+    return map_batches(energy, batch_size, cond, *picked, shared=(controls,))
+
+
 def _follower(control: Any, dual: Dual, asked: Mapping, places: Mapping[str, int]) -> FollowedShares:
     own = [label for label, (name, _) in asked.items() if name == control.name]
     spec = said(control, "spec")
@@ -165,5 +189,6 @@ def _follower(control: Any, dual: Dual, asked: Mapping, places: Mapping[str, int
         picked=tuple(asked[label][1] for label in own),
         columns=tuple(list(asked).index(label) for label in own),
         places=tuple(places[label] for label in asked),
+        lift=jnp.zeros((len(own), 1 + 2 * len(asked))),
         spec=spec,
     )

@@ -21,9 +21,10 @@ from promptgen_jax.objectives import _shared as contract
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.training.about import recipe
 from promptgen_jax.training.config import AUTO, TrainConfig, make_objective
+from promptgen_jax.training.constraints import betas_of
 from promptgen_jax.training.optimizer import linear_decay, scheduled
 from promptgen_jax.training.train import check_metrics, check_target, flow_key, train_step
-from promptgen_jax.types import PyTree, constraints_of
+from promptgen_jax.types import PyTree
 
 
 def fits(config: TrainConfig) -> bool:
@@ -107,7 +108,7 @@ class Together:
             "step": jnp.zeros(len(seeds), jnp.int32),
             "params": _stack(first),
             "opt_state": _stack([self._optimizer(num_steps).init(each) for each in first]),
-            "beta": _stack([{c.name: c.beta for c in constraints_of(target.controls)} for target in targets]),
+            "beta": _stack([betas_of(target) for target in targets]),
         }
         rows = [jax.tree.leaves(target) for target in targets]
         own = [_stack([row[index] for row in rows]) for index in self._own]

@@ -24,14 +24,14 @@ from promptgen_jax.store.checkpoints import Checkpoints
 from promptgen_jax.training import moments
 from promptgen_jax.training.about import claim_workdir, recipe
 from promptgen_jax.training.config import AUTO, TrainConfig, make_objective, name_of
-from promptgen_jax.training.constraints import check_sentences, with_beta
+from promptgen_jax.training.constraints import betas_of, check_sentences, with_beta
 from promptgen_jax.training.optimizer import global_norm, make_optimizer
 from promptgen_jax.training.start import choose, closest_normal, start_at, weighted_draws
 from promptgen_jax.training.watch import Watch, stop_signals
 from promptgen_jax.types import Array, PyTree
 
 CHECKPOINTS, MEMORY = "checkpoints", "objective"
-DIAL_SCALE = 10.0  # of strengths, which are from 0 to 1, for the networks of the flow
+DIAL_SCALE = 10.0  # of strengths and shares, which are from 0 to 1, for the networks of the flow
 
 
 def train_step(
@@ -83,14 +83,19 @@ def train_step(
     beta = state["beta"]
     if objective.tells_moments:
         # d loss / d beta = -weight · E_q[gamma], so the gradient also tells the moment that the flow has now
-        told = [c for c in ebm.controls if c.name in grad_beta and c.name not in ebm.dials]
+        told = [c for c in types.constraints_of(ebm.controls) if c.name in grad_beta and c.name not in ebm.dials]
         moment = {c.name: -grad_beta[c.name] / c.weight for c in told}
-        mu = {c.name: c.mu for c in types.constraints_of(ebm.controls) if c.name in moment}
+        mu = {c.name: c.mu for c in told}
         metrics |= {f"moment_gap/{name}": jnp.max(jnp.abs(moment[name] - mu[name])) for name in moment}
         # shares sum to one, as their mu does, so that their beta keeps summing to zero
         beta |= moments.closed_loop_update(
             {name: beta[name] for name in moment}, moment, mu, rate=config.closed_loop, simplex=()
         )
+        for c in types.following(ebm.controls):  # of these it tells the gap itself, see `lift`
+            if c.name not in ebm.dials:
+                gap = grad_beta[c.name] / c.weight
+                metrics |= {f"moment_gap/{c.name}": jnp.max(jnp.abs(gap[:, 0]))}
+                beta |= {c.name: beta[c.name] + config.closed_loop * gap}
     state = {**state, "step": state["step"] + 1, "params": params, "opt_state": opt_state, "beta": beta}
     state |= {MEMORY: memory} if MEMORY in state else {}
     return state, {**metrics, "grad_norm": global_norm(gradient)}
@@ -188,12 +193,11 @@ def _fit(
         warmup_steps=config.warmup_steps,
         clip_norm=config.clip_norm,
     )
-    beta = {c.name: c.beta for c in types.constraints_of(ebm.controls)}
     state = {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
         "opt_state": optimizer.init(params),
-        "beta": beta,
+        "beta": betas_of(ebm),
         "best": params,
         "best_loss": jnp.asarray(jnp.inf, jnp.float32),
     }
@@ -221,7 +225,8 @@ def flow_options(ebm: LatentEBM, flow: dict) -> dict:
     """Options of the flow for a target: where every control has a dial, it is the identity with all of them at 0.
 
     Of sentences the numbers of a condition, those of a vector of unit length, are brought to the size of 1, since a
-    short training hardly hears smaller ones. Strengths are brought to 0 to 10, as with 0 to 1 two dials acted as one.
+    short training hardly hears smaller ones. Strengths are brought to 0 to 10, as with 0 to 1 two dials acted as one,
+    and shares likewise, of which a training of 300 steps heard nothing.
 
     Raises:
       ValueError: a strength that names no control; a flow that cannot be the exact identity.
@@ -229,7 +234,8 @@ def flow_options(ebm: LatentEBM, flow: dict) -> dict:
     if ebm.cond_prior is not None and ebm.cond_prior.texts and flow.get("kind", PAPER) == PAPER:
         return {"cond_scale": round(ebm.cond_prior.dim**0.5, 2), **flow}
     if not ebm.dials or set(ebm.dials) != {control.name for control in ebm.controls}:
-        return flow  # a control without a dial acts at any strength
+        shares = ebm.cond_prior is not None and ebm.cond_prior.of_kind("share") and flow.get("kind", PAPER) == PAPER
+        return ({"cond_scale": DIAL_SCALE} if shares else {}) | flow  # a control without a dial acts at any strength
     if flow.get("kind", PAPER) != PAPER:
         raise ValueError(
             f"fit: flow kind {flow['kind']} with strengths; only {PAPER} is exactly the identity at strength 0. Leave "

@@ -111,6 +111,24 @@ def test_quadrature_agrees_with_the_formulas():
         closed_forms.log_z_quadrature(make("linear", "quadratic", target=TARGET))
 
 
+@pytest.mark.parametrize(("make_ebm", "beta_gap"), [(lambda: make("mixture2d", "classifier"), None), (debias, 0.8473)])
+def test_moments_at_a_strength(make_ebm, beta_gap):
+    """Against weighted samples of the prior; at strength 0 it is the prior, at 1 the log Z of the full energy."""
+    ebm, strength = make_ebm(), 0.4
+    z = ebm.generator.prior.sample(jax.random.key(3), 200_000)
+    weight = np.exp(-strength * np.asarray(ebm.energy(jax.random.key(0), z), np.float64))
+    answer = closed_forms.mixture_strength(strength, beta_gap)
+    mean = weight @ np.asarray(z) / weight.sum()
+    np.testing.assert_allclose(answer.mean, mean, atol=0.015)
+    np.testing.assert_allclose(answer.covariance, np.cov(z.T, aweights=weight), atol=0.02)
+    gauge = 0 if beta_gap is None else strength * beta_gap / 2  # of debias, whose betas add up to 0
+    assert answer.log_z == pytest.approx(np.log(weight.mean()) + gauge, abs=0.01)
+    off = closed_forms.mixture_strength(0.0, beta_gap)
+    np.testing.assert_allclose([off.log_z, *off.mean, *np.diag(off.covariance)], [0, 0, 0, 1, 1], atol=1e-5)
+    full = closed_forms.mixture_classifier() if beta_gap is None else closed_forms.mixture_debias()
+    assert closed_forms.mixture_strength(1.0, beta_gap).log_z == pytest.approx(full.log_z, abs=1e-4)
+
+
 def test_fitted_beta():
     options = {"num_samples": 65_536, "batch_size": 65_536}
     ebm, fit = training.fit_moments(make("mixture2d", "moment"), jax.random.key(0), **options)

@@ -83,15 +83,70 @@ def test_beta_is_that_of_the_convex_dual_between_the_knots(fitted):
 
 
 def test_energy_follows_the_condition(fitted):
-    """-beta(mu) · gamma of the labels that are named, each sample with its own mu; others are left alone."""
+    """log Z - beta(mu) · gamma of the labels that are named, each sample with its own mu; others are left alone."""
     ebm, _ = fitted
     z, cond = ebm.generator.prior.sample(KEY, 3), jnp.array([[0.3, 0.5], [0.8, 0.5], [0.5, 0.7]])
     side, height = ebm.controls
     beta = side.dual(cond)
     right = Sides().log_probs(as_picture(z), "side")[:, 0]
-    np.testing.assert_allclose(ebm.energies(KEY, z, cond)["side"], -beta[:, 0] * np.exp(right), rtol=1e-5)
+    wanted = side.dual.log_z(beta) / 2 - beta[:, 0] * np.exp(right)
+    np.testing.assert_allclose(ebm.energies(KEY, z, cond)["side"], wanted, rtol=1e-5)
     np.testing.assert_allclose(height.slopes(cond)[:, 0], beta[:, 1])
     assert beta[0, 0] < 0 < beta[1, 0]
+
+
+def test_every_share_is_as_likely_as_it_was(fitted):
+    """The mean of exp(-E) over the samples that beta was solved on is 1, whatever is asked for."""
+    ebm, _ = fitted
+    z = ebm.generator.prior.sample(jax.random.split(KEY)[0], 4096)
+    for asked in ([0.3, 0.5], [0.8, 0.7]):
+        cond = jnp.tile(jnp.array(asked), (4096, 1))
+        np.testing.assert_allclose(np.mean(np.exp(-ebm.energy(KEY, z, cond))), 1, rtol=1e-4)
+
+
+def test_the_fit_keeps_what_it_has_seen_to_train_with(fitted):
+    """Each sample with the weight of a condition of its own; the objective `mixed` begins with them."""
+    ebm, fit = fitted
+    draws = fit.draws
+    assert np.array_equal(draws.cond, ebm.draw_cond(jax.random.fold_in(jax.random.split(KEY)[0], 1), 4096))
+    np.testing.assert_allclose(draws.log_weight, -ebm.energy(KEY, draws.z, draws.cond), atol=1e-4)
+    options = OPTIONS | {"objective": "mixed", "num_steps": 1, "batch_size": 4}
+    pg.fit(ebm, flow=FLOW, draws=draws, **options)
+
+
+def test_closed_loop_follows_the_gap_along_the_shares(fitted):
+    """The gradient by the lift is the gap to mu, by each polynomial of it."""
+    ebm, _ = fitted
+    side, z = ebm.controls[0], ebm.generator.prior.sample(KEY, 512)
+    cond = ebm.draw_cond(KEY, 512)
+    gamma = side.gamma(as_picture(z))
+    slope = jax.grad(lambda lift: jnp.mean(side.replace(lift=lift).energy_of(gamma, cond)))(side.lift)
+    at = (cond - jnp.array([0.55, 0.55])) / jnp.array([0.25, 0.15])
+    polynomials = [jnp.ones((512, 1)), 3**0.5 * at, 5**0.5 * (3 * at**2 - 1) / 2]
+    wanted = jnp.mean((cond[:, :1] - gamma) * jnp.concatenate(polynomials, axis=1), axis=0)
+    np.testing.assert_allclose(slope[0], wanted, atol=1e-5)
+    lifted = side.replace(lift=side.lift.at[0, 1].set(2.0))
+    np.testing.assert_allclose(lifted.slopes(cond) - side.slopes(cond), 2 * 3**0.5 * at[:, :1], atol=1e-4)
+
+
+def test_closed_loop_takes_a_short_training_further(fitted):
+    """It falls short at both ends of a range, by 0.06 and 0.05 without, by 0.03 with the loop."""
+    errors = {}
+    for rate in (0.0, 0.1):
+        options = OPTIONS | {"num_steps": 150, "batch_size": 128, "learning_rate": 2e-3, "closed_loop": rate}
+        prompt, history = pg.fit(fitted[0], flow=FLOW, **options)
+        assert "moment_gap/side" in history[-1]
+        errors[rate] = []
+        for wanted in (0.3, 0.8):
+            images = prompt.sample(KEY, 2048, shares={"right": wanted, "up": 0.55}, batch_size=2048)
+            errors[rate].append(abs(float(np.exp(Sides().log_probs(images, "side"))[:, 0].mean()) - wanted))
+    assert max(errors[0.1]) < max(errors[0.0]) - 0.02, errors
+
+
+@pytest.mark.parametrize(("flow", "scale"), [({}, 10.0), ({"cond_scale": 3.0}, 3.0)])
+def test_a_flow_hears_shares_as_0_to_10(fitted, flow, scale):
+    prompt, _ = pg.fit(fitted[0], flow=FLOW | flow, **OPTIONS | {"num_steps": 1, "batch_size": 2})
+    assert prompt.flow.module.cond_scale == scale
 
 
 def test_beta_of_one_share_is_that_of_the_prior():
