@@ -157,15 +157,9 @@ class FollowedShares:
             raise ValueError(
                 f"control {self.name}: condition is none; it follows shares. Give the LatentEBM a cond_prior of them."
             )
-        return self.energy_of(self.gamma(sample.images), sample.cond)
-
-    def energy_of(self, gamma: Array, cond: Array) -> Array:
-        """Energies (B,), nats, of what is known of images, `gamma` (B, K), under conditions (B, A).
-
-        What is added to beta has the factor gamma - mu, so its gradient is the gap to mu: the flow's moments less it.
-        """
-        mu = cond[:, self.places]
+        gamma, mu = self.gamma(sample.images), sample.cond[:, self.places]
         beta, columns = self.dual(mu), list(self.columns)
         own = len(columns) / beta.shape[1] * self.dual.log_z(beta)
-        lifted = self._lifted(cond) * (gamma - mu[:, columns])
+        # with the factor gamma - mu the gradient by `lift` is the gap to mu: the flow's moments less it
+        lifted = self._lifted(sample.cond) * (gamma - mu[:, columns])
         return own - jnp.sum(gamma * beta[:, columns] + lifted, axis=1)

@@ -71,12 +71,7 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
 
     gamma = map_batches(gammas, batch_size, sample_keys(key_x, np.arange(num_samples)), z, shared=(ebm,))
     if asked:
-        ebm, fit = _following(ebm, asked, gamma)
-        if len(controls) == len(ebm.controls) and not ebm.dials:
-            cond: Any = ebm.draw_cond(jax.random.fold_in(key_z, 1), num_samples)
-            fit.draws = Draws.of_noise(ebm.generator.prior, z, key_x, cond)
-            fit.draws = fit.draws.weighted(-_energies(ebm, gamma, cond, batch_size))
-        return ebm, fit
+        return _following(ebm, asked, gamma)
     mu = {c.name: fill_shares(np.asarray(c.mu), np.mean(gamma[c.name], axis=0)) for c in controls}
     filled = {c.name: {"mu": jnp.asarray(mu[c.name], jnp.float32)} for c in controls if np.isnan(c.mu).any()}
     ebm = _with_fields(ebm, filled)
@@ -162,18 +157,6 @@ def _following(ebm: LatentEBM, asked: Mapping, gamma: Mapping[str, np.ndarray]) 
         for control in ebm.controls
     )
     return ebm.replace(controls=controls), moments.DrawnFit(*min(fits, key=lambda fit: fit.ess))
-
-
-def _energies(ebm: LatentEBM, gamma: Mapping[str, np.ndarray], cond: Array, batch_size: int) -> np.ndarray:
-    """Weighted energies (N,) of samples whose gamma (N, K) are known, under conditions (N, A)."""
-    controls: Any = following(ebm.controls)
-
-    @jax.jit
-    def energy(controls, cond, *picked):
-        return sum(c.weight * c.energy_of(each, cond) for c, each in zip(controls, picked, strict=True))
-
-    picked = [gamma[control.name][:, control.picked] for control in controls]
-    return map_batches(energy, batch_size, cond, *picked, shared=(controls,))
 
 
 def _follower(control: Any, dual: Dual, asked: Mapping, places: Mapping[str, int]) -> FollowedShares:

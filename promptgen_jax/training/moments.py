@@ -44,8 +44,8 @@ class DrawnFit(MomentFit):
     """A `MomentFit`, still of five entries, that keeps what it was fitted on.
 
     Attributes:
-      draws: the generator's samples weighted for the target, to train with: `fit(draws=...)`, of shares each under a
-        condition of its own; None where other controls, or conditions that are no shares, have a say in the weights.
+      draws: the generator's samples weighted for the target, to train with: `fit(draws=...)`; None where other controls
+        have a say in the weights, or there are conditions.
     """
 
     draws: Draws | None = None

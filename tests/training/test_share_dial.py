@@ -104,23 +104,14 @@ def test_every_share_is_as_likely_as_it_was(fitted):
         np.testing.assert_allclose(np.mean(np.exp(-ebm.energy(KEY, z, cond))), 1, rtol=1e-4)
 
 
-def test_the_fit_keeps_what_it_has_seen_to_train_with(fitted):
-    """Each sample with the weight of a condition of its own; the objective `mixed` begins with them."""
-    ebm, fit = fitted
-    draws = fit.draws
-    assert np.array_equal(draws.cond, ebm.draw_cond(jax.random.fold_in(jax.random.split(KEY)[0], 1), 4096))
-    np.testing.assert_allclose(draws.log_weight, -ebm.energy(KEY, draws.z, draws.cond), atol=1e-4)
-    options = OPTIONS | {"objective": "mixed", "num_steps": 1, "batch_size": 4}
-    pg.fit(ebm, flow=FLOW, draws=draws, **options)
-
-
 def test_closed_loop_follows_the_gap_along_the_shares(fitted):
     """The gradient by the lift is the gap to mu, by each polynomial of it."""
     ebm, _ = fitted
     side, z = ebm.controls[0], ebm.generator.prior.sample(KEY, 512)
     cond = ebm.draw_cond(KEY, 512)
-    gamma = side.gamma(as_picture(z))
-    slope = jax.grad(lambda lift: jnp.mean(side.replace(lift=lift).energy_of(gamma, cond)))(side.lift)
+    sample = pg.Sample(images=as_picture(z), z=z, cond=cond)
+    gamma = side.gamma(sample.images)
+    slope = jax.grad(lambda lift: jnp.mean(side.replace(lift=lift)(KEY, sample)))(side.lift)
     at = (cond - jnp.array([0.55, 0.55])) / jnp.array([0.25, 0.15])
     polynomials = [jnp.ones((512, 1)), 3**0.5 * at, 5**0.5 * (3 * at**2 - 1) / 2]
     wanted = jnp.mean((cond[:, :1] - gamma) * jnp.concatenate(polynomials, axis=1), axis=0)
