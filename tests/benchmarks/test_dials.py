@@ -8,7 +8,7 @@ import pytest
 from benchmarks.dials import __main__ as command
 from benchmarks.dials import exact
 
-SMALL = ["--steps=1", "--seed=0", "--samples=8"]
+SMALL = ["--steps=12", "--seed=0", "--samples=8"]
 
 
 @pytest.fixture
