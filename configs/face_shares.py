@@ -6,7 +6,7 @@ Pictures at any pair: promptgen sample --workdir=runs/face_shares --condition=fe
 What is reached: python -m benchmarks.dials shares
 
 Not measured at this length yet; docs/dials.md has shorter trainings, which stay far from the ends of the ranges.
-Training takes about 5 minutes on 2 cores of an AMD EPYC, measuring longer.
+Training took 8 minutes on 2 cores of an AMD EPYC shared with other work; measuring takes longer still.
 """
 
 from configs import pieces

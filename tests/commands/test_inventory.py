@@ -167,7 +167,7 @@ def test_hub_names(tmp_path, monkeypatch):
 def test_missing_generator_says_where_to_get_it(name, tmp_path, monkeypatch):
     """By its name alone, and as the weights of its adapter."""
     if name in weights.available_weights():
-        pytest.skip("converted on this machine")
+        pytest.skip("its weights are converted on this machine, so nothing is missing")
     monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path))
     checkpoint = catalogue.CHECKPOINTS[name]
     for load in (lambda: pg.load_generator(name), lambda: pg.load_generator(name.split("_")[0], weights=name)):

@@ -226,7 +226,7 @@ def test_folder_named_for_another_network_is_refused(tmp_path, capsys):
 def test_missing_network_says_where_to_get_it(folder):
     checkpoint = catalogue.CHECKPOINTS[folder]
     if folder in weights.available_weights():
-        pytest.skip("converted on this machine")
+        pytest.skip("its weights are converted on this machine, so nothing is missing")
     with pytest.raises(FileNotFoundError, match="not converted yet") as refusal:
         network.load_network(folder)
     for fact in (checkpoint.file, checkpoint.url, checkpoint.command(folder), checkpoint.license):
