@@ -8,8 +8,9 @@ What is reached: python -m benchmarks.dials shares
 Measured on 2 cores of an AMD EPYC (8 minutes of training shared with other work, 6 of measuring 2,048 samples; the
 8,192 of a run take longer). Asked for 30, 42, 54, 66, 78 and 90 % female and 20, 28, 36, 44, 52 and 60 % happy at
 once, the control's networks give 25, 41, 55, 66, 75 and 80 % (the generator 36 %) and 10, 25, 39, 52, 63 and 71 %
-(21 %), of 256 samples each. So the middle is reached, and the ends are not. Over all pairs the flow is 1.88 nats from its target (95 %: 1.78 to 1.98), 2.08
-seen from the target, of which it misses 39 %; independent judges see 13.4 to 32.8 % female, 18.2 to 34.6 % happy.
+(21 %), of 256 samples each. So the middle is reached, and the ends are not. Over all pairs the flow is 1.88 nats from
+its target (95 %: 1.78 to 1.98), 2.08 seen from the target, of which it misses 39 %; independent judges see 13.4 % to
+32.8 % female and 18.2 % to 34.6 % happy.
 """
 
 from configs import pieces
