@@ -10,12 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+LONG = 16  # names that nobody wants to read through for a letter that was mistyped
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that offers the closest known name, and the list of all of them."""
+    """A question that offers the closest known name, then all of them, or of many the few that are like it."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), known, n=4, cutoff=0.5)
     guess = f"Did you mean {close[0]!r}? " if close else ""
+    if close and len(known) > LONG:
+        return (guess + (f"Or {', '.join(close[1:])}?" if close[1:] else "")).strip()
     return f"{guess}Known: {', '.join(known)}."
 
 

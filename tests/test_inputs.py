@@ -45,6 +45,14 @@ def test_options_beside_a_generator_are_refused(tmp_path):
         pg.Prompt.load(tmp_path / "prompt", generator=prompt().generator, truncation_psi=0.7)
 
 
+def test_of_many_names_those_like_the_wrong_one_are_offered():
+    many = [f"face_{number}" for number in range(20)] + ["stylegan2"]
+    assert checks.nearest("stylegan", many) == "Did you mean 'stylegan2'?"
+    assert checks.nearest("face_1x", many).startswith("Did you mean 'face_1'? Or face_")
+    assert checks.nearest("nothing of the kind", many) == f"Known: {', '.join(sorted(many))}."
+    assert checks.nearest("clips", ["pose", "clip"]) == "Did you mean 'clip'? Known: clip, pose."
+
+
 def test_a_control_alone_is_no_target():
     control = pg.FunctionControl(lambda images: jnp.mean(images, axis=(1, 2, 3)))
     with pytest.raises(
