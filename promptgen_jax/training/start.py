@@ -21,6 +21,7 @@ from promptgen_jax.types import Array, Density, Prior, PyTree
 
 NUM_DRAWS = 4096
 ENOUGH = 20  # effective samples, below which the prior's samples say nothing of the target
+EACH = 2  # effective samples for each latent coordinate, below which the forward divergence learns them by heart
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the shift, since the mean of few samples is noisy
 WORTH = 0.05  # nats of the forward gap, below which the flow stays where it is
 STEPS, BATCH, RATE = 300, 128, 1e-2  # of bringing a flow to a normal, which costs no image
@@ -111,7 +112,8 @@ def choose(ebm: LatentEBM, draws: Draws | None) -> Choice:
 
     1. The target moves with the flow (no samples): path_gradient, which needs no fixed one.
     2. The energy varies but is flat at more than 90 % of the samples, as of saturated classes: score_function.
-    3. Fewer than 20 effective samples: path_gradient, since nothing tells where the target is.
+    3. Fewer effective samples than 20, or than two for each latent coordinate: path_gradient, as the forward part of
+       the others would learn the few that weigh most by heart.
     4. Several modes along a coordinate: annealed, since a part of reverse KL may settle on some of them.
     5. Otherwise mixed.
     """
@@ -120,9 +122,11 @@ def choose(ebm: LatentEBM, draws: Draws | None) -> Choice:
     flat = flat_share(ebm, draws)
     if flat > MOSTLY:
         return Choice("score_function", f"the energy has no useful gradient at {flat:.0%} of the samples")
-    ess, count = draws.ess(), len(draws.z)
-    if ess < ENOUGH:
-        return Choice("path_gradient", f"only {ess:.1f} of {count} samples of the generator are effective")
+    ess, (count, dim) = draws.ess(), draws.z.shape
+    if ess < max(ENOUGH, EACH * dim):
+        return Choice(
+            "path_gradient", f"only {ess:.1f} of {count} samples of the generator are effective, in {dim} dimensions"
+        )
     enough = f"{ess:.0f} of {count} samples of the generator are effective"
     if several_modes(draws):
         return Choice("annealed", f"{enough}, and show several modes")

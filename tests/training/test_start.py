@@ -1,5 +1,6 @@
 """Where a flow starts and by which objective, from weighted samples of the generator."""
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +69,18 @@ def test_an_objective_is_chosen_for_a_reason(target, objective, reason):
     chosen = start.choose(target(), draws)
     assert chosen.objective == objective
     assert reason in chosen.reason
+
+
+def test_of_few_samples_for_so_many_coordinates_nothing_is_learnt_by_heart():
+    """On faces of 100 coordinates, by 156 effective samples, mixed came 0.8 nats less close than reverse KL alone."""
+    generator = pg.FunctionGenerator(prior=pg.Prior.standard(100), function=helpers.as_picture)
+    push = pg.FunctionControl(function=lambda images: -18.0 * images.mean((1, 2, 3)))
+    ebm = pg.LatentEBM(generator, (push,))
+    draws = training.weighted_draws(ebm, jax.random.key(0), batch_size=4096)
+    assert 100 < draws.ess() < 200
+    chosen = start.choose(ebm, draws)
+    assert chosen.objective == "path_gradient"
+    assert chosen.reason.endswith("effective, in 100 dimensions")
 
 
 def test_auto_says_what_it_takes_and_why(capsys):
