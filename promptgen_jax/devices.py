@@ -1,11 +1,12 @@
 """Devices: one `data` mesh axis over all of them, several hosts, one engine for batches, and what XLA has compiled.
 
-Batches are split over the devices, everything else is replicated.
+Batches are split over the devices, everything else is replicated, but for large frozen weights where that is asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 CACHE = "compiled"
+LARGE = 2**16  # numbers of an array, from which on splitting it saves more than telling each other its parts costs
 
 
 def data_mesh() -> Mesh:
@@ -53,6 +55,30 @@ def replicate(tree, mesh: Mesh):
         return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
 
     return jax.tree.map(put, tree)
+
+
+def shard(tree, mesh: Mesh):
+    """Splits every array of 2^16 numbers or more over the devices, along its longest axis that they divide.
+
+    What is smaller, or has no such axis, lies whole on every device. Programs put the parts together where they need
+    them, so results are the same to rounding.
+    """
+
+    def put(leaf):
+        shape = np.shape(leaf)
+        axes = [axis for axis, length in enumerate(shape) if length % mesh.size == 0]
+        if math.prod(shape) < LARGE or not axes:
+            return replicate(leaf, mesh)
+        longest = max(axes, key=lambda axis: shape[axis])
+        sharding = NamedSharding(mesh, PartitionSpec(*[None] * longest, "data"))
+        return jax.make_array_from_callback(shape, sharding, lambda index: np.asarray(leaf[index]))
+
+    return jax.tree.map(put, tree)
+
+
+def gather(tree, mesh: Mesh):
+    """Whole copies on every device of arrays that `shard` has split."""
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
 
 
 def local(tree):

@@ -14,7 +14,7 @@ from promptgen_jax.store import weights
 from promptgen_jax.training.config import TrainConfig
 
 ABOUT = "training.json"
-REPORTING = ("save_every", "log_every", "tensorboard")  # options that leave the trained flow as it is
+REPORTING = ("save_every", "log_every", "tensorboard", "shard_weights")  # options that leave the trained flow as it is
 
 
 def recipe(ebm: LatentEBM, config: TrainConfig, flow: dict, objective) -> FrozenDict:

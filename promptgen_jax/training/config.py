@@ -41,6 +41,7 @@ class TrainConfig:
       start: "normal" starts at the diagonal normal of `start.closest_normal`, if that is closer to the target than the
         prior; None leaves the flow as it is made.
       tensorboard: also write TensorBoard files.
+      shard_weights: split large frozen weights over the devices in place of a whole copy on each, see `devices.shard`.
     """
 
     num_steps: int = 1280
@@ -58,6 +59,7 @@ class TrainConfig:
     save_every: int = 100
     log_every: int = 10
     tensorboard: bool = False
+    shard_weights: bool = False
     objective_options: Mapping | None = None
     start: str | None = None
 
@@ -74,8 +76,9 @@ class TrainConfig:
         for field in ("learning_rate", "clip_norm", "closed_loop"):
             if not isinstance(value := getattr(self, field), (int, float)) or isinstance(value, bool):
                 raise ValueError(f"training.{field}: got {value!r}; expected a number.")
-        if not isinstance(self.tensorboard, bool):
-            raise ValueError(f"training.tensorboard: got {self.tensorboard!r}; expected True or False.")
+        for field in ("tensorboard", "shard_weights"):
+            if not isinstance(value := getattr(self, field), bool):
+                raise ValueError(f"training.{field}: got {value!r}; expected True or False.")
         if not self.learning_rate > 0 or not self.clip_norm > 0:
             raise ValueError("training: learning_rate and clip_norm must be positive.")
         if self.start is not None:

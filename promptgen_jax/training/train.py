@@ -204,7 +204,8 @@ def _fit(
     memory = contract.receive(objective, objective.init(ebm, trained_flow, params), draws)
     state |= {MEMORY: memory} if jax.tree.leaves(memory) else {}
     state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)  # nothing shared: the step donates its state
-    state, ebm, trained_flow = (devices.replicate(tree, mesh) for tree in (state, ebm, trained_flow))
+    state, trained_flow = devices.replicate((state, trained_flow), mesh)
+    ebm = devices.shard(ebm, mesh) if config.shard_weights else devices.replicate(ebm, mesh)
     step_options = {"objective": objective, "optimizer": optimizer, "config": config}
     step = functools.partial(jax.jit, donate_argnums=0)(functools.partial(train_step, **step_options))
     prompt = Prompt(
@@ -217,7 +218,8 @@ def _fit(
     )
     watch = Watch(config, workdir, quiet, None if callback is None else functools.partial(_call, callback, prompt))
     params_best, history = _run(state, step, ebm, trained_flow, objective, config, watch)
-    prompt = prompt.replace(params=params_best, generator=ebm.generator, flow=trained_flow)
+    generator = devices.gather(ebm.generator, mesh) if config.shard_weights else ebm.generator
+    prompt = prompt.replace(params=params_best, generator=generator, flow=trained_flow)
     return devices.local(prompt), history
 
 

@@ -1,6 +1,7 @@
 """How large the compiled step is, and what devices tell each other in it."""
 
 import functools
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import helpers
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import promptgen_jax as pg
@@ -21,7 +23,7 @@ from promptgen_jax.training.train import train_step
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys; sys.path[:0] = ["tests/support", "tests/training"]
-from runpy import run_path; run_path("tests/training/test_step.py")["print_collectives"]()
+from runpy import run_path; run_path("tests/training/test_step.py")[sys.argv[1]]()
 """
 
 
@@ -56,9 +58,14 @@ def test_step_of_a_smile_is_small(objective):
     assert 2000 < count_equations(jax.make_jaxpr(step)(*arguments).jaxpr) <= (5000 if options else 3200)
 
 
+def on_four_devices(function):
+    """What a function of this module prints in a process with four virtual devices."""
+    command = [sys.executable, "-c", PROGRAM, function]
+    return subprocess.run(command, cwd=ROOT, env=helpers.with_devices(4), capture_output=True, text=True, check=False)
+
+
 def test_devices_tell_each_other_the_gradient_of_the_flow_alone():
-    command, environment = [sys.executable, "-c", PROGRAM], helpers.with_devices(4)
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = on_four_devices("print_collectives")
     assert done.stdout.split() == ["looped", "all-reduce", "all-reduce", "paper", "all-reduce"], (
         done.stdout + done.stderr
     )
@@ -71,3 +78,27 @@ def print_collectives():
         step, arguments = step_of(helpers.make_ebm(), flow, batch_size=8, kl_batch_size=64)
         text = jax.jit(step).lower(*arguments).compile().as_text()
         print(name, *re.findall(r" (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(", text))
+
+
+def test_split_weights_give_the_same_losses_and_take_less():
+    done = on_four_devices("print_split")
+    assert done.stdout, done.stderr
+    whole, split = json.loads(done.stdout)
+    np.testing.assert_allclose(split["losses"], whole["losses"], rtol=1e-5)
+    assert split["bytes"] < 0.5 * whole["bytes"]
+    assert split["drawn"] == pytest.approx(whole["drawn"], rel=1e-4)
+
+
+def print_split():
+    """Losses of three steps, bytes of the frozen weights on one device, and the mean of what the prompt draws after."""
+    generator = pg.load_generator("dcgan_digiface")
+    ebm = pg.LatentEBM(generator, (pg.FunctionControl(function=lambda images: 20 * images.mean((1, 2, 3))),))
+    lines = []
+    for split in (False, True):
+        placed = (devices.shard if split else devices.replicate)(ebm, devices.data_mesh())
+        held = sum(leaf.addressable_data(0).nbytes for leaf in jax.tree.leaves(placed))
+        options = {"num_steps": 3, "batch_size": 8, "log_every": 1, "quiet": True, "shard_weights": split}
+        prompt, history = pg.fit(ebm, flow=helpers.FLOW, **options)
+        drawn = float(prompt.sample(jax.random.key(1), 8).mean())
+        lines.append({"losses": [line["loss"] for line in history], "bytes": held, "drawn": drawn})
+    print(json.dumps(lines))
