@@ -18,6 +18,7 @@ STEPS, SAMPLES, STRENGTHS = 4000, 2**17, tuple(k / 10 for k in range(11))
 BATCH = 2**14
 LINEAR, SCALE = (1.0, -1.0, 0.5, 0.0, 0.3, -0.6, 0.2, 0.8), 0.5
 TOY = {"batch_size": 256, "learning_rate": 3e-3}
+SATURATED = {"batch_size": 1024, "learning_rate": 3e-3, "objective": "score_function"}  # as gradients vanish there
 
 
 def linear():
@@ -34,7 +35,7 @@ def linear():
 
 def of_class():
     """One mode of the mixture; else as `linear`."""
-    return _mixture(pg.load_control("synthetic", energy="classifier", name="near")), closed_forms.mixture_strength, TOY
+    return _mixture(pg.load_control("synthetic", energy="classifier", name="near")), closed_forms.mixture_strength, SATURATED
 
 
 def of_shares():
@@ -42,7 +43,7 @@ def of_shares():
     beta_gap = closed_forms.mixture_debias().beta_gap
     control = pg.load_control("synthetic", energy="moment", name="near")
     control = control.replace(beta=jnp.array([beta_gap, 0.0], jnp.float32))
-    return _mixture(control), lambda strength: closed_forms.mixture_strength(strength, beta_gap), TOY
+    return _mixture(control), lambda strength: closed_forms.mixture_strength(strength, beta_gap), SATURATED
 
 
 def _mixture(control):
@@ -60,7 +61,7 @@ def run(seed, asked):
         prompt, seconds = measuring.train(ebm, seed, asked.steps, options)
         eps = measuring.noise(ebm.generator, SAMPLES)
         rows = [row(prompt, ebm, strength, answer(strength), eps) for strength in STRENGTHS]
-        about = {"bench": "exact", "problem": problem, "seed": seed, "steps": asked.steps}
+        about = {"bench": "exact", "problem": problem, "seed": seed, "steps": asked.steps, **options}
         yield {**about, "seconds": seconds, "rows": rows}
 
 
