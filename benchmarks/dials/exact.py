@@ -35,7 +35,11 @@ def linear():
 
 def of_class():
     """One mode of the mixture; else as `linear`."""
-    return _mixture(pg.load_control("synthetic", energy="classifier", name="near")), closed_forms.mixture_strength, SATURATED
+    return (
+        _mixture(pg.load_control("synthetic", energy="classifier", name="near")),
+        closed_forms.mixture_strength,
+        SATURATED,
+    )
 
 
 def of_shares():
