@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean
 
 from benchmarks import cost
 
@@ -58,6 +59,8 @@ def performance(records: list[dict]) -> str:
         sections.append(counted(compiled, peak))
     if views := [each for each in records if each["kind"] == "views"]:
         sections.append(gradients(views))
+    if trainings := [each for each in records if each["kind"] == "recipe"]:
+        sections.append(recipes(trainings))
     if accelerated := [each for each in records if each["kind"] == "accelerator"]:
         sections.append(on_accelerators(accelerated))
     return "\n".join(sections)
@@ -148,6 +151,53 @@ def gradients(views: list[dict]) -> str:
         for each in views
     ]
     return text + table(("draw", "images", "views", "GFLOP", "variance", "variance x GFLOP"), rows)
+
+
+def recipes(trainings: list[dict]) -> str:
+    """What trainings by each recipe reach, and in which share of the time of the paper's, seed by seed."""
+    paper = {each["seed"]: each["looks"][-1] for each in trainings if each["recipe"] == "paper"}
+    ways: dict[tuple, list[dict]] = {}
+    for each in trainings:
+        way = each["recipe"], each["batch_size"], each["views"], each["num_steps"]
+        ways.setdefault(way, []).append(each)
+    first = trainings[0]
+    text = (
+        f"## Time to a given energy\n\nThe shipped faces asked for “{first['text']}” with weight {first['weight']:g}, "
+        "through the shipped small CLIP and all of the paper's augmentations, by `recipe` of the CLIP control. Every "
+        f"flow is judged alike, by the paper's energy of {first['samples']} fresh samples in 50 views. The KL is the "
+        "flow's to the generator, and the loss weight x energy + KL, in nats. Means over seeds "
+        f"{', '.join(map(str, sorted(paper)))}, with the range of the energy. Seconds are of the processor, with "
+        "compilation. The last two columns say after which share of the time of the paper's recipe, seed by seed, the "
+        "energy and the loss that it ends with were first seen reached, looking after each quarter of a training.\n\n"
+    )
+    rows = []
+    for (recipe, batch_size, views, num_steps), group in ways.items():
+        ends = [each["looks"][-1] for each in group]
+        energies = [end["energy"] for end in ends]
+        rows.append(
+            (
+                f"`{recipe}`",
+                batch_size,
+                views,
+                num_steps,
+                f"{mean(end['seconds'] for end in ends):.0f}",
+                f"{mean(energies):.4f} ({min(energies):.4f} to {max(energies):.4f})",
+                f"{mean(end['divergence'] for end in ends):.2f}",
+                f"{mean(end['loss'] for end in ends):.2f}",
+                *(
+                    ", ".join(share_until(name, each["looks"], paper[each["seed"]]) for each in group)
+                    for name in ("energy", "loss")
+                ),
+            )
+        )
+    head = ("recipe", "images", "views", "steps", "s", "energy", "KL", "loss", "time to the energy", "to the loss")
+    return text + table(head, rows)
+
+
+def share_until(name: str, looks: list[dict], end: dict) -> str:
+    """The share of the time of another training after which a figure was as low as at its end."""
+    seconds = [look["seconds"] for look in looks if look[name] <= end[name]]
+    return f"{seconds[0] / end['seconds']:.2f}" if seconds else "not reached"
 
 
 def on_accelerators(group: list[dict]) -> str:
