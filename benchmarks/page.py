@@ -155,42 +155,44 @@ def gradients(views: list[dict]) -> str:
 
 def recipes(trainings: list[dict]) -> str:
     """What trainings by each recipe reach, and in which share of the time of the paper's, seed by seed."""
-    paper = {each["seed"]: each["looks"][-1] for each in trainings if each["recipe"] == "paper"}
+    paper = [each for each in trainings if each["recipe"] == "paper"]
+    longest = max(each["num_steps"] for each in paper)
+    ends = {each["seed"]: each["looks"][-1] for each in paper if each["num_steps"] == longest}
     ways: dict[tuple, list[dict]] = {}
     for each in trainings:
-        way = each["recipe"], each["batch_size"], each["views"], each["num_steps"]
-        ways.setdefault(way, []).append(each)
+        names = ("recipe", "batch_size", "views", "num_steps", "learning_rate")
+        ways.setdefault(tuple(each[name] for name in names), []).append(each)
     first = trainings[0]
     text = (
         f"## Time to a given energy\n\nThe shipped faces asked for “{first['text']}” with weight {first['weight']:g}, "
-        "through the shipped small CLIP and all of the paper's augmentations, by `recipe` of the CLIP control. Every "
-        f"flow is judged alike, by the paper's energy of {first['samples']} fresh samples in 50 views. The KL is the "
-        "flow's to the generator, and the loss weight x energy + KL, in nats. Means over seeds "
-        f"{', '.join(map(str, sorted(paper)))}, with the range of the energy. Seconds are of the processor, with "
-        "compilation. The last two columns say after which share of the time of the paper's recipe, seed by seed, the "
-        "energy and the loss that it ends with were first seen reached, looking after each quarter of a training.\n\n"
+        "through the shipped small CLIP with all of the paper's augmentations, by `recipe` of the CLIP control. Every "
+        f"flow is judged alike, by the paper's energy of {first['samples']} fresh samples in 50 views. KL is from the "
+        "flow to the generator, the loss weight x energy + KL, both in nats. Means over seeds, with the range of the "
+        "energy; seconds are of the processor, with compilation. The last two columns say, seed by seed, after which "
+        f"share of the time of the paper's {longest} steps the energy and the loss at their end were seen reached, "
+        "looking half way and at the end.\n\n"
     )
     rows = []
-    for (recipe, batch_size, views, num_steps), group in ways.items():
-        ends = [each["looks"][-1] for each in group]
-        energies = [end["energy"] for end in ends]
+    for (recipe, *way, rate), group in ways.items():
+        last = [each["looks"][-1] for each in group]
+        energies = [look["energy"] for look in last]
         rows.append(
             (
                 f"`{recipe}`",
-                batch_size,
-                views,
-                num_steps,
-                f"{mean(end['seconds'] for end in ends):.0f}",
+                *way,
+                f"{rate:g}",
+                len(group),
+                f"{mean(look['seconds'] for look in last):.0f}",
                 f"{mean(energies):.4f} ({min(energies):.4f} to {max(energies):.4f})",
-                f"{mean(end['divergence'] for end in ends):.2f}",
-                f"{mean(end['loss'] for end in ends):.2f}",
+                f"{mean(look['divergence'] for look in last):.2f}",
+                f"{mean(look['loss'] for look in last):.2f}",
                 *(
-                    ", ".join(share_until(name, each["looks"], paper[each["seed"]]) for each in group)
+                    ", ".join(share_until(name, each["looks"], ends[each["seed"]]) for each in group)
                     for name in ("energy", "loss")
                 ),
             )
         )
-    head = ("recipe", "images", "views", "steps", "s", "energy", "KL", "loss", "time to the energy", "to the loss")
+    head = ("recipe", "images", "views", "steps", "rate", "seeds", "s", "energy", "KL", "loss", "to energy", "to loss")
     return text + table(head, rows)
 
 

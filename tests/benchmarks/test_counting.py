@@ -83,15 +83,16 @@ def test_page_says_when_the_energy_of_the_paper_is_reached():
 
     def training(recipe, seed, *looks):
         looks = [{"seconds": s, "energy": e, "loss": 60 * e, "divergence": 0.5} for s, e in looks]
-        way = {"recipe": recipe, "batch_size": 8, "views": 12, "num_steps": 4, "seed": seed}
+        way = {"recipe": recipe, "batch_size": 8, "views": 12, "num_steps": 4, "learning_rate": 1e-3, "seed": seed}
         return common | way | {"looks": looks}
 
     paper = [training("paper", 0, (50.0, 0.9), (100.0, 0.8)), training("paper", 1, (50.0, 0.9), (100.0, 0.7))]
     fast = [training("fast", 0, (10.0, 0.85), (20.0, 0.79)), training("fast", 1, (10.0, 0.85), (20.0, 0.75))]
     made = page.recipes(paper + fast)
     assert "asked for “a smile” with weight 60" in made
-    assert "| `fast` | 8 | 12 | 4 | 20 | 0.7700 (0.7500 to 0.7900) | 0.50 | 46.20 | 0.20, not reached |" in made
-    assert "| `paper` | 8 | 12 | 4 | 100 | 0.7500 (0.7000 to 0.8000) | 0.50 | 45.00 | 1.00, 1.00 |" in made
+    assert "| `fast` | 8 | 12 | 4 | 0.001 | 2 | 20 | 0.7700 (0.7500 to 0.7900) | 0.50 | 46.20 | 0.20," in made
+    assert made.count("0.20, not reached |") == 2  # the energy and the loss
+    assert "| `paper` | 8 | 12 | 4 | 0.001 | 2 | 100 | 0.7500 (0.7000 to 0.8000) | 0.50 | 45.00 | 1.00, 1.00 |" in made
 
 
 @pytest.mark.full
