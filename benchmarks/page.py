@@ -154,52 +154,56 @@ def gradients(views: list[dict]) -> str:
 
 
 def recipes(trainings: list[dict]) -> str:
-    """What trainings by each recipe reach, and in which share of the time of the paper's, seed by seed."""
-    paper = [each for each in trainings if each["recipe"] == "paper"]
-    longest = max(each["num_steps"] for each in paper)
-    ends = {each["seed"]: each["looks"][-1] for each in paper if each["num_steps"] == longest}
+    """What trainings by each recipe end with, beside the longest one by the paper's of the same seed."""
     ways: dict[tuple, list[dict]] = {}
     for each in trainings:
         names = ("recipe", "batch_size", "views", "num_steps", "learning_rate")
         ways.setdefault(tuple(each[name] for name in names), []).append(each)
+    paper = max((way for way in ways if way[0] == "paper"), key=lambda way: way[3])
+    ends = {each["seed"]: each["looks"][-1] for each in ways[paper]}
     first = trainings[0]
     text = (
         f"## Time to a given energy\n\nThe shipped faces asked for “{first['text']}” with weight {first['weight']:g}, "
         "through the shipped small CLIP with all of the paper's augmentations, by `recipe` of the CLIP control. Every "
         f"flow is judged alike, by the paper's energy of {first['samples']} fresh samples in 50 views. KL is from the "
-        "flow to the generator, the loss weight x energy + KL, both in nats. Means over seeds, with the range of the "
-        "energy; seconds are of the processor, with compilation. The last two columns say, seed by seed, after which "
-        f"share of the time of the paper's {longest} steps the energy and the loss at their end were seen reached, "
-        "looking half way and at the end.\n\n"
+        "flow to the generator, the loss weight x energy + KL, both in nats. Figures are means over seeds at the end "
+        "of the training; seconds are of the processor, with compilation. The last three columns say, seed by seed, "
+        f"the share of the time of the paper's {paper[3]} steps that it took, and by how much energy and loss are above "
+        "those at their end: a negative difference says that the recipe reached them.\n\n"
     )
     rows = []
     for (recipe, *way, rate), group in ways.items():
         last = [each["looks"][-1] for each in group]
-        energies = [look["energy"] for look in last]
+        pairs = [(each["looks"][-1], ends[each["seed"]]) for each in group]
         rows.append(
             (
                 f"`{recipe}`",
                 *way,
                 f"{rate:g}",
-                len(group),
                 f"{mean(look['seconds'] for look in last):.0f}",
-                f"{mean(energies):.4f} ({min(energies):.4f} to {max(energies):.4f})",
+                f"{mean(look['energy'] for look in last):.4f}",
                 f"{mean(look['divergence'] for look in last):.2f}",
                 f"{mean(look['loss'] for look in last):.2f}",
-                *(
-                    ", ".join(share_until(name, each["looks"], ends[each["seed"]]) for each in group)
-                    for name in ("energy", "loss")
-                ),
+                ", ".join(f"{one['seconds'] / other['seconds']:.2f}" for one, other in pairs),
+                ", ".join(f"{one['energy'] - other['energy']:+.4f}" for one, other in pairs),
+                ", ".join(f"{one['loss'] - other['loss']:+.2f}" for one, other in pairs),
             )
         )
-    head = ("recipe", "images", "views", "steps", "rate", "seeds", "s", "energy", "KL", "loss", "to energy", "to loss")
+    head = (
+        "recipe",
+        "images",
+        "views",
+        "steps",
+        "rate",
+        "s",
+        "energy",
+        "KL",
+        "loss",
+        "time",
+        "energy above",
+        "loss above",
+    )
     return text + table(head, rows)
-
-
-def share_until(name: str, looks: list[dict], end: dict) -> str:
-    """The share of the time of another training after which a figure was as low as at its end."""
-    seconds = [look["seconds"] for look in looks if look[name] <= end[name]]
-    return f"{seconds[0] / end['seconds']:.2f}" if seconds else "not reached"
 
 
 def on_accelerators(group: list[dict]) -> str:

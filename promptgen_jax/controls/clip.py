@@ -151,7 +151,8 @@ def build(
       text_weights: of several texts; equal and adding up to 1 if left out.
       weight: lambda; the paper's experiments on StyleGAN2 take 500 to 1,000.
       recipe: how views are spent. "paper": 50 of each image, drawn one by one; "fast": 12 that are spread evenly over
-        what can be drawn, of the same mean, for about a quarter of the arithmetic.
+        what can be drawn, of the same mean, for about a quarter of the arithmetic and with more noise; what trainings
+        reach with either is in docs/performance.md.
       num_augmentations: views per image, in place of the recipe's.
       policy: comma-separated augmentations, "" for none; all of the official ones by default.
       antialias: whether to smooth before shrinking to the size of CLIP; the official code did not. With policy "" the
