@@ -168,8 +168,8 @@ def recipes(trainings: list[dict]) -> str:
         f"flow is judged alike, by the paper's energy of {first['samples']} fresh samples in 50 views. KL is from the "
         "flow to the generator, the loss weight x energy + KL, both in nats. Figures are means over seeds at the end "
         "of the training; seconds are of the processor, with compilation. The last three columns say, seed by seed, "
-        f"the share of the time of the paper's {paper[3]} steps that it took, and by how much energy and loss are above "
-        "those at their end: a negative difference says that the recipe reached them.\n\n"
+        f"the share of the time of the paper's {paper[3]} steps that it took, and by how much energy and loss are "
+        "above those at their end: a negative difference says that the recipe reached them.\n\n"
     )
     rows = []
     for (recipe, *way, rate), group in ways.items():
