@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import pkgutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -65,8 +65,8 @@ def cases(part: str, *, quick: bool) -> list[Case]:
     return module.cases(quick) if hasattr(module, "cases") else []
 
 
-def measure_of(part: str) -> Callable[[bool], list[dict]] | None:
-    """What measures a part that has no two sides: `measure(quick)` of its file, which returns records."""
+def measure_of(part: str) -> Callable[[bool], Iterable[dict]] | None:
+    """What measures a part that has no two sides: `measure(quick)` of its file, which gives records."""
     return getattr(importlib.import_module(f"benchmarks.parts.{part}"), "measure", None)
 
 

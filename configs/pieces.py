@@ -130,8 +130,8 @@ def moment(network: str, attribute: str, mu="uniform", weight: float = 1.0, **op
 
 
 def clip(text: str, weight: float, network: str = "clip_vit_b32", **options) -> dict:
-    """The CLIP energy of a text (Eq. 3), over randomly augmented views."""
-    return {"kind": "clip", "network": network, "text": text, "weight": weight, "num_augmentations": 50, **options}
+    """The CLIP energy of a text (Eq. 3), over randomly augmented views, the paper's 50 unless `recipe` says "fast"."""
+    return {"kind": "clip", "network": network, "text": text, "weight": weight, **options}
 
 
 def sentence(weight: float, network: str = "tinyclip_faces", **options) -> dict:

@@ -3,7 +3,8 @@
 python main.py --config=configs/stylegan2_text.py:baby --workdir=runs/baby
 
 Known: baby, girl, boy, asian_man, without_makeup (FFHQ), autumn, winter (Landscape-HQ), cat (AFHQ); with `_smoke`
-behind the word, two steps. The checkpoints are not shipped: a missing one is answered with the file, where it is
+behind the word, two steps. `--config.stages.text.controls.text.recipe=fast` takes 12 views of an image instead of 50,
+see docs/performance.md. The checkpoints are not shipped: a missing one is answered with the file, where it is
 published, and the command that converts it. Not run with the published checkpoints here.
 Recipe: experiments clip_* of the official repository; the paper's cat (Fig. 4d) has no official config and takes the
 recipe of baby.

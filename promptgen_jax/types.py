@@ -20,6 +20,7 @@ Array = jax.Array
 PyTree = Any
 
 FOLLOWS = "follows"  # marks fields that follow from the others or are remarks: parts that differ in them are the same
+SILENT = "silent"  # marks fields added later, of which fingerprints say nothing at their default: parts keep theirs
 OUTPUTS = {"images": "pictures", "points": "coordinates without a picture", "mesh": "coordinates, rendered to be seen"}
 LOG_2PI = float(np.log(2 * np.pi))
 

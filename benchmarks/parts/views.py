@@ -6,8 +6,6 @@ more of the generator; whether the gradient by the flow gets steadier is measure
 
 from __future__ import annotations
 
-import functools
-import math
 from typing import Any
 
 import jax
@@ -20,8 +18,6 @@ from benchmarks.case import trained
 from promptgen_jax.ops import augment
 
 SPLITS = ((1, 48), (4, 12), (16, 3), (48, 1))  # images and views, 48 views altogether
-DRAWS = ("independent", "stratified", "antithetic")
-FIELDS = 7  # three colours, two shifts, two places of the cutout
 COUNT = 48
 
 
@@ -35,7 +31,7 @@ def measure(quick: bool) -> list[dict]:
     count, splits = (3, SPLITS[-1:]) if quick else (COUNT, SPLITS)
     found = []
     for images, views in splits:
-        for draw in DRAWS[: 3 if views > 1 else 1]:  # one view has nothing to be spread over
+        for draw in augment.SPREADS[: 3 if views > 1 else 1]:  # one view has nothing to be spread over
             variance, squared_mean, gflop = spread_of(images, views, draw, params, parts, count)
             found.append(
                 {
@@ -61,7 +57,8 @@ def spread_of(images: int, views: int, draw: str, params: Any, parts: tuple, cou
     def loss(params: Any, key: jax.Array, generator: Any, flow: Any, control: Any) -> jax.Array:
         eps_key, view_key = jax.random.split(key)
         z, _ = flow.forward_and_log_det(params, generator.prior.sample(eps_key, images))
-        drawn = draws_of(view_key, draw, images, views, generator.image_size)
+        shape = {"num_images": images, "num_views": views, "image_size": generator.image_size}
+        drawn = augment.draw(view_key, **shape, spread=draw)
         return control.weight * jnp.mean(control.mean_energies(drawn, generator(key, z)))
 
     def gradient(params: Any, key: jax.Array, parts: tuple) -> jax.Array:
@@ -74,44 +71,3 @@ def spread_of(images: int, views: int, draw: str, params: Any, parts: tuple, cou
     variance = float(samples.var(axis=0, ddof=1).sum())
     squared_mean = float(np.sum(samples.mean(axis=0) ** 2)) - variance / count
     return variance, squared_mean, counting.gflop(one.trace(params, keys[0], parts))
-
-
-def draws_of(key: jax.Array, draw: str, images: int, views: int, side: int) -> augment.Draws:
-    """Draws of all operations, of the same distribution each, but spread over the views of an image.
-
-    Args:
-      key: of all of them.
-      draw: "independent"; "stratified", one view in each of as many equal strata of every number; or "antithetic",
-        pairs of views whose numbers are u and 1 - u.
-      images: B.
-      views: R.
-      side: S, pixels of the images.
-    """
-    field_key, order_key, side_key = jax.random.split(key, 3)
-    shape = (FIELDS, images, views)
-    uniform = jax.random.uniform(field_key, shape)
-    if draw == "stratified":
-        order = jax.random.uniform(order_key, shape).argsort(axis=-1)
-        uniform = (order + uniform) / views
-    elif draw == "antithetic":
-        half = uniform[..., : math.ceil(views / 2)]
-        uniform = jnp.concatenate([half, 1 - half], axis=-1)[..., :views]
-    uniform = jnp.clip(uniform, 0, np.nextafter(np.float32(1), np.float32(0)))
-    most, last = int(side * augment.SHIFT_SHARE + 0.5), side - augment.cutout_size(side) % 2
-    whole = functools.partial(_whole, uniform)
-    sides = augment.side_of_draw(jax.random.uniform(side_key, (images, 1)), side)
-    return augment.Draws(
-        brightness=uniform[0],
-        saturation=uniform[1],
-        contrast=uniform[2],
-        shift_rows=whole(3, -most, most),
-        shift_cols=whole(4, -most, most),
-        side=jnp.broadcast_to(sides, (images, views)),
-        cutout_rows=whole(5, 0, last),
-        cutout_cols=whole(6, 0, last),
-    )
-
-
-def _whole(uniform: jax.Array, field: int, first: int, last: int) -> jax.Array:
-    """Whole numbers from first to last, equally likely."""
-    return first + jnp.floor(uniform[field] * (last - first + 1)).astype(jnp.int32)

@@ -23,10 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from promptgen_jax import checks
 from promptgen_jax.ops import resample
 
 OPERATIONS = ("color", "translation", "resize", "cutout")
 POLICY = ",".join(OPERATIONS)
+SPREADS = ("independent", "stratified", "antithetic")
 
 SHIFT_SHARE = 0.125
 CUTOUT_SHARE = 0.5
@@ -54,8 +56,19 @@ class Draws(NamedTuple):
     cutout_cols: jax.Array
 
 
-def draw(key: jax.Array, *, num_images: int, num_views: int, image_size: int, policy: str = POLICY) -> Draws:
+def draw(
+    key: jax.Array,
+    *,
+    num_images: int,
+    num_views: int,
+    image_size: int,
+    policy: str = POLICY,
+    spread: str = "independent",
+) -> Draws:
     """Draws the augmentations of `num_views` views of each of `num_images` images.
+
+    Every view alone has the same distribution however the views of an image are spread, so that a mean over them stays
+    unbiased; what changes is its variance. The side, one for all views of an image, is always drawn on its own.
 
     Args:
       key: one typed key.
@@ -63,11 +76,16 @@ def draw(key: jax.Array, *, num_images: int, num_views: int, image_size: int, po
       num_views: R, views per image; the paper takes 50.
       image_size: S, pixels a side, at least 2.
       policy: names out of `OPERATIONS`, comma-separated, in that order; what is left out is drawn neutral.
+      spread: "independent", the official code's; "stratified", of each number one view in each of R equal strata, in an
+        order of its own (a Latin hypercube); or "antithetic", pairs of views with numbers u and 1 - u.
 
     Raises:
-      ValueError: unknown, repeated or differently ordered names; image_size below 2.
+      ValueError: unknown, repeated or differently ordered names; an unknown spread; image_size below 2.
+
+    Source: independent draws are those of the official diffaug; McKay, Beckman and Conover 1979 for the hypercube.
     """
     chosen = _parse_policy(policy)
+    checks.check_known("augment: spread", spread, SPREADS)
     if image_size < 2:
         raise ValueError(f"augment: images are {image_size} pixels a side; expected at least 2. Use larger images.")
     shape = (num_images, num_views)
@@ -76,17 +94,40 @@ def draw(key: jax.Array, *, num_images: int, num_views: int, image_size: int, po
     side = jnp.full(shape, image_size, jnp.int32)
     cutout = jnp.full((2, *shape), -image_size, jnp.int32)
     if "color" in chosen:
-        colour = jax.random.uniform(colour_key, (3, *shape), jnp.float32)
+        colour = _uniform(colour_key, (3, *shape), spread)
     if "translation" in chosen:
         most = int(image_size * SHIFT_SHARE + 0.5)
-        shift = jax.random.randint(shift_key, (2, *shape), -most, most + 1, jnp.int32)
+        shift = _whole(shift_key, (2, *shape), -most, most, spread)
     if "resize" in chosen:
         uniform = jax.random.uniform(side_key, (num_images, 1), jnp.float32)
         side = jnp.broadcast_to(side_of_draw(uniform, image_size), shape)
     if "cutout" in chosen:
         last = image_size - cutout_size(image_size) % 2
-        cutout = jax.random.randint(cutout_key, (2, *shape), 0, last + 1, jnp.int32)
+        cutout = _whole(cutout_key, (2, *shape), 0, last, spread)
     return Draws._make([*colour, *shift, side, *cutout])
+
+
+def _uniform(key: jax.Array, shape: tuple[int, ...], spread: str) -> jax.Array:
+    """Numbers on [0, 1), spread over the last axis, of R views."""
+    if spread == "independent":
+        return jax.random.uniform(key, shape, jnp.float32)
+    num_views = shape[-1]
+    if spread == "stratified":
+        order_key, key = jax.random.split(key)
+        order = jax.random.uniform(order_key, shape).argsort(axis=-1)
+        values = (order + jax.random.uniform(key, shape, jnp.float32)) / num_views
+    else:
+        half = jax.random.uniform(key, (*shape[:-1], -(-num_views // 2)), jnp.float32)
+        values = jnp.concatenate([half, 1 - half], axis=-1)[..., :num_views]
+    return jnp.minimum(values, np.nextafter(np.float32(1), np.float32(0)))  # where rounding gave 1
+
+
+def _whole(key: jax.Array, shape: tuple[int, ...], first: int, last: int, spread: str) -> jax.Array:
+    """Whole numbers from first to last, equally likely, spread over the last axis."""
+    if spread == "independent":
+        return jax.random.randint(key, shape, first, last + 1, jnp.int32)
+    steps = jnp.floor(_uniform(key, shape, spread) * (last - first + 1)).astype(jnp.int32)
+    return jnp.minimum(first + steps, last)
 
 
 def augmented_views(

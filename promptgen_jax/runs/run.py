@@ -7,6 +7,7 @@ report.html. Finished stages are not done again; an interrupted one resumes.
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -138,6 +139,7 @@ def open_workdir(workdir: str | Path, config: dict) -> Path:
         found = documents.read(file, documents.StoredRun, advice=AGAIN)
         config = {**config, **{name: found[name] for name in LOOSE if name in found}}
         config = {name: value for name, value in config.items() if name not in LOOSE or name in found}
+        config = found if found == _spelled_out(config) else config
     weights.claim(
         file,
         config,
@@ -145,6 +147,16 @@ def open_workdir(workdir: str | Path, config: dict) -> Path:
         "this one.",
     )
     return file.parent
+
+
+def _spelled_out(config: dict) -> dict:
+    """A config as it was written before CLIP controls had recipes: those without one spell out the paper's 50 views."""
+    config = json.loads(json.dumps(config, default=float))
+    for stage in config.get("stages", {}).values():
+        for control in stage["controls"].values():
+            if control["kind"] == "clip" and "recipe" not in control:
+                control.setdefault("num_augmentations", 50)
+    return config
 
 
 def train_stage(name: str, config: dict, ebm: LatentEBM, workdir: Path) -> tuple[LatentEBM, Prompt]:

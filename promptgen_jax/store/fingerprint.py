@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promptgen_jax.types import FOLLOWS, Stack
+from promptgen_jax.types import FOLLOWS, SILENT, Stack
 
 PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, slice, range, types.EllipsisType)
 TOLD = (types.FunctionType, np.ndarray, jax.Array, tuple, list, Mapping, *PLAIN)  # members of classes looked at
@@ -109,6 +109,8 @@ def _update(digest, value, where: str, seen: dict[int, int]) -> None:
     elif dataclasses.is_dataclass(value):
         inside((type(value),), where)
         for field in fields_told(value):
+            if field.metadata.get(SILENT) and getattr(value, field.name) == field.default:
+                continue
             inside((field.name, getattr(value, field.name)), f"{where}.{field.name}")
     elif callable(value) and _importable(value):
         tell("callable", value.__module__, value.__qualname__)

@@ -50,7 +50,7 @@ def _asked(control) -> dict:
 def claim_workdir(workdir: Path, ebm: LatentEBM, config: TrainConfig, flow: dict, optimizer) -> None:
     """Raises ValueError if a training of something else, which would be resumed, is in the workdir."""
     generator, file = ebm.generator, weights.open_folder("fit: workdir", workdir) / ABOUT
-    about = {
+    about: dict = {
         "generator": {
             "name": generator.name,
             "checksum": generator.checksum,
@@ -64,8 +64,12 @@ def claim_workdir(workdir: Path, ebm: LatentEBM, config: TrainConfig, flow: dict
         "flow": flow | _own_code(flow),
     } | ({"optimizer": parts.fingerprint(optimizer)} if optimizer else {})
     about |= {"settings": settings()} if settings() else {}
-    if file.is_file() and "conditions" not in weights.read_json(file, advice="Delete the folder."):
-        weights.write_json(file, _since_fingerprints(weights.read_json(file, advice="Delete the folder."), about))
+    if file.is_file():
+        found = weights.read_json(file, advice="Delete the folder.")
+        if "conditions" not in found:
+            weights.write_json(file, _since_fingerprints(found, about))
+        else:
+            about |= {"controls": _in_words_of(found.get("controls"), about["controls"])}
     weights.claim(
         file,
         about,
@@ -78,6 +82,13 @@ def _own_code(flow: dict) -> dict:
     return {
         f"{kind} code": parts.fingerprint(parts.find("flows", kind).build) for kind in named_in(flow) if "." in kind
     }
+
+
+def _in_words_of(found, controls: dict) -> dict:
+    """Controls as an earlier version told them, where they compute the same: they may have got options since."""
+    earlier = {name: each for name, each in found.items() if isinstance(each, dict)} if isinstance(found, dict) else {}
+    same = [name for name in controls if earlier.get(name, {}).get("fingerprint") == controls[name]["fingerprint"]]
+    return controls | {name: earlier[name] for name in same}
 
 
 def _since_fingerprints(found: dict, about: dict) -> dict:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cost, counting, page
-from benchmarks.parts import devices, views
-from promptgen_jax.ops import augment
+from benchmarks.parts import devices
 
 
 def test_operations_of_loops_are_those_of_all_rounds():
@@ -56,25 +55,6 @@ def test_cost_is_the_slower_of_both_and_the_link():
     assert cost.predict(card, gflop=50.0, gbytes=20.0, sent_gbytes=1.0) == pytest.approx(2.5)
 
 
-@pytest.mark.parametrize("draw", views.DRAWS)
-def test_views_are_of_the_distribution_of_the_library(draw):
-    """Means and ranges of every field, many images of eight views; strata and pairs within each image."""
-    found = views.draws_of(jax.random.key(0), draw, 500, 8, 64)
-    library = augment.draw(jax.random.key(1), num_images=500, num_views=8, image_size=64)
-    for name, ours, other in zip(found._fields, found, library, strict=True):
-        assert ours.dtype == other.dtype
-        assert ours.shape == other.shape
-        spread = max(float(jnp.std(other)), 1e-3)
-        assert abs(float(jnp.mean(ours) - jnp.mean(other))) < 0.15 * spread, name
-        assert float(jnp.max(ours)) == pytest.approx(float(jnp.max(other)), abs=0.1 * spread), name
-        assert float(jnp.min(ours)) == pytest.approx(float(jnp.min(other)), abs=0.1 * spread), name
-    if draw == "stratified":
-        strata = np.sort(np.floor(8 * np.asarray(found.brightness)), axis=1)
-        np.testing.assert_array_equal(strata, np.tile(np.arange(8), (500, 1)))
-    if draw == "antithetic":
-        np.testing.assert_allclose(found.contrast[:, :4] + found.contrast[:, 4:], 1, atol=1e-6)
-
-
 def test_page_says_what_was_measured():
     side = {"median": 2.0, "spread": 0.1, "peak_mib": 100.0, "gflop": 80.0, "xla_gflop": 90.0, "xla_gbytes": 1.0}
     side |= {"temporary_mib": 5.0, "compile_seconds": 3.0, "equations": 1234}
@@ -95,6 +75,26 @@ def test_page_says_what_was_measured():
     assert "old" not in scaling
     assert scaling.startswith("before\n")
     assert scaling.endswith("after\n")
+
+
+def test_page_puts_recipes_beside_the_longest_training_of_the_paper():
+    """Of the same seed, at the end: what was lower half way does not count."""
+
+    def training(recipe, steps, seed, *looks):
+        looks = [{"seconds": s, "energy": e, "loss": 60 * e, "divergence": 0.5} for s, e in looks]
+        way = {"recipe": recipe, "batch_size": 8, "views": 12, "num_steps": steps, "learning_rate": 1e-3, "seed": seed}
+        return {"text": "a smile", "weight": 60.0, "samples": 8} | way | {"looks": looks}
+
+    short = [training("paper", 2, 0, (25.0, 0.9))]
+    paper = [training("paper", 9, 0, (50.0, 0.9), (100.0, 0.8)), training("paper", 9, 1, (50.0, 0.9), (100.0, 0.7))]
+    fast = [training("fast", 4, 0, (10.0, 0.85), (20.0, 0.79)), training("fast", 4, 1, (10.0, 0.6), (30.0, 0.75))]
+    made = page.recipes(short + paper + fast)
+    assert "asked for “a smile” with weight 60" in made
+    assert (
+        "| `fast` | 8 | 12 | 4 | 0.001 | 25 | 0.7700 | 0.50 | 46.20 | 0.20, 0.30 | -0.0100, +0.0500 | -0.60, +3.00 |"
+        in made
+    )
+    assert "| `paper` | 8 | 12 | 2 | 0.001 | 25 | 0.9000 | 0.50 | 54.00 | 0.25 | +0.1000 | +6.00 |" in made
 
 
 @pytest.mark.full

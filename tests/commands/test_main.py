@@ -281,6 +281,19 @@ def test_workdir_of_another_config_is_refused(tmp_path):
         run.open_workdir(tmp_path, {"seed": 1, "a": {"b": 3}})
 
 
+def test_workdir_begun_before_recipes_goes_on(tmp_path):
+    """Then configs spelled out the paper's 50 views of CLIP, which now go without saying."""
+
+    def config(**options):
+        controls = {"text": {"kind": "clip", "text": "a smile", **options}}
+        return {"stages": {"a": {"controls": controls, "on": ("x",)}}}
+
+    run.open_workdir(tmp_path, config(num_augmentations=50))
+    run.open_workdir(tmp_path, config())
+    with pytest.raises(ValueError, match=r"another config \(differs in .*text.recipe"):
+        run.open_workdir(tmp_path, config(recipe="fast"))
+
+
 def test_altered_weights_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PROMPTGEN_WEIGHTS", str(tmp_path))
     folder = tmp_path / "dcgan_digiface"

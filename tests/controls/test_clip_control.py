@@ -1,6 +1,8 @@
 """The CLIP control: what it computes on a small CLIP, what it carries, and what it refuses."""
 
+import dataclasses
 import functools
+import json
 import subprocess
 import sys
 
@@ -11,10 +13,12 @@ import pytest
 from official_clip import ALLOWED, convert, small_state, view_energies_and_gradient, write_archive
 
 import promptgen_jax as pg
+from promptgen_jax.controls import clip as clip_control
 from promptgen_jax.generators import dcgan
 from promptgen_jax.models import clip, network, tokenizer
 from promptgen_jax.ops import augment
 from promptgen_jax.store import catalogue
+from promptgen_jax.store.fingerprint import fields_told
 
 pytestmark = ALLOWED
 
@@ -46,6 +50,11 @@ def draws(image_size=24, policy=augment.POLICY):
 @jax.jit
 def mean_energies(control, draws, images):
     return control.mean_energies(draws, images)
+
+
+@jax.jit
+def called(control, key, sample):
+    return control(key, sample)
 
 
 def energies(control):
@@ -117,6 +126,54 @@ def test_control_carries_the_image_tower_only(small):
     assert control.network.name == "clip_small"
 
 
+def test_recipes_set_the_views(small):
+    options = {"num_augmentations": None}
+    paper, fast = (build(small, recipe=recipe, **options) for recipe in ("paper", "fast"))
+    assert (paper.num_augmentations, fast.num_augmentations) == (50, 12)
+    assert build(small, recipe="fast", num_augmentations=20).num_augmentations == 20
+    assert build(small).recipe == "paper"
+
+
+def test_a_control_of_the_paper_recipe_is_the_one_that_it_was(small):
+    """Its fingerprint says nothing of recipes, which came later; another recipe is another control."""
+    paper = build(small)
+    fields = [(field.name, getattr(paper, field.name)) for field in fields_told(paper) if field.name != "recipe"]
+    before = dataclasses.make_dataclass("ClipControl", [name for name, _ in fields])
+    before.__module__, before.__qualname__ = clip_control.__name__, "ClipControl"
+    assert pg.parts.fingerprint(before(**dict(fields))) == pg.parts.fingerprint(paper)
+    assert pg.parts.fingerprint(build(small, recipe="fast")) != pg.parts.fingerprint(paper)
+
+
+def test_a_training_begun_before_recipes_goes_on(small, tmp_path):
+    ebm = pg.LatentEBM(dcgan.tiny(), (build(small, num_augmentations=2),))
+    options = {"num_steps": 1, "batch_size": 1, "quiet": True, "flow": {"num_layers": 2, "hidden_dim": 8}}
+    pg.fit(ebm, workdir=tmp_path, **options)
+    about = json.loads((tmp_path / "training.json").read_text())
+    del about["controls"]["clip"]["options"]["recipe"]
+    (tmp_path / "training.json").write_text(json.dumps(about))
+    assert pg.fit(ebm, workdir=tmp_path, **options)[1] == []
+    fast = ebm.replace(controls=(build(small, num_augmentations=2, recipe="fast"),))
+    with pytest.raises(ValueError, match=r"another training \(differs in controls.clip.fingerprint"):
+        pg.fit(fast, workdir=tmp_path, **options)
+
+
+@pytest.mark.full
+def test_fast_views_have_the_mean_of_the_paper_and_less_variance():
+    """Four faces, each 128 times in 12 views: the same mean within its error, less variance between draws."""
+    generator = pg.load_generator("dcgan_digiface")
+    faces = generator(jax.random.key(0), generator.prior.sample(jax.random.key(1), 4))
+    many = pg.Sample(images=jnp.tile(faces, (128, 1, 1, 1)), z=None)
+    options = {"network": "tinyclip_faces", "text": "a photo of a smiling woman", "num_augmentations": 12, "chunk": 2}
+    mean, variance = {}, {}
+    for recipe in ("paper", "fast"):
+        control = pg.load_control("clip", recipe=recipe, **options)
+        energies = np.float64(called(control, jax.random.key(2), many)).reshape(128, 4)
+        mean[recipe], variance[recipe] = energies.mean(axis=0), energies.var(axis=0, ddof=1)
+    error = np.sqrt((variance["paper"] + variance["fast"]) / 128)
+    assert np.all(np.abs(mean["fast"] - mean["paper"]) < 4 * error)
+    assert variance["fast"].mean() < 0.9 * variance["paper"].mean()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -127,6 +184,7 @@ def test_control_carries_the_image_tower_only(small):
         ({"text": ("a", "b"), "text_weights": (1.0,)}, ValueError, "expected 2 numbers, one per text"),
         ({"text_weights": (float("nan"),)}, ValueError, "expected 1 numbers, one per text"),
         ({"num_augmentations": 0}, ValueError, "num_augmentations: got 0; expected an integer of at least 1"),
+        ({"recipe": "quick"}, ValueError, "recipe: unknown name 'quick'. Known: fast, paper."),
         ({"chunk": 0}, ValueError, "chunk: got 0; expected an integer of at least 1"),
         ({"policy": "colour"}, ValueError, "Did you mean 'color'"),
         ({"network": "faceapi_expression"}, ValueError, "holds a network, expected a clip"),

@@ -342,6 +342,44 @@ def test_draws_reach_their_whole_ranges(side):
     assert np.max(np.abs(np.corrcoef(fields) - np.eye(8))) < 0.1
 
 
+@pytest.mark.parametrize("spread", ["stratified", "antithetic"])
+@pytest.mark.parametrize("num_views", [1, 5, 6])
+def test_spread_views_are_each_distributed_as_independent_ones(spread, num_views):
+    """Chi-square of every number of every view, for shares that are known; 38 is the 1 in 10,000 of the wider one."""
+    draws = augment.draw(jax.random.key(7), num_images=4000, num_views=num_views, image_size=61, spread=spread)
+    library = augment.draw(jax.random.key(8), num_images=4000, num_views=num_views, image_size=61)
+    np.testing.assert_array_equal([field.dtype for field in draws], [field.dtype for field in library])
+    draws = {name: np.asarray(field) for name, field in draws._asdict().items()}
+    sides = np.bincount(np.asarray(library.side)[:, 0], minlength=73)
+    assert np.all(np.abs(np.bincount(draws["side"][:, 0], minlength=73) - sides) < 6 * np.sqrt(2 * 4000 / 24))
+    for name, field in draws.items():
+        assert field.shape == (4000, num_views)
+        if name == "side":
+            np.testing.assert_array_equal(field, np.broadcast_to(field[:, :1], field.shape))
+            continue
+        first, last, bins = (0, 1, 7) if name in COLOUR else (-8, 9, 17) if "shift" in name else (0, 61, 61)
+        assert first <= field.min()
+        assert field.max() < last
+        for view in field.T:
+            found, _ = np.histogram(view, bins=bins, range=(first, last))
+            chi = np.sum((found - 4000 / bins) ** 2) / (4000 / bins)
+            assert chi < bins - 1 + 4.5 * np.sqrt(2 * (bins - 1)), (name, found)
+    several = np.stack([np.float64(field)[:, -1] for field in draws.values()])
+    assert np.max(np.abs(np.corrcoef(several) - np.eye(8))) < 0.08  # of one view, independent of each other
+
+
+def test_views_are_spread_within_each_image():
+    """A stratum each, in another order for another number; pairs whose numbers add up to one."""
+    shape = {"num_images": 50, "num_views": 8, "image_size": 64}
+    strata = augment.draw(jax.random.key(0), **shape, spread="stratified")
+    for field in (strata.brightness, strata.saturation, strata.contrast):
+        np.testing.assert_array_equal(np.sort(np.floor(8 * np.asarray(field)), axis=1), np.tile(np.arange(8), (50, 1)))
+    assert np.any(np.argsort(strata.brightness, axis=1) != np.argsort(strata.contrast, axis=1))
+    pairs = augment.draw(jax.random.key(0), **shape, spread="antithetic")
+    np.testing.assert_allclose(pairs.contrast[:, :4] + pairs.contrast[:, 4:], 1, atol=1e-6)
+    np.testing.assert_array_equal(pairs.shift_rows[:, :4], -pairs.shift_rows[:, 4:])
+
+
 def test_same_key_same_views():
     images = jax.random.uniform(jax.random.key(0), (2, 20, 20, 3))
     run = jax.jit(functools.partial(augment.augmented_views, num_views=3, size=16))
@@ -390,6 +428,11 @@ IMAGES = np.zeros((1, 8, 8, 3), np.float32)
 def test_refuses(options, images, message):
     with pytest.raises(ValueError, match=message):
         augment.augmented_views(jax.random.key(0), images, num_views=2, size=8, **options)
+
+
+def test_an_unknown_spread_is_refused():
+    with pytest.raises(ValueError, match="unknown name 'even'.*Known: antithetic, independent, stratified"):
+        augment.draw(jax.random.key(0), num_images=1, num_views=2, image_size=8, spread="even")
 
 
 def test_map_views_refuses_empty_chunks():
