@@ -32,6 +32,10 @@ class FlameMeshes(Frozen):
 
     image_size: int = struct.field(pytree_node=False, default=1)
 
+    def __post_init__(self):
+        """Refuses a precision other than float32, whose coordinates are lengths."""
+        checks.check_known(f"{self.name}: precision", self.precision, ("float32",))
+
     def __call__(self, key: Array, z: Array) -> Array:
         """Vertices and landmarks (B, V + 68, 1, 3), metres, of latents (B, 150). `key` is not used.
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from promptgen_jax.models.layers import Dense
 from promptgen_jax.models.resnet import INPUT_SIZE, ResNet
 from promptgen_jax.ops.resample import resize_bicubic
 from promptgen_jax.ops.rotations import from_axis_angle
@@ -35,8 +36,8 @@ class DECA(nn.Module):
           light: (B, 9, 3) spherical harmonics of the light, per colour.
         """
         features = ResNet(bottleneck=True, name="trunk")(resize_bicubic(images, INPUT_SIZE))
-        hidden = nn.relu(nn.Dense(1024, name="hidden")(features))
-        coefficients = nn.Dense(sum(COEFFICIENTS.values()), name="head")(hidden)
+        hidden = nn.relu(Dense(1024, name="hidden")(features))
+        coefficients = Dense(sum(COEFFICIENTS.values()), name="head")(hidden)
         ends = np.cumsum(list(COEFFICIENTS.values()))[:-1]
         groups = dict(zip(COEFFICIENTS, jnp.split(coefficients, ends, axis=-1), strict=True))
         rotation = from_axis_angle(groups["pose"][:, :3])

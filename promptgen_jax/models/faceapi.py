@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promptgen_jax.models.layers import Conv, SeparableConv
+from promptgen_jax.models.layers import Conv, Dense, SeparableConv
 from promptgen_jax.ops.depthwise import max_pool
 from promptgen_jax.ops.resample import resize_bilinear_legacy
 
@@ -38,7 +38,7 @@ class Expression(nn.Module):
         x = _DenseBlock(32, separable_stem=False, name="dense0")(x)
         for index, features in enumerate((64, 128, 256), start=1):
             x = _DenseBlock(features, name=f"dense{index}")(x)
-        return {"expression": nn.Dense(self.num_classes, name="fc")(jnp.mean(x, axis=(1, 2)))}
+        return {"expression": Dense(self.num_classes, name="fc")(jnp.mean(x, axis=(1, 2)))}
 
 
 class AgeGender(nn.Module):
@@ -58,8 +58,8 @@ class AgeGender(nn.Module):
         x = nn.relu(SeparableConv(512, name="separable")(x))
         features = jnp.mean(x, axis=(1, 2))
         return {
-            "gender": nn.Dense(2, name="gender")(features),
-            "age": nn.Dense(1, name="age")(features)[:, 0],
+            "gender": Dense(2, name="gender")(features),
+            "age": Dense(1, name="age")(features)[:, 0],
         }
 
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promptgen_jax.models.layers import MAPS, Conv, DepthwiseConv, ScaleShift
+from promptgen_jax.models.layers import MAPS, Conv, Dense, DepthwiseConv, ScaleShift
 from promptgen_jax.ops.resample import resize_bilinear_legacy
 
 MEAN_BGR = (103.939, 116.779, 123.68)
@@ -54,12 +54,12 @@ class FaceRes(nn.Module):
             x = nn.relu6(Conv(features, 1, name=f"pointwise{index}")(x))
         self.sow("intermediates", MAPS, x)
         embedding = jnp.mean(x, axis=(1, 2))
-        features = nn.relu(nn.Dense(256, name="features")(embedding))
-        male = nn.Dense(1, name="gender")(features)
+        features = nn.relu(Dense(256, name="features")(embedding))
+        male = Dense(1, name="gender")(features)
         return {
             "embedding": embedding,
             "gender": jnp.concatenate([jnp.zeros_like(male), male], axis=-1),
-            "age_bins": nn.Dense(100, name="age")(features),
+            "age_bins": Dense(100, name="age")(features),
         }
 
     def _preprocess(self, images):

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from promptgen_jax.models import recipe
-from promptgen_jax.models.layers import Conv
+from promptgen_jax.models.layers import Conv, Dense
 from promptgen_jax.ops.depthwise import max_pool
 from promptgen_jax.ops.resample import resize_bilinear
 
@@ -109,7 +109,7 @@ class Classifier(nn.Module):
         """Logits {"label": (B, K)} and {"embedding": (B, F)}, pooled features, of normalised pixels (B, H, W, 3)."""
         trunk = (self.bottleneck, self.widths, self.blocks, self.stem, self.first_stride, self.stride_first)
         features = ResNet(*trunk, name="trunk")(pixels)
-        return {"label": nn.Dense(self.num_labels, name="head")(features), "embedding": features}
+        return {"label": Dense(self.num_labels, name="head")(features), "embedding": features}
 
 
 class FairFace(nn.Module):
@@ -131,7 +131,7 @@ class FairFace(nn.Module):
         features = ResNet(False, self.widths, self.blocks, name="trunk")(preprocess(images))
         others = {"gender": GENDERS, "age": AGES} if self.races == RACES else {}
         sizes = {"race": self.races, **others}
-        logits = nn.Dense(sum(sizes.values()), name="head")(features)
+        logits = Dense(sum(sizes.values()), name="head")(features)
         ends = list(itertools.accumulate(sizes.values()))
         return dict(zip(sizes, jnp.split(logits, ends[:-1], axis=-1), strict=True))
 
@@ -153,7 +153,7 @@ class CelebA(nn.Module):
     def __call__(self, images) -> dict[str, jax.Array]:
         """Logits {attribute: (B, 2)} of absent and present, for images (B, H, W, 3) in [0, 1]; the first is 0."""
         features = ResNet(True, self.widths, self.blocks, name="trunk")(preprocess(images))
-        present = nn.Dense(1, name="head")(nn.relu(nn.Dense(2048, name="hidden")(features)))
+        present = Dense(1, name="head")(nn.relu(Dense(2048, name="hidden")(features)))
         return {self.attribute: jnp.concatenate([jnp.zeros_like(present), present], axis=-1)}
 
 

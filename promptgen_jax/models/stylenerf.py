@@ -13,8 +13,10 @@ import numpy as np
 from jax import lax
 
 from promptgen_jax.models import volume
+from promptgen_jax.models.layers import Dense
 from promptgen_jax.models.stylegan2 import EPSILON, NORMAL, Mapping, truncate
 from promptgen_jax.ops import upfirdn
+from promptgen_jax.ops.products import matmul
 
 COLOURS = 3
 UPSAMPLERS = ("pixelshuffle", "nn_cat")
@@ -160,7 +162,7 @@ class Foreground(nn.Module):
             x = _activate(Styled(self.width, name=f"layer_{index}")(x, w))
         density = Styled(1, demodulate=False, name="density")(x, w)[..., 0]
         features = Styled(self.feature_dim, demodulate=False, name="features")(x, w)
-        return jnp.concatenate([nn.Dense(COLOURS, name="colours")(features), features], axis=-1), density
+        return jnp.concatenate([Dense(COLOURS, name="colours")(features), features], axis=-1), density
 
 
 class Background(nn.Module):
@@ -177,10 +179,10 @@ class Background(nn.Module):
         code = jnp.broadcast_to(code[:, None, None], (*points.shape[:3], code.shape[-1]))
         x = jnp.concatenate([volume.encode(points, self.num_frequencies), code], axis=-1)
         for index in range(self.layers):
-            x = nn.relu(nn.Dense(self.width, name=f"layer_{index}")(x))
-        density = nn.Dense(1, name="density")(x)[..., 0]
-        features = nn.Dense(self.feature_dim, name="features")(x)
-        return jnp.concatenate([nn.Dense(COLOURS, name="colours")(features), features], axis=-1), density
+            x = nn.relu(Dense(self.width, name=f"layer_{index}")(x))
+        density = Dense(1, name="density")(x)[..., 0]
+        features = Dense(self.feature_dim, name="features")(x)
+        return jnp.concatenate([Dense(COLOURS, name="colours")(features), features], axis=-1), density
 
 
 class Styled(nn.Module):
@@ -194,10 +196,10 @@ class Styled(nn.Module):
         """(B, ..., I) and styles (B, W) to (B, ..., features); `then` is done before the bias is added."""
         kernel = self.param("kernel", NORMAL, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        style = nn.Dense(x.shape[-1], name="style")(w)
-        x = (x * _spread(style, x)) @ kernel
+        style = Dense(x.shape[-1], name="style")(w)
+        x = matmul(x * _spread(style, x), kernel)
         if self.demodulate:
-            x = x * _spread(lax.rsqrt(style**2 @ kernel**2 + EPSILON), x)
+            x = x * _spread(lax.rsqrt(style**2 @ jnp.square(kernel.astype(style.dtype)) + EPSILON), x)
         return then(x) + bias
 
 
@@ -230,15 +232,15 @@ class Adapter(nn.Module):
     def __call__(self, x):
         """(B, H, W, features) to (B, 2H, 2W, features)."""
         doubled = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-        inner = nn.Dense(self.features // 4, name="layer_0")
+        inner = Dense(self.features // 4, name="layer_0")
         if self.upsampler == "pixelshuffle":
-            outer = nn.Dense(4 * self.features, name="layer_1")
+            outer = Dense(4 * self.features, name="layer_1")
             return doubled + _shuffle(outer(_activate(inner(x))))
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         up, down, left, right = padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2], padded[:, 1:-1, 2:]
         corners = jnp.stack([left + up, up + right, left + down, right + down], axis=-1) / 2
         corners = _shuffle(corners.reshape(*x.shape[:-1], -1))
-        outer = nn.Dense(self.features, name="layer_1")
+        outer = Dense(self.features, name="layer_1")
         return doubled + outer(_activate(inner(jnp.concatenate([doubled, corners], axis=-1))))
 
 
