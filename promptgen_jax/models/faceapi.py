@@ -6,6 +6,8 @@ Source: justadudewhohacks/face-api.js (MIT), as packaged in @vladmandic/face-api
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -27,8 +29,12 @@ class Expression(nn.Module):
     """Seven expressions: neutral, happy, sad, angry, fearful, disgusted, surprised.
 
     Four dense blocks, in which each convolution reads the sum of all outputs before it.
+
+    Attributes:
+      precisions: those that leave its gradients by pixels as they are; with bfloat16 their cosine was 0.98.
     """
 
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "tf32")
     num_classes: int = 7
 
     @nn.compact

@@ -5,6 +5,8 @@ Source: HSE-asavchenko/HSE_FaceRec_tf (Apache-2.0), as packaged in @vladmandic/h
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,10 @@ class FaceRes(nn.Module):
       convention: "bgr", the authors' preprocessing (mean colour removed), or "rgb", that of the library
         @vladmandic/human (0 to 255, no mean), which tells genders apart less well.
       input_size: pixels the frame is resized to: 224, or 112 for a fifth of the cost and most of the identity signal.
+      precisions: those that leave its gradients by pixels as they are; with bfloat16 their cosine was 0.97.
     """
+
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "tf32")
 
     convention: str = "bgr"
     input_size: int = 224

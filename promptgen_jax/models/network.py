@@ -52,6 +52,7 @@ class Network(struct.PyTreeNode):
 
     def __post_init__(self):
         """Checks the precision, also that of `replace`."""
+        checks.check_known(f"{self.name}: precision", self.precision, _precisions(self.module))
         products.check(self.name, self.precision, self.weights)
 
     def __call__(self, images) -> dict[str, jax.Array]:
@@ -265,6 +266,11 @@ def _with_options(where: str | Path, module: nn.Module, options: dict) -> nn.Mod
         known = {field.name for field in dataclasses.fields(module)} - {"parent", "name"}
         checks.check_known(f"{where}: option", option, known)
     return module.clone(**options)
+
+
+def _precisions(module: nn.Module):
+    """Those that it takes: all, but of a module that says which."""
+    return getattr(module, "precisions", products.PRECISIONS)
 
 
 def _example(module: nn.Module):

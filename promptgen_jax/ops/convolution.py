@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from promptgen_jax.ops.products import rounded, widened
+from promptgen_jax.ops.products import factors, widened
 
 Pairs = tuple[tuple[int, int], tuple[int, int]]
 
@@ -43,7 +43,7 @@ def convolve(
       (B, H', W', O), of the wider of both dtypes, or as `products.arithmetic` has it.
     """
     convolution = _ordered if jax.default_backend() == "cpu" else _native
-    images, kernel = rounded(images, kernel)
+    images, kernel = factors(images, kernel)
     return widened(convolution(images, kernel, stride, padding, dilation))
 
 

@@ -1,7 +1,8 @@
 """The arithmetic of a network's products: matrix products, contractions and convolutions, and nothing else.
 
 In "bfloat16" the factors are rounded to it, sums are float32, and so is all that lies between products: norms, softmax,
-demodulation, activations, depthwise convolutions, and what asks for `precision="highest"`, such as energies.
+demodulation, activations, depthwise convolutions, and what asks for `precision="highest"`, such as energies. So are
+convolutions of a few channels: they cost little, and most of the error of gradients by pixels would come from them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from promptgen_jax import checks
 # what jax_default_matmul_precision becomes, by which jit and the like tell programs apart
 SETTINGS = {"tf32": "tensorfloat32", "bfloat16": "bfloat16"}
 PRECISIONS = ("float32", *SETTINGS)
+FEW = 32  # channels: convolutions that read no more, pixels first of all, stay float32
 
 
 def check(where: str, precision: Any, weights: Any) -> None:
@@ -77,9 +79,18 @@ def halved(tree: Any) -> Any:
     )
 
 
+def factors(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """As `rounded`, of a convolution with a kernel (h, w, I, O)."""
+    if kernel.shape[2] > FEW:
+        return rounded(images, kernel)
+    dtype = jnp.promote_types(images.dtype, kernel.dtype)
+    return images.astype(dtype), kernel.astype(dtype)
+
+
 def _half() -> bool:
     return jax.config.jax_default_matmul_precision == SETTINGS["bfloat16"]  # type: ignore[attr-defined]
 
 
 def _is_factor(path: tuple, leaf: jax.Array) -> bool:
-    return jax.tree_util.keystr(path[-1:], simple=True).endswith("kernel") and leaf.ndim > 1 and leaf.shape[-2] > 1
+    is_kernel = jax.tree_util.keystr(path[-1:], simple=True).endswith("kernel") and leaf.ndim > 1
+    return is_kernel and (leaf.ndim == 2 or leaf.shape[-2] > FEW)
