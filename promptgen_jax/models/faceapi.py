@@ -48,8 +48,13 @@ class Expression(nn.Module):
 
 
 class AgeGender(nn.Module):
-    """Age in years, and gender presentation in the order male, female: a small Xception."""
+    """Age in years, and gender presentation in the order male, female: a small Xception.
 
+    Attributes:
+      precisions: as of `Expression`, where the cosine was 0.985.
+    """
+
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "tf32")
     num_main_blocks: int = 2
 
     @nn.compact

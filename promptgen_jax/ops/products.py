@@ -2,7 +2,7 @@
 
 In "bfloat16" the factors are rounded to it, sums are float32, and so is all that lies between products: norms, softmax,
 demodulation, activations, depthwise convolutions, and what asks for `precision="highest"`, such as energies. So are
-convolutions of a few channels: they cost little, and most of the error of gradients by pixels would come from them.
+layers of a few channels: they cost little, and most of the error of images, answers and gradients would come from them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from promptgen_jax import checks
 # what jax_default_matmul_precision becomes, by which jit and the like tell programs apart
 SETTINGS = {"tf32": "tensorfloat32", "bfloat16": "bfloat16"}
 PRECISIONS = ("float32", *SETTINGS)
-FEW = 32  # channels: convolutions that read no more, pixels first of all, stay float32
+FEW = 32  # channels: layers that read or give no more, as pixels, colours and answers are, stay float32
 
 
 def check(where: str, precision: Any, weights: Any) -> None:
@@ -51,6 +51,14 @@ def rounded(one: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
     return one.astype(dtype), other.astype(dtype)
 
 
+def factors(one: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """As `rounded`, of a layer with a kernel (..., I, O)."""
+    if min(kernel.shape[-2:]) > FEW:
+        return rounded(one, kernel)
+    dtype = jnp.promote_types(one.dtype, kernel.dtype)
+    return one.astype(dtype), kernel.astype(dtype)
+
+
 def widened(product: jax.Array) -> jax.Array:
     """A product of rounded factors, float32 within the arithmetic bfloat16."""
     return product.astype(jnp.float32) if _half() else product
@@ -66,10 +74,10 @@ def matmul(one: jax.Array, other: jax.Array) -> jax.Array:
     return widened(jnp.matmul(*rounded(one, other)))
 
 
-def dot_general(one: jax.Array, other: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
+def dot_general(one: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
     """As that of `lax`, for layers of Flax."""
-    one, other = rounded(one, other)
-    return widened(lax.dot_general(one, other, dimensions, **options))
+    one, kernel = factors(one, kernel)
+    return widened(lax.dot_general(one, kernel, dimensions, **options))
 
 
 def halved(tree: Any) -> Any:
@@ -79,18 +87,10 @@ def halved(tree: Any) -> Any:
     )
 
 
-def factors(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """As `rounded`, of a convolution with a kernel (h, w, I, O)."""
-    if kernel.shape[2] > FEW:
-        return rounded(images, kernel)
-    dtype = jnp.promote_types(images.dtype, kernel.dtype)
-    return images.astype(dtype), kernel.astype(dtype)
-
-
 def _half() -> bool:
     return jax.config.jax_default_matmul_precision == SETTINGS["bfloat16"]  # type: ignore[attr-defined]
 
 
 def _is_factor(path: tuple, leaf: jax.Array) -> bool:
     is_kernel = jax.tree_util.keystr(path[-1:], simple=True).endswith("kernel") and leaf.ndim > 1
-    return is_kernel and (leaf.ndim == 2 or leaf.shape[-2] > FEW)
+    return is_kernel and min(leaf.shape[-2:]) > FEW
