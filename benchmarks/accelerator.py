@@ -87,11 +87,13 @@ def programs(quick: bool) -> Iterator[tuple[str, str, int, Callable[[], tuple[Ca
 
 def in_precision(part: Any, precision: str) -> Any:
     """A generator that computes in it, or a control whose network does; None if it does not take that precision."""
+    from promptgen_jax.models import network
+
     names = {field.name for field in dataclasses.fields(part)}
     try:
         if "precision" in names:
-            return part.replace(precision=precision)
-        return part.replace(network=part.network.replace(precision=precision))
+            return network.in_precision(part, precision)
+        return part.replace(network=network.in_precision(part.network, precision))
     except ValueError:
         return None
 

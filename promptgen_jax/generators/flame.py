@@ -17,6 +17,7 @@ from flax import struct
 from promptgen_jax import checks
 from promptgen_jax.generators._frozen import Frozen
 from promptgen_jax.models import flame, network
+from promptgen_jax.ops import products
 from promptgen_jax.store import images
 from promptgen_jax.types import Array, Prior
 
@@ -34,7 +35,7 @@ class FlameMeshes(Frozen):
 
     def __post_init__(self):
         """Refuses a precision other than float32, whose coordinates are lengths."""
-        checks.check_known(f"{self.name}: precision", self.precision, ("float32",))
+        products.check(self.name, self.precision, self.weights, taken=("float32",))
 
     def __call__(self, key: Array, z: Array) -> Array:
         """Vertices and landmarks (B, V + 68, 1, 3), metres, of latents (B, 150). `key` is not used.

@@ -24,6 +24,12 @@ class Dense(nn.Dense):
     dot_general: Any = products.dot_general
 
 
+class ExactDense(nn.Dense):
+    """As Flax's, in float32 whatever the arithmetic of the network: those of `products.EXACT`."""
+
+    precision: Any = "highest"
+
+
 class DepthwiseConv(nn.Module):
     """Depthwise 3x3 convolution without bias; `kernel` is (3, 3, 1, C)."""
 

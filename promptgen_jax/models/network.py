@@ -52,13 +52,13 @@ class Network(struct.PyTreeNode):
 
     def __post_init__(self):
         """Checks the precision, also that of `replace`."""
-        checks.check_known(f"{self.name}: precision", self.precision, _precisions(self.module))
-        products.check(self.name, self.precision, self.weights)
+        products.check(self.name, self.precision, self.weights, taken=_precisions(self.module))
 
     def __call__(self, images) -> dict[str, jax.Array]:
         """All outputs by name. Raises ValueError or TypeError for images of a wrong shape, dtype or range."""
+        pixels = self._read(images)
         with products.arithmetic(self.precision):
-            outputs = self.module.apply({"params": self.weights}, self._read(images))
+            outputs = self.module.apply({"params": self.weights}, pixels)
         if not self.independent:
             return outputs
         logits = outputs.pop("label")
@@ -71,7 +71,9 @@ class Network(struct.PyTreeNode):
         Raises:
           ValueError, TypeError: images of a wrong shape, dtype or range.
         """
-        _, seen = self.module.apply({"params": self.weights}, self._read(images), mutable=["intermediates"])
+        pixels = self._read(images)
+        with products.arithmetic(self.precision):
+            _, seen = self.module.apply({"params": self.weights}, pixels, mutable=["intermediates"])
         return seen.get("intermediates", {}).get(MAPS, ())
 
     def _read(self, images):
@@ -211,15 +213,15 @@ def load_network(network: str | Path | Network, *, precision: str = "", **option
     return in_precision(_load_network(network, options), precision)
 
 
-def in_precision(network: Network, precision: str) -> Network:
-    """The network with products in another precision, in which its kernels are then stored; "" changes nothing.
+def in_precision(part: Any, precision: str) -> Any:
+    """A network or generator with products in another precision, in which kernels are then stored; "" changes nothing.
 
     Raises:
-      ValueError: an unknown precision, with the nearest match, or one above that of stored kernels.
+      ValueError: a precision that it does not take, with the nearest match, or one above that of stored kernels.
     """
     if not precision:
-        return network
-    made = network.replace(precision=precision)
+        return part
+    made = part.replace(precision=precision)
     return made.replace(weights=products.halved(made.weights)) if precision == "bfloat16" else made
 
 
@@ -268,7 +270,7 @@ def _with_options(where: str | Path, module: nn.Module, options: dict) -> nn.Mod
     return module.clone(**options)
 
 
-def _precisions(module: nn.Module):
+def _precisions(module: nn.Module) -> tuple[str, ...]:
     """Those that it takes: all, but of a module that says which."""
     return getattr(module, "precisions", products.PRECISIONS)
 

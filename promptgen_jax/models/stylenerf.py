@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from promptgen_jax.models import volume
-from promptgen_jax.models.layers import Dense
+from promptgen_jax.models.layers import Dense, ExactDense
 from promptgen_jax.models.stylegan2 import EPSILON, NORMAL, Mapping, truncate
 from promptgen_jax.ops import upfirdn
 from promptgen_jax.ops.products import matmul
@@ -131,7 +131,7 @@ class StyleNeRF(nn.Module):
             for new, old in zip(more, (values, density, depth), strict=True)
         )
         weights, left = volume.composite(volume.opacity(density, depth, length))
-        seen = jnp.einsum("bns,bnsf->bnf", weights, values)
+        seen = jnp.einsum("bns,bnsf->bnf", weights, values, precision="highest")
         return seen + left[..., None] * self._render_background(centres, rays, code)
 
     def _render_background(self, centres, rays, code):
@@ -143,7 +143,7 @@ class StyleNeRF(nn.Module):
         opaque = 1 - jnp.exp(-jnp.maximum(density, 0) * step)
         opaque = jnp.concatenate([opaque[..., :-1], jnp.ones_like(opaque[..., :1])], axis=-1)  # the end of the world
         weights, _ = volume.composite(opaque)
-        return jnp.einsum("bns,bnsf->bnf", weights, values)
+        return jnp.einsum("bns,bnsf->bnf", weights, values, precision="highest")
 
 
 class Foreground(nn.Module):
@@ -196,10 +196,11 @@ class Styled(nn.Module):
         """(B, ..., I) and styles (B, W) to (B, ..., features); `then` is done before the bias is added."""
         kernel = self.param("kernel", NORMAL, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        style = Dense(x.shape[-1], name="style")(w)
+        style = ExactDense(x.shape[-1], name="style")(w)
         x = matmul(x * _spread(style, x), kernel)
         if self.demodulate:
-            x = x * _spread(lax.rsqrt(style**2 @ jnp.square(kernel.astype(style.dtype)) + EPSILON), x)
+            squares = jnp.square(kernel.astype(style.dtype))
+            x = x * _spread(lax.rsqrt(jnp.matmul(style**2, squares, precision="highest") + EPSILON), x)
         return then(x) + bias
 
 

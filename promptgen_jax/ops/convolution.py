@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from promptgen_jax.ops.products import factors, widened
+from promptgen_jax.ops.products import of_layer
 
 Pairs = tuple[tuple[int, int], tuple[int, int]]
 
@@ -43,8 +43,7 @@ def convolve(
       (B, H', W', O), of the wider of both dtypes, or as `products.arithmetic` has it.
     """
     convolution = _ordered if jax.default_backend() == "cpu" else _native
-    images, kernel = factors(images, kernel)
-    return widened(convolution(images, kernel, stride, padding, dilation))
+    return of_layer(lambda *factors: convolution(*factors, stride, padding, dilation), images, kernel)
 
 
 def _native(images, kernel, stride, padding, dilation=1):

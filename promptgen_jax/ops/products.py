@@ -2,12 +2,14 @@
 
 In "bfloat16" the factors are rounded to it, sums are float32, and so is all that lies between products: norms, softmax,
 demodulation, activations, depthwise convolutions, and what asks for `precision="highest"`, such as energies. So are
-layers of a few channels: they cost little, and most of the error of images, answers and gradients would come from them.
+layers of a few channels and those that make styles: they cost little, and most of the error of images, answers and
+gradients would come from them.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,14 +21,30 @@ from promptgen_jax import checks
 # what jax_default_matmul_precision becomes, by which jit and the like tell programs apart
 SETTINGS = {"tf32": "tensorfloat32", "bfloat16": "bfloat16"}
 PRECISIONS = ("float32", *SETTINGS)
+EXACT = ("mapping", "style")  # layers, by name, from z to styles: they cost little, and gradients pass them all
 FEW = 32  # channels: layers that read or give no more, as pixels, colours and answers are, stay float32
 
 
-def check(where: str, precision: Any, weights: Any) -> None:
-    """Raises ValueError for an unknown precision, with the nearest match, or one above that of stored weights."""
+def check(where: str, precision: Any, weights: Any, *, taken: Sequence[str] = PRECISIONS) -> None:
+    """Checks the precision of a network.
+
+    Args:
+      where: its name, for messages.
+      precision: as in `arithmetic`.
+      weights: of it.
+      taken: those that its answers and gradients allow.
+
+    Raises:
+      ValueError: an unknown precision, with the nearest match, one that it does not take, or one above that of stored
+        weights.
+    """
     checks.check_known(f"{where}: precision", precision, PRECISIONS)
-    halves = [leaf for leaf in jax.tree.leaves(weights) if isinstance(leaf, jax.Array) and leaf.dtype == jnp.bfloat16]
-    if precision != "bfloat16" and halves:
+    if precision not in taken:
+        raise ValueError(
+            f"{where}: does not take precision {precision!r}, which would change its answers or gradients too much. "
+            f"Give {' or '.join(map(repr, taken))}, or leave it out."
+        )
+    if precision != "bfloat16" and any(_is_half(leaf) for leaf in jax.tree.leaves(weights)):
         raise ValueError(
             f"{where}: precision is {precision!r}, but its weights were rounded to bfloat16 when they were loaded. "
             f"Load it again with precision={precision!r}."
@@ -51,12 +69,12 @@ def rounded(one: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
     return one.astype(dtype), other.astype(dtype)
 
 
-def factors(one: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """As `rounded`, of a layer with a kernel (..., I, O)."""
-    if min(kernel.shape[-2:]) > FEW:
-        return rounded(one, kernel)
-    dtype = jnp.promote_types(one.dtype, kernel.dtype)
-    return one.astype(dtype), kernel.astype(dtype)
+def of_layer(product: Callable[..., jax.Array], one: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`product(one, kernel)` of a layer with a kernel (..., I, O), in full within the arithmetic bfloat16 if few."""
+    if _half() and min(kernel.shape[-2:]) <= FEW:
+        with jax.default_matmul_precision("float32"):
+            return product(one, kernel.astype(one.dtype))
+    return widened(product(*rounded(one, kernel)))
 
 
 def widened(product: jax.Array) -> jax.Array:
@@ -76,8 +94,7 @@ def matmul(one: jax.Array, other: jax.Array) -> jax.Array:
 
 def dot_general(one: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
     """As that of `lax`, for layers of Flax."""
-    one, kernel = factors(one, kernel)
-    return widened(lax.dot_general(one, kernel, dimensions, **options))
+    return of_layer(lambda one, kernel: lax.dot_general(one, kernel, dimensions, **options), one, kernel)
 
 
 def halved(tree: Any) -> Any:
@@ -87,10 +104,15 @@ def halved(tree: Any) -> Any:
     )
 
 
+def _is_half(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and leaf.dtype == jnp.bfloat16
+
+
 def _half() -> bool:
     return jax.config.jax_default_matmul_precision == SETTINGS["bfloat16"]  # type: ignore[attr-defined]
 
 
 def _is_factor(path: tuple, leaf: jax.Array) -> bool:
-    is_kernel = jax.tree_util.keystr(path[-1:], simple=True).endswith("kernel") and leaf.ndim > 1
+    names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+    is_kernel = names[-1].endswith("kernel") and leaf.ndim > 1 and not set(names) & set(EXACT)
     return is_kernel and min(leaf.shape[-2:]) > FEW
