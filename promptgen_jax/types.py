@@ -21,7 +21,6 @@ PyTree = Any
 
 FOLLOWS = "follows"  # marks fields that follow from the others or are remarks: parts that differ in them are the same
 SILENT = "silent"  # marks fields added later, of which fingerprints say nothing at their default: parts keep theirs
-SILENT_OPTIONS = {"precision": ("", "float32")}  # options added to `build` later, and what of them specs do not say
 OUTPUTS = {"images": "pictures", "points": "coordinates without a picture", "mesh": "coordinates, rendered to be seen"}
 LOG_2PI = float(np.log(2 * np.pi))
 
@@ -46,10 +45,8 @@ class Spec:
         return cls(kind, plain(options))
 
     def to_json(self) -> dict:
-        """The spec as JSON; options that older versions had not are in it where they differ, as in fingerprints."""
-        usual = {} if "." in self.kind else SILENT_OPTIONS
-        told = {name: value for name, value in self.options.items() if value not in usual.get(name, ())}
-        return {"kind": self.kind, "options": thaw(told)}
+        """The spec as JSON."""
+        return {"kind": self.kind, "options": thaw(self.options)}
 
 
 def plain(value: Any) -> Any:

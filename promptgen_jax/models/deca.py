@@ -6,6 +6,8 @@ Source: arXiv 2012.04012 and YadiraF/DECA, as ChenWu98/Generative-Visual-Prompt 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ import numpy as np
 
 from promptgen_jax.models.layers import Dense
 from promptgen_jax.models.resnet import INPUT_SIZE, ResNet
+from promptgen_jax.ops.products import FINER
 from promptgen_jax.ops.resample import resize_bicubic
 from promptgen_jax.ops.rotations import from_axis_angle
 
@@ -20,7 +23,13 @@ COEFFICIENTS = {"shape": 100, "tex": 50, "exp": 50, "pose": 6, "cam": 3, "light"
 
 
 class DECA(nn.Module):
-    """ResNet-50 and two dense layers."""
+    """ResNet-50 and two dense layers.
+
+    Attributes:
+      precisions: those that leave its gradients by pixels as they are; with bfloat16 their cosine was 0.96.
+    """
+
+    precisions: ClassVar[tuple[str, ...]] = FINER
 
     @nn.compact
     def __call__(self, images) -> dict[str, jax.Array]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from promptgen_jax.models.layers import Conv, Dense, SeparableConv
 from promptgen_jax.ops.depthwise import max_pool
+from promptgen_jax.ops.products import FINER
 from promptgen_jax.ops.resample import resize_bilinear_legacy
 
 INPUT_SIZE = 112
@@ -34,7 +35,7 @@ class Expression(nn.Module):
       precisions: those that leave its gradients by pixels as they are; with bfloat16 their cosine was 0.98.
     """
 
-    precisions: ClassVar[tuple[str, ...]] = ("float32", "tf32")
+    precisions: ClassVar[tuple[str, ...]] = FINER
     num_classes: int = 7
 
     @nn.compact
@@ -54,7 +55,7 @@ class AgeGender(nn.Module):
       precisions: as of `Expression`, where the cosine was 0.985.
     """
 
-    precisions: ClassVar[tuple[str, ...]] = ("float32", "tf32")
+    precisions: ClassVar[tuple[str, ...]] = FINER
     num_main_blocks: int = 2
 
     @nn.compact

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from promptgen_jax.models.layers import MAPS, Conv, Dense, DepthwiseConv, ScaleShift
+from promptgen_jax.ops.products import FINER
 from promptgen_jax.ops.resample import resize_bilinear_legacy
 
 MEAN_BGR = (103.939, 116.779, 123.68)
@@ -33,7 +34,7 @@ class FaceRes(nn.Module):
       precisions: those that leave its gradients by pixels as they are; with bfloat16 their cosine was 0.97.
     """
 
-    precisions: ClassVar[tuple[str, ...]] = ("float32", "tf32")
+    precisions: ClassVar[tuple[str, ...]] = FINER
 
     convention: str = "bgr"
     input_size: int = 224

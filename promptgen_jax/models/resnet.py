@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from promptgen_jax.models import recipe
 from promptgen_jax.models.layers import Conv, Dense
 from promptgen_jax.ops.depthwise import max_pool
+from promptgen_jax.ops.products import FINER
 from promptgen_jax.ops.resample import resize_bilinear
 
 INPUT_SIZE = 224
@@ -94,8 +95,10 @@ class Classifier(nn.Module):
     Attributes:
       num_labels: K.
       others: of the trunk.
+      precisions: those that leave its gradients by pixels as they are; those of `FairFace` and `CelebA` were not.
     """
 
+    precisions: ClassVar[tuple[str, ...]] = FINER
     num_labels: int
     bottleneck: bool
     widths: tuple[int, ...] = WIDTHS
@@ -119,8 +122,10 @@ class FairFace(nn.Module):
       widths: of the trunk.
       blocks: of the trunk.
       races: 7, or 4 for the network that is read for race alone.
+      precisions: with bfloat16 the cosine was 0.91, with seeded weights.
     """
 
+    precisions: ClassVar[tuple[str, ...]] = FINER
     widths: tuple[int, ...] = WIDTHS
     blocks: tuple[int, ...] = BLOCKS
     races: int = RACES
@@ -143,8 +148,10 @@ class CelebA(nn.Module):
       attribute: its official name, e.g. "Eyeglasses", under which the logits are returned.
       widths: of the trunk.
       blocks: of the trunk.
+      precisions: with bfloat16 the cosine was 0.63, with seeded weights.
     """
 
+    precisions: ClassVar[tuple[str, ...]] = FINER
     attribute: str
     widths: tuple[int, ...] = WIDTHS
     blocks: tuple[int, ...] = BLOCKS

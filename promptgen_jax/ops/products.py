@@ -21,6 +21,7 @@ from promptgen_jax import checks
 # what jax_default_matmul_precision becomes, by which jit and the like tell programs apart
 SETTINGS = {"tf32": "tensorfloat32", "bfloat16": "bfloat16"}
 PRECISIONS = ("float32", *SETTINGS)
+FINER = ("float32", "tf32")  # those of networks whose gradients by pixels bfloat16 turns, cosine below 0.99
 EXACT = ("mapping", "style")  # layers, by name, from z to styles: they cost little, and gradients pass them all
 FEW = 32  # channels: layers that read or give no more, as pixels, colours and answers are, stay float32
 
