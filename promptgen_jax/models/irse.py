@@ -6,11 +6,14 @@ model/energy/id.py (Eq. 12).
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from promptgen_jax.models.layers import Conv, Dense, PReLU, ScaleShift
+from promptgen_jax.ops.products import FINER
 from promptgen_jax.ops.resample import resize_average
 
 # (width, units) of the four stages; the first unit of each halves the resolution
@@ -25,8 +28,10 @@ class IRSE50(nn.Module):
 
     Attributes:
       symmetric: feed 2 x - 1, the range that the network learnt on. The paper's code feeds [0, 1] as it is.
+      precisions: those that leave its gradients by pixels as they are; with bfloat16 their cosine was 0.97.
     """
 
+    precisions: ClassVar[tuple[str, ...]] = FINER
     symmetric: bool = False
 
     @nn.compact

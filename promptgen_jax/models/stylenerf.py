@@ -15,8 +15,7 @@ from jax import lax
 from promptgen_jax.models import volume
 from promptgen_jax.models.layers import Dense, ExactDense
 from promptgen_jax.models.stylegan2 import EPSILON, NORMAL, Mapping, truncate
-from promptgen_jax.ops import upfirdn
-from promptgen_jax.ops.products import matmul
+from promptgen_jax.ops import products, upfirdn
 
 COLOURS = 3
 UPSAMPLERS = ("pixelshuffle", "nn_cat")
@@ -92,7 +91,8 @@ class StyleNeRF(nn.Module):
         w = truncate(Mapping(self.style_dim, self.mapping_layers, name="mapping")(z), stored.value, truncation_psi)
         angles = jnp.tile(jnp.asarray(self.camera_mean), (len(z), 1)) if angles is None else angles
         code = jnp.zeros((len(z), self.background_dim)) if code is None else code
-        rendered = self._render(w, angles, code)
+        with products.exact():
+            rendered = self._render(w, angles, code)
         rendered = lax.stop_gradient(rendered) if block_gradient else rendered
         rendered = rendered.reshape(len(z), self.volume_size, self.volume_size, -1)
         image, x = rendered[..., :COLOURS], rendered[..., COLOURS:]
@@ -197,7 +197,7 @@ class Styled(nn.Module):
         kernel = self.param("kernel", NORMAL, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         style = ExactDense(x.shape[-1], name="style")(w)
-        x = matmul(x * _spread(style, x), kernel)
+        x = products.matmul(x * _spread(style, x), kernel)
         if self.demodulate:
             squares = jnp.square(kernel.astype(style.dtype))
             x = x * _spread(lax.rsqrt(jnp.matmul(style**2, squares, precision="highest") + EPSILON), x)

@@ -43,7 +43,7 @@ def convolve(
       (B, H', W', O), of the wider of both dtypes, or as `products.arithmetic` has it.
     """
     convolution = _ordered if jax.default_backend() == "cpu" else _native
-    return of_layer(lambda *factors: convolution(*factors, stride, padding, dilation), images, kernel)
+    return of_layer(lambda one, other: convolution(one, other, stride, padding, dilation), images, kernel)
 
 
 def _native(images, kernel, stride, padding, dilation=1):

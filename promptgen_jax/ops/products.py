@@ -22,7 +22,8 @@ from promptgen_jax import checks
 SETTINGS = {"tf32": "tensorfloat32", "bfloat16": "bfloat16"}
 PRECISIONS = ("float32", *SETTINGS)
 FINER = ("float32", "tf32")  # those of networks whose gradients by pixels bfloat16 turns, cosine below 0.99
-EXACT = ("mapping", "style")  # layers, by name, from z to styles: they cost little, and gradients pass them all
+# layers, by name, from z to styles, and of volumes: they cost little, and gradients pass them all
+EXACT = ("mapping", "style", "foreground", "background")
 FEW = 32  # channels: layers that read or give no more, as pixels, colours and answers are, stay float32
 
 
@@ -64,6 +65,11 @@ def arithmetic(precision: str) -> contextlib.AbstractContextManager:
     return jax.default_matmul_precision(setting) if setting else contextlib.nullcontext()
 
 
+def exact() -> contextlib.AbstractContextManager:
+    """Within it, products are float32 also in the arithmetic bfloat16."""
+    return jax.default_matmul_precision("float32") if _half() else contextlib.nullcontext()
+
+
 def rounded(one: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Both factors of a product in one dtype: that of the wider, or bfloat16 within that `arithmetic`."""
     dtype = jnp.bfloat16 if _half() else jnp.promote_types(one.dtype, other.dtype)
@@ -73,7 +79,7 @@ def rounded(one: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
 def of_layer(product: Callable[..., jax.Array], one: jax.Array, kernel: jax.Array) -> jax.Array:
     """`product(one, kernel)` of a layer with a kernel (..., I, O), in full within the arithmetic bfloat16 if few."""
     if _half() and min(kernel.shape[-2:]) <= FEW:
-        with jax.default_matmul_precision("float32"):
+        with exact():
             return product(one, kernel.astype(one.dtype))
     return widened(product(*rounded(one, kernel)))
 
