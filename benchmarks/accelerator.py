@@ -2,7 +2,7 @@
 
 Networks have their published sizes and seeded weights. "float32" is that to the last bit; "tf32" is what the same
 program becomes where the accelerator may round the factors of its products to 10 bits, JAX's default there; "bfloat16"
-is the option `precision` of generators and controls, where they have it. All programs are compiled anew.
+rounds them to 7. Both are the option `precision` of generators and controls. All programs are compiled anew.
 """
 
 from __future__ import annotations
@@ -86,11 +86,16 @@ def programs(quick: bool) -> Iterator[tuple[str, str, int, Callable[[], tuple[Ca
 
 
 def in_precision(part: Any, precision: str) -> Any:
-    """A generator or control that computes in it; None if it has no such option."""
-    if precision != "bfloat16":
-        return part
-    has_option = any(field.name == "precision" for field in dataclasses.fields(part))
-    return part.replace(precision=precision) if has_option else None
+    """A generator that computes in it, or a control whose network does; None if it does not take that precision."""
+    from promptgen_jax.models import network
+
+    names = {field.name for field in dataclasses.fields(part)}
+    try:
+        if "precision" in names:
+            return network.in_precision(part, precision)
+        return part.replace(network=network.in_precision(part.network, precision))
+    except ValueError:
+        return None
 
 
 @functools.cache

@@ -61,7 +61,9 @@ def plain(value: Any) -> Any:
         return tuple(plain(each) for each in value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return " ".join(filter(None, (getattr(value, "name", type(value).__name__), getattr(value, "checksum", ""))))
+    precision = getattr(value, "precision", "float32")
+    words = (getattr(value, "name", type(value).__name__), getattr(value, "checksum", ""))
+    return " ".join(filter(None, (*words, "" if precision == "float32" else precision)))
 
 
 def thaw(value: Any) -> Any:
@@ -74,6 +76,11 @@ def thaw(value: Any) -> Any:
 def spec_field() -> Any:
     """The field of a part in which `parts.load` writes its `Spec`; None where it was made by hand."""
     return struct.field(pytree_node=False, default=None, repr=False, metadata={FOLLOWS: True})
+
+
+def precision_field() -> Any:
+    """The field of a part that computes in "float32", "tf32" or "bfloat16", see `ops.products.arithmetic`."""
+    return struct.field(pytree_node=False, default="float32", metadata={SILENT: True})
 
 
 class Stack(tuple):

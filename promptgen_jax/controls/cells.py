@@ -87,6 +87,7 @@ def build(
     count: str = "soft",
     temperature: float = 1.0,
     name: str = "",
+    precision: str = "",
 ) -> MomentControl:
     """A constraint on the cells of several attributes, with beta still to be fitted.
 
@@ -98,6 +99,7 @@ def build(
       count: "soft" or "hard", as in `moment`.
       temperature: as in `moment`.
       name: of the control; the attributes by default.
+      precision: of the network's products, see `load_network`.
 
     Raises:
       FileNotFoundError, ValueError: fewer than two attributes; an unknown network, attribute, label, cell or count,
@@ -110,7 +112,7 @@ def build(
             f"{where}: attributes are {asked}; expected at least two, each (network, attribute) or (network, "
             "attribute, label). For one attribute use kind='moment'."
         )
-    networks = tuple(load_network(network) for network, *_ in asked)
+    networks = tuple(load_network(network, precision=precision) for network, *_ in asked)
     questions = tuple((attribute, label[0] if label else "") for _, attribute, *label in asked)
     for network, (attribute, label) in zip(networks, questions, strict=True):
         network.label_index(attribute, label) if label else network.labels(attribute)

@@ -81,6 +81,7 @@ def build(
     mirror: bool = False,
     floor: float = 0.0,
     name: str = "",
+    precision: str = "",
 ) -> ClassifierControl:
     """Loads the classifier and aims at one of its labels, or at all but one.
 
@@ -93,6 +94,7 @@ def build(
       mirror: judge the mirror image too; for attributes that do not depend on left and right.
       floor: 0, or the official code's 1e-8.
       name: of the control; the target by default.
+      precision: of the network's products, see `load_network`.
 
     Raises:
       FileNotFoundError, ValueError: unknown network, attribute or target (with the nearest match), damaged weights, a
@@ -100,7 +102,7 @@ def build(
     """
     if isinstance(floor, bool) or not 0 <= floor < 1:
         raise ValueError(f"control {name or target}: floor is {floor!r}; expected a number from 0, below 1, e.g. 1e-8.")
-    loaded = load_network(network)
+    loaded = load_network(network, precision=precision)
     attribute = attribute or loaded.attribute_of(target.removeprefix(NOT))
     loaded.label_index(attribute, target.removeprefix(NOT))
     return ClassifierControl(

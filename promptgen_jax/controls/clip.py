@@ -16,7 +16,7 @@ from flax import struct
 
 from promptgen_jax import checks
 from promptgen_jax.models import clip
-from promptgen_jax.models.network import Network, image_tower, load_params
+from promptgen_jax.models.network import Network, image_tower, in_precision, load_params
 from promptgen_jax.models.texts import Texts, folder_of
 from promptgen_jax.ops import augment
 from promptgen_jax.types import SILENT, Array, Sample, Spec, spec_field
@@ -141,6 +141,7 @@ def build(
     antialias: bool = False,
     chunk: int = 10,
     name: str = "",
+    precision: str = "",
 ) -> ClipControl:
     """Loads a converted CLIP, embeds the text once, and keeps the image tower only.
 
@@ -159,6 +160,7 @@ def build(
         images then go in exactly as the preprocessor_config.json of a model of transformers says.
       chunk: most views of one image in memory at a time; changes nothing but memory and speed.
       name: of the control; the first text if left out.
+      precision: of the network's products, see `load_network`.
 
     Raises:
       FileNotFoundError, ValueError, TypeError: unknown or damaged weights, or weights of another kind; a text that is
@@ -179,7 +181,7 @@ def build(
         raise ValueError(f"{where}: text_weights are {text_weights!r}; expected {len(texts)} numbers, one per text.")
     tower, text_features = load_clip(network, texts)
     return ClipControl(
-        network=tower,
+        network=in_precision(tower, precision),
         text_features=text_features,
         text_weights=jnp.asarray(shares),
         weight=jnp.float32(weight),

@@ -74,6 +74,7 @@ def build(
     photographs: Sequence[str | Path] = (),
     weight: float = 1.0,
     name: str = "identity",
+    precision: str = "",
 ) -> IdentityControl:
     """Keeps a face the same: that of the reference, or that of given photographs.
 
@@ -83,12 +84,13 @@ def build(
       photographs: square picture files of one person, the face filling the frame as in the generator's images.
       weight: the paper's lambda.
       name: of the control.
+      precision: of the network's products, see `load_network`.
 
     Raises:
       FileNotFoundError, ValueError: unknown or damaged network, or one without embedding; a picture missing, damaged,
         or not square.
     """
-    loaded = load_network(network, **(options or {})).that_returns("embedding")
+    loaded = load_network(network, precision=precision, **(options or {})).that_returns("embedding")
     control = IdentityControl(network=loaded, weight=jnp.float32(weight), photographs=None, name=name)
     if not photographs:
         return control

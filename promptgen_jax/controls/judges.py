@@ -46,7 +46,13 @@ class JudgesControl:
 
 
 def build(
-    *, judges: Sequence[Sequence], combine: str = "mean", weight: float = 1.0, mirror: bool = False, name: str = ""
+    *,
+    judges: Sequence[Sequence],
+    combine: str = "mean",
+    weight: float = 1.0,
+    mirror: bool = False,
+    name: str = "",
+    precision: str = "",
 ) -> JudgesControl:
     """Loads several classifiers, each aiming at the label that means the wish to it.
 
@@ -56,6 +62,7 @@ def build(
       weight: the paper's lambda.
       mirror: judge the mirror image too.
       name: of the control; the target of the first judge by default.
+      precision: of the network's products, see `load_network`.
 
     Raises:
       FileNotFoundError, ValueError: fewer than two judges, an unknown network, attribute, target or combination (with
@@ -70,7 +77,7 @@ def build(
     name = name or asked[0][2]
     checks.check_known(f"control {name}: combine", combine, COMBINED)
     made = tuple(
-        classifier.build(network=network, attribute=attribute, target=target, mirror=mirror)
+        classifier.build(network=network, attribute=attribute, target=target, mirror=mirror, precision=precision)
         for network, attribute, target in asked
     )
     return JudgesControl(made, jnp.float32(weight), name, combine)

@@ -83,6 +83,7 @@ def build(
     count: str = "soft",
     temperature: float = 1.0,
     name: str = "",
+    precision: str = "",
 ) -> MomentControl:
     """A constraint with beta still to be fitted.
 
@@ -95,12 +96,15 @@ def build(
       count: what is a share: "soft", the mean probability of a label, or "hard", how often it is the first choice.
       temperature: of "hard" only: of the softmax whose gradient stands in for that of first choices.
       name: name of the control; the attribute by default.
+      precision: of the network's products, see `load_network`.
 
     Raises:
       FileNotFoundError, ValueError: unknown network, attribute, label or count (with the nearest match), shares or
         temperature out of range.
     """
-    return constrain(load_network(network), attribute, mu, weight, count, temperature, name or attribute)
+    return constrain(
+        load_network(network, precision=precision), attribute, mu, weight, count, temperature, name or attribute
+    )
 
 
 def constrain(

@@ -54,8 +54,9 @@ def build(
     sigma: float = 5.0,
     weight: float = 1.0,
     name: str = "pose",
+    precision: str = "",
 ) -> PoseControl:
-    """Aims at a pose in degrees; None leaves an angle free.
+    """Aims at a pose in degrees; None leaves an angle free. `precision` is that of `load_network`.
 
     Raises:
       FileNotFoundError, ValueError: unknown or damaged network, or one that reads no pose; no angle given, sigma not
@@ -67,7 +68,7 @@ def build(
     if not sigma > 0:
         raise ValueError(f"control {name}: sigma is {sigma}; expected a positive number of degrees.")
     return PoseControl(
-        network=load_network(network).that_returns("pose"),
+        network=load_network(network, precision=precision).that_returns("pose"),
         weight=jnp.float32(weight),
         target=jnp.array([angle or 0.0 for angle in target], jnp.float32),
         active=jnp.array([angle is not None for angle in target], jnp.float32),

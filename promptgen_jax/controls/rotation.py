@@ -74,6 +74,7 @@ def build(
     angle: str = "geodesic",
     weight: float = 1.0,
     name: str = "pose",
+    precision: str = "",
 ) -> RotationControl:
     """Aims at the pose that each condition asks for.
 
@@ -84,6 +85,7 @@ def build(
       angle: "geodesic", or "official", which is off by up to 0.007 at agreement and near a half turn.
       weight: the paper's lambda.
       name: of the control.
+      precision: of the network's products, see `load_network`.
 
     Raises:
       FileNotFoundError, ValueError: unknown or damaged network, or one that reads no rotation; a wrong option.
@@ -92,7 +94,7 @@ def build(
     if len(canonical) != 3:
         raise ValueError(f"control {name}: canonical is {canonical}; expected three Euler angles in radians.")
     return RotationControl(
-        network=load_network(network).that_returns("rotation"),
+        network=load_network(network, precision=precision).that_returns("rotation"),
         weight=jnp.float32(weight),
         canonical=rotations.from_euler_xyz(jnp.asarray(canonical, jnp.float32)),
         name=name,

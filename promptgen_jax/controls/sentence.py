@@ -88,6 +88,7 @@ def build(
     antialias: bool = False,
     chunk: int = 10,
     name: str = "text",
+    precision: str = "",
 ) -> SentenceControl:
     """Loads the image tower of a converted CLIP; which sentence is meant, the condition says.
 
@@ -100,6 +101,7 @@ def build(
       antialias: whether to smooth before shrinking to the size of CLIP.
       chunk: most views of one image in memory at a time; changes nothing but memory and speed.
       name: of the control.
+      precision: of the network's products, see `load_network`.
 
     Raises:
       FileNotFoundError, ValueError: unknown or damaged weights, or that embed nothing; options out of range.
@@ -109,7 +111,7 @@ def build(
     checks.check_count(f"{where}: chunk", chunk)
     augment.draw(jax.random.key(0), num_images=1, num_views=1, image_size=2, policy=policy)  # an unknown policy raises
     return SentenceControl(
-        network=load_network(network).that_returns("embedding"),
+        network=load_network(network, precision=precision).that_returns("embedding"),
         weight=jnp.float32(weight),
         name=name,
         num_augmentations=num_augmentations,

@@ -9,6 +9,7 @@ from flax import struct
 from promptgen_jax import checks
 from promptgen_jax.generators._frozen import Frozen, load_fields, random_weights
 from promptgen_jax.models import biggan
+from promptgen_jax.ops import products
 from promptgen_jax.types import Array, Prior
 
 EMBEDDING_PRIORS = ("moments", "rms")
@@ -31,6 +32,7 @@ class BigGAN(Frozen):
 
     def __post_init__(self):
         """Checks the options, also those of `replace`."""
+        super().__post_init__()
         checks.check_number(f"{self.name}: truncation", self.truncation, 0, 1, above=True)
 
     def __call__(self, key: Array, z: Array) -> Array:
@@ -48,10 +50,17 @@ class BigGAN(Frozen):
         noise, embedding = jnp.split(z, self.prior.blocks[:1], axis=1)
         noise = self.truncation * jnp.clip(noise, -NOISE_BOUND, NOISE_BOUND)
         cond = jnp.concatenate([noise, embedding], axis=1)
-        return self.module.apply(self.weights, cond, truncation=self.truncation)
+        with products.arithmetic(self.precision):
+            return self.module.apply(self.weights, cond, truncation=self.truncation)
 
 
-def build(*, weights: str = "biggan_deep_512", truncation: float = 0.4, embedding_prior: str = "moments") -> BigGAN:
+def build(
+    *,
+    weights: str = "biggan_deep_512",
+    truncation: float = 0.4,
+    embedding_prior: str = "moments",
+    precision: str = "float32",
+) -> BigGAN:
     """Loads a converted BigGAN-deep.
 
     Args:
@@ -60,12 +69,13 @@ def build(*, weights: str = "biggan_deep_512", truncation: float = 0.4, embeddin
       truncation: above 0, at most 1.
       embedding_prior: "moments", mean and standard deviation of the class embeddings per dimension, as in the paper; or
         "rms", mean zero and one scale, the root mean square of all their entries, as in the official code.
+      precision: of its products, see `ops.products.arithmetic`: "float32", "tf32" or "bfloat16".
 
     Raises:
       FileNotFoundError, ValueError: as `frozen.load_fields`; a wrong option.
     """
     checks.check_known(f"{weights}: embedding_prior", embedding_prior, EMBEDDING_PRIORS)
-    fields = load_fields(weights, adapter="biggan", title="BigGAN")
+    fields = load_fields(weights, adapter="biggan", title="BigGAN", precision=precision)
     fields["prior"] = make_prior(fields["weights"]["buffers"]["embeddings"], embedding_prior)
     return BigGAN(**fields, truncation=truncation)
 

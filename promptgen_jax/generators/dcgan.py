@@ -7,6 +7,7 @@ from flax import struct
 from promptgen_jax import checks
 from promptgen_jax.generators._frozen import Frozen, load_fields, random_weights
 from promptgen_jax.models import dcgan
+from promptgen_jax.ops import products
 from promptgen_jax.types import Array, Prior
 
 
@@ -30,19 +31,21 @@ class DCGAN(Frozen):
         """
         del key
         checks.check_latents(self.name, z, self.prior.dim)
-        return self.module.apply({"params": self.weights}, z)
+        with products.arithmetic(self.precision):
+            return self.module.apply({"params": self.weights}, z)
 
 
-def build(*, weights: str = "dcgan_digiface") -> DCGAN:
+def build(*, weights: str = "dcgan_digiface", precision: str = "float32") -> DCGAN:
     """Loads a converted DCGAN.
 
     Args:
       weights: name under ported_weights, or a folder.
+      precision: of its products, see `ops.products.arithmetic`: "float32", "tf32" or "bfloat16".
 
     Raises:
       FileNotFoundError, ValueError: as `frozen.load_fields`.
     """
-    return DCGAN(**load_fields(weights, adapter="dcgan", title="DCGAN"))
+    return DCGAN(**load_fields(weights, adapter="dcgan", title="DCGAN", precision=precision))
 
 
 def tiny() -> DCGAN:

@@ -11,6 +11,7 @@ from flax import struct
 from promptgen_jax import checks
 from promptgen_jax.generators._frozen import Frozen, load_fields, random_weights
 from promptgen_jax.models import diffae, diffusion
+from promptgen_jax.ops import products
 from promptgen_jax.types import Array, Prior
 
 
@@ -32,6 +33,7 @@ class DiffAE(Frozen):
 
     def __post_init__(self):
         """Checks the options, also those of `replace`."""
+        super().__post_init__()
         for option in ("latent_steps", "image_steps"):
             checks.check_count(f"{self.name}: {option}", getattr(self, option))
             try:
@@ -57,11 +59,17 @@ class DiffAE(Frozen):
         else:
             noise = jax.random.normal(key, (len(z), self.image_size, self.image_size, 3), jnp.float32)
         steps = {"latent_steps": self.latent_steps, "image_steps": self.image_steps}
-        return diffae.generate(self.module, self.weights, z, noise, **steps)
+        with products.arithmetic(self.precision):
+            return diffae.generate(self.module, self.weights, z, noise, **steps)
 
 
 def build(
-    *, weights: str = "diffae_ffhq256", latent_only: bool = True, latent_steps: int = 5, image_steps: int = 5
+    *,
+    weights: str = "diffae_ffhq256",
+    latent_only: bool = True,
+    latent_steps: int = 5,
+    image_steps: int = 5,
+    precision: str = "float32",
 ) -> DiffAE:
     """Loads a converted diffusion autoencoder.
 
@@ -71,11 +79,12 @@ def build(
       latent_only: whether z is the noise of the latent alone; else that of the picture follows it.
       latent_steps: of the sampler of latents.
       image_steps: of the sampler of pictures.
+      precision: of its products, see `ops.products.arithmetic`: "float32", "tf32" or "bfloat16".
 
     Raises:
       FileNotFoundError, ValueError: as `frozen.load_fields`; a wrong option.
     """
-    fields = load_fields(weights, adapter="diffae", title="diffusion autoencoder")
+    fields = load_fields(weights, adapter="diffae", title="diffusion autoencoder", precision=precision)
     fields["prior"] = make_prior(fields["module"], latent_only)
     return DiffAE(**fields, latent_steps=latent_steps, image_steps=image_steps)
 

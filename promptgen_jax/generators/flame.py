@@ -17,6 +17,7 @@ from flax import struct
 from promptgen_jax import checks
 from promptgen_jax.generators._frozen import Frozen
 from promptgen_jax.models import flame, network
+from promptgen_jax.ops import products
 from promptgen_jax.store import images
 from promptgen_jax.types import Array, Prior
 
@@ -31,6 +32,10 @@ class FlameMeshes(Frozen):
     makes: ClassVar[str] = "mesh"
 
     image_size: int = struct.field(pytree_node=False, default=1)
+
+    def __post_init__(self):
+        """Refuses a precision other than float32, whose coordinates are lengths."""
+        products.check(self.name, self.precision, self.weights, taken=("float32",))
 
     def __call__(self, key: Array, z: Array) -> Array:
         """Vertices and landmarks (B, V + 68, 1, 3), metres, of latents (B, 150). `key` is not used.

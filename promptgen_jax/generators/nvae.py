@@ -11,6 +11,7 @@ from flax import struct
 from promptgen_jax import checks
 from promptgen_jax.generators._frozen import Frozen, load_fields, random_weights
 from promptgen_jax.models import nvae
+from promptgen_jax.ops import products
 from promptgen_jax.types import Array, Prior
 
 RULES, OUTPUTS = ("exact", "truncated"), ("mean", "sample")
@@ -36,6 +37,7 @@ class NVAE(Frozen):
 
     def __post_init__(self):
         """Checks the options, also those of `replace`."""
+        super().__post_init__()
         checks.check_number(f"{self.name}: temperature", self.temperature, 0, 2, above=True)
         checks.check_known(f"{self.name}: rule", self.rule, RULES)
         checks.check_known(f"{self.name}: output", self.output, OUTPUTS)
@@ -55,7 +57,8 @@ class NVAE(Frozen):
         rest = sum(self.module.group_sizes) - self.prior.dim
         eps = jnp.concatenate([z, jax.random.normal(key_latent, (len(z), rest), jnp.float32)], axis=1)
         truncated = self.control_groups if self.rule == "truncated" else 0
-        logits = self.module.apply(self.weights, eps, temperature=self.temperature, num_truncated=truncated)
+        with products.arithmetic(self.precision):
+            logits = self.module.apply(self.weights, eps, temperature=self.temperature, num_truncated=truncated)
         if self.output == "mean":
             return nvae.mean_image(logits)
         shape = logits.shape[:-1]
@@ -71,6 +74,7 @@ def build(
     temperature: float = 0.8,
     rule: str = "exact",
     output: str = "mean",
+    precision: str = "float32",
 ) -> NVAE:
     """Loads a converted NVAE.
 
@@ -81,11 +85,12 @@ def build(
       temperature: above 0, at most 2.
       rule: "exact" or "truncated".
       output: "mean" or "sample".
+      precision: of its products, see `ops.products.arithmetic`: "float32", "tf32" or "bfloat16".
 
     Raises:
       FileNotFoundError, ValueError: as `frozen.load_fields`; a wrong option.
     """
-    fields = load_fields(weights, adapter="nvae", title="NVAE")
+    fields = load_fields(weights, adapter="nvae", title="NVAE", precision=precision)
     sizes = fields["module"].group_sizes
     count = len(sizes) if control_groups == "all" else control_groups
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(sizes):

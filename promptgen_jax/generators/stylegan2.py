@@ -11,6 +11,7 @@ from flax import struct
 from promptgen_jax import checks
 from promptgen_jax.generators._frozen import Frozen, load_fields, random_weights
 from promptgen_jax.models import stylegan2
+from promptgen_jax.ops import products
 from promptgen_jax.types import Array, Prior
 
 NOISES = ("random", "const", "none")
@@ -33,6 +34,7 @@ class StyleGAN2(Frozen):
 
     def __post_init__(self):
         """Checks the options, also those of `replace`."""
+        super().__post_init__()
         checks.check_number(f"{self.name}: truncation_psi", self.truncation_psi, 0, 1)
         checks.check_known(f"{self.name}: noise", self.noise, NOISES)
         if self.noise == "const":
@@ -55,10 +57,13 @@ class StyleGAN2(Frozen):
                 jax.random.normal(jax.random.fold_in(key, index), (len(z), *shape), jnp.float32)
                 for index, shape in enumerate(self.module.noise_shapes)
             ]
-        return self.module.apply(self.weights, z, truncation_psi=self.truncation_psi, noise=noise)
+        with products.arithmetic(self.precision):
+            return self.module.apply(self.weights, z, truncation_psi=self.truncation_psi, noise=noise)
 
 
-def build(*, weights: str = "stylegan2_ffhq", truncation_psi: float = 1.0, noise: str = "random") -> StyleGAN2:
+def build(
+    *, weights: str = "stylegan2_ffhq", truncation_psi: float = 1.0, noise: str = "random", precision: str = "float32"
+) -> StyleGAN2:
     """Loads a converted StyleGAN2.
 
     Args:
@@ -66,11 +71,12 @@ def build(*, weights: str = "stylegan2_ffhq", truncation_psi: float = 1.0, noise
         with where to get them.
       truncation_psi: from 0 to 1.
       noise: "random", "const" or "none".
+      precision: of its products, see `ops.products.arithmetic`: "float32", "tf32" or "bfloat16".
 
     Raises:
       FileNotFoundError, ValueError: as `frozen.load_fields`; a wrong option.
     """
-    fields = load_fields(weights, adapter="stylegan2", title="StyleGAN2")
+    fields = load_fields(weights, adapter="stylegan2", title="StyleGAN2", precision=precision)
     return StyleGAN2(**fields, truncation_psi=truncation_psi, noise=noise)
 
 

@@ -10,6 +10,7 @@ from flax import struct
 from promptgen_jax import checks
 from promptgen_jax.generators._frozen import Frozen, load_fields, random_weights
 from promptgen_jax.models import stylenerf
+from promptgen_jax.ops import products
 from promptgen_jax.types import Array, Prior
 
 
@@ -33,6 +34,7 @@ class StyleNeRF(Frozen):
 
     def __post_init__(self):
         """Checks the options, also those of `replace`."""
+        super().__post_init__()
         if isinstance(self.camera, list):  # as configurations are read from files
             object.__setattr__(self, "camera", tuple(self.camera))
         checks.check_number(f"{self.name}: truncation_psi", self.truncation_psi, 0, 1)
@@ -65,7 +67,8 @@ class StyleNeRF(Frozen):
             angles = jnp.tile(jnp.asarray(self.camera), (len(z), 1))
         code = jax.random.normal(key_code, (len(z), self.module.background_dim), jnp.float32)
         options = {"truncation_psi": self.truncation_psi, "block_gradient": self.block_gradient}
-        return self.module.apply(self.weights, z, angles, code, **options)
+        with products.arithmetic(self.precision):
+            return self.module.apply(self.weights, z, angles, code, **options)
 
 
 def build(
@@ -74,6 +77,7 @@ def build(
     truncation_psi: float = 1.0,
     camera: str | tuple[float, float] = "random",
     block_gradient: bool = False,
+    precision: str = "float32",
 ) -> StyleNeRF:
     """Loads a converted StyleNeRF.
 
@@ -83,11 +87,12 @@ def build(
       truncation_psi: from 0 to 1.
       camera: "random", or two angles in radians.
       block_gradient: as in the official code.
+      precision: of its products, see `ops.products.arithmetic`: "float32", "tf32" or "bfloat16".
 
     Raises:
       FileNotFoundError, ValueError: as `frozen.load_fields`; a wrong option.
     """
-    fields = load_fields(weights, adapter="stylenerf", title="StyleNeRF")
+    fields = load_fields(weights, adapter="stylenerf", title="StyleNeRF", precision=precision)
     return StyleNeRF(**fields, truncation_psi=truncation_psi, camera=camera, block_gradient=block_gradient)
 
 

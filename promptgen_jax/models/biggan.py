@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from promptgen_jax.models.layers import Conv
+from promptgen_jax.models.layers import Conv, Dense
+from promptgen_jax.ops.products import einsum, matmul
 
 EPSILON = 1e-4
 
@@ -51,7 +52,7 @@ class BigGAN(nn.Module):
         """
         self.variable("buffers", "embeddings", jnp.zeros, (self.num_classes, self.embedding_dim))
         row = statistics_row(truncation, self.num_statistics)
-        x = nn.Dense(16 * self.channels[0], name="input")(cond).reshape(-1, 4, 4, self.channels[0])
+        x = Dense(16 * self.channels[0], name="input")(cond).reshape(-1, 4, 4, self.channels[0])
         for index, (features, upsample) in enumerate(zip(self.channels[1:], self.upsampling, strict=True)):
             if index == self.attention_position:
                 x = SelfAttention(name="attention")(x)
@@ -96,8 +97,8 @@ class BatchNorm(nn.Module):
             scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
             offset = self.param("offset", nn.initializers.zeros, (x.shape[-1],))
         else:
-            scale = 1 + nn.Dense(x.shape[-1], use_bias=False, name="scale")(cond)[:, None, None]
-            offset = nn.Dense(x.shape[-1], use_bias=False, name="offset")(cond)[:, None, None]
+            scale = 1 + Dense(x.shape[-1], use_bias=False, name="scale")(cond)[:, None, None]
+            offset = Dense(x.shape[-1], use_bias=False, name="offset")(cond)[:, None, None]
         return (x - mean) * (lax.rsqrt(variance + EPSILON) * scale) + offset
 
 
@@ -133,8 +134,8 @@ class SelfAttention(nn.Module):
         key = _pool(Conv(channels // 8, 1, use_bias=False, name="key")(x))
         value = _pool(Conv(channels // 2, 1, use_bias=False, name="value")(x))
         query, key, value = (each.reshape(batch, -1, each.shape[-1]) for each in (query, key, value))
-        attention = nn.softmax(jnp.einsum("bqc,bkc->bqk", query, key), axis=-1)
-        attended = (attention @ value).reshape(batch, height, width, -1)
+        attention = nn.softmax(einsum("bqc,bkc->bqk", query, key), axis=-1)
+        attended = matmul(attention, value).reshape(batch, height, width, -1)
         weight = self.param("weight", nn.initializers.zeros, ())
         return x + weight * Conv(channels, 1, use_bias=False, name="output")(attended)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from promptgen_jax.models import recipe, vit
-from promptgen_jax.models.layers import MAPS
+from promptgen_jax.models.layers import MAPS, Dense
 from promptgen_jax.models.vit import ACTIVATIONS, Block, layer_norm, patches, positions
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -63,7 +63,7 @@ class VisionTower(nn.Module):
           ValueError: images smaller than a patch.
         """
         pixels = (images - jnp.asarray(self.mean, images.dtype)) / jnp.asarray(self.std, images.dtype)
-        x = nn.Dense(self.width, use_bias=False, name="patch")(patches(pixels, self.patch_size))
+        x = Dense(self.width, use_bias=False, name="patch")(patches(pixels, self.patch_size))
         start = self.param("class_embedding", nn.initializers.normal(self.width**-0.5), (self.width,))
         x = jnp.concatenate([jnp.broadcast_to(start, (x.shape[0], 1, self.width)), x], axis=1)
         rows = self.image_size // self.patch_size
@@ -204,7 +204,7 @@ class CLIP(nn.Module):
 
 
 def _projection(x, embed_dim):
-    return nn.Dense(embed_dim, use_bias=False, name="projection")(x)
+    return Dense(embed_dim, use_bias=False, name="projection")(x)
 
 
 class Layout(NamedTuple):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from promptgen_jax.models import recipe
+from promptgen_jax.models.layers import Dense
 from promptgen_jax.models.vit import ACTIVATIONS, layer_norm, mlp, patches
 from promptgen_jax.ops.depthwise import depthwise_conv
 
@@ -50,7 +51,7 @@ class Classifier(nn.Module):
             for index in range(num_blocks):
                 x = Block(self.activation, self.scaled, name=f"stage{stage}_block{index}")(x)
         embedding = layer_norm("norm", self.epsilon)(jnp.mean(x, axis=(1, 2)))
-        return {"label": nn.Dense(self.num_labels, name="head")(embedding), "embedding": embedding}
+        return {"label": Dense(self.num_labels, name="head")(embedding), "embedding": embedding}
 
 
 class Merge(nn.Module):
@@ -63,7 +64,7 @@ class Merge(nn.Module):
     def __call__(self, x):
         """Maps (B, H, W, C) to (B, H // size, W // size, features)."""
         rows, columns = (side // self.size for side in x.shape[1:3])
-        merged = nn.Dense(self.features, name="dense")(patches(x, self.size))
+        merged = Dense(self.features, name="dense")(patches(x, self.size))
         return merged.reshape(len(x), rows, columns, self.features)
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from promptgen_jax.ops.convolution import convolve
+from promptgen_jax.ops.products import einsum
 
 
 class DCGAN(nn.Module):
@@ -53,4 +54,4 @@ class _Project(nn.Module):
         shape = (4, 4, z.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return jnp.einsum("bi,hwio->bhwo", z, kernel) + bias
+        return einsum("bi,hwio->bhwo", z, kernel) + bias

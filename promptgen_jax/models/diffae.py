@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from promptgen_jax.models import diffusion
-from promptgen_jax.models.layers import Conv
+from promptgen_jax.models.layers import Conv, Dense
+from promptgen_jax.ops.products import einsum, matmul
 
 LATENT_TIME_DIM = 64
 
@@ -105,10 +106,10 @@ class LatentNet(nn.Module):
         h = x
         for index in range(self.layers - 1):
             h = h if index == 0 else jnp.concatenate([h, x], axis=-1)
-            h = nn.Dense(self.width, name=f"layer_{index}")(h)
-            h = h * (1 + nn.Dense(self.width, name=f"scale_{index}")(nn.silu(embedding)))
+            h = Dense(self.width, name=f"layer_{index}")(h)
+            h = h * (1 + Dense(self.width, name=f"scale_{index}")(nn.silu(embedding)))
             h = nn.silu(nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=f"norm_{index}")(h))
-        return nn.Dense(x.shape[-1], name=f"layer_{self.layers - 1}")(jnp.concatenate([h, x], axis=-1))
+        return Dense(x.shape[-1], name=f"layer_{self.layers - 1}")(jnp.concatenate([h, x], axis=-1))
 
 
 class UNet(nn.Module):
@@ -159,8 +160,8 @@ class TimeEmbedding(nn.Module):
     @nn.compact
     def __call__(self, time):
         """(B, dim) of levels (B,)."""
-        x = nn.Dense(self.dim, name="dense_0")(diffusion.time_features(time, self.feature_dim))
-        return nn.Dense(self.dim, name="dense_1")(nn.silu(x))
+        x = Dense(self.dim, name="dense_0")(diffusion.time_features(time, self.feature_dim))
+        return Dense(self.dim, name="dense_1")(nn.silu(x))
 
 
 class ResBlock(nn.Module):
@@ -177,9 +178,9 @@ class ResBlock(nn.Module):
             change = _halve if self.resample == "down" else _double
             h, x = change(h), change(x)
         h = Conv(self.features, 3, name="conv_0")(h)
-        level = nn.Dense(2 * self.features, name="level")(nn.silu(embedding))
+        level = Dense(2 * self.features, name="level")(nn.silu(embedding))
         scale, shift = jnp.split(level[:, None, None], 2, axis=-1)
-        gain = nn.Dense(self.features, name="style")(nn.silu(style))[:, None, None]
+        gain = Dense(self.features, name="style")(nn.silu(style))[:, None, None]
         h = (_norm("norm_1")(h) * (1 + scale) + shift) * (1 + gain)
         h = Conv(self.features, 3, name="conv_1")(nn.silu(h))
         return h + (x if x.shape[-1] == self.features else Conv(self.features, 1, name="shortcut")(x))
@@ -193,9 +194,9 @@ class Attention(nn.Module):
         """Keeps the shape (B, H, W, C)."""
         batch, height, width, channels = x.shape
         tokens = _norm("norm")(x).reshape(batch, height * width, channels)
-        query, key, value = jnp.split(nn.Dense(3 * channels, name="qkv")(tokens), 3, axis=-1)
-        attention = nn.softmax(jnp.einsum("bqc,bkc->bqk", query, key) / channels**0.5, axis=-1)
-        return x + nn.Dense(channels, name="output")(attention @ value).reshape(x.shape)
+        query, key, value = jnp.split(Dense(3 * channels, name="qkv")(tokens), 3, axis=-1)
+        attention = nn.softmax(einsum("bqc,bkc->bqk", query, key) / channels**0.5, axis=-1)
+        return x + Dense(channels, name="output")(matmul(attention, value)).reshape(x.shape)
 
 
 def _norm(name):

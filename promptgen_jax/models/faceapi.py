@@ -6,12 +6,15 @@ Source: justadudewhohacks/face-api.js (MIT), as packaged in @vladmandic/face-api
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promptgen_jax.models.layers import Conv, SeparableConv
+from promptgen_jax.models.layers import Conv, Dense, SeparableConv
 from promptgen_jax.ops.depthwise import max_pool
+from promptgen_jax.ops.products import FINER
 from promptgen_jax.ops.resample import resize_bilinear_legacy
 
 INPUT_SIZE = 112
@@ -27,8 +30,12 @@ class Expression(nn.Module):
     """Seven expressions: neutral, happy, sad, angry, fearful, disgusted, surprised.
 
     Four dense blocks, in which each convolution reads the sum of all outputs before it.
+
+    Attributes:
+      precisions: those that leave its gradients by pixels as they are; with bfloat16 their cosine was 0.98.
     """
 
+    precisions: ClassVar[tuple[str, ...]] = FINER
     num_classes: int = 7
 
     @nn.compact
@@ -38,12 +45,17 @@ class Expression(nn.Module):
         x = _DenseBlock(32, separable_stem=False, name="dense0")(x)
         for index, features in enumerate((64, 128, 256), start=1):
             x = _DenseBlock(features, name=f"dense{index}")(x)
-        return {"expression": nn.Dense(self.num_classes, name="fc")(jnp.mean(x, axis=(1, 2)))}
+        return {"expression": Dense(self.num_classes, name="fc")(jnp.mean(x, axis=(1, 2)))}
 
 
 class AgeGender(nn.Module):
-    """Age in years, and gender presentation in the order male, female: a small Xception."""
+    """Age in years, and gender presentation in the order male, female: a small Xception.
 
+    Attributes:
+      precisions: as of `Expression`, where the cosine was 0.985.
+    """
+
+    precisions: ClassVar[tuple[str, ...]] = FINER
     num_main_blocks: int = 2
 
     @nn.compact
@@ -58,8 +70,8 @@ class AgeGender(nn.Module):
         x = nn.relu(SeparableConv(512, name="separable")(x))
         features = jnp.mean(x, axis=(1, 2))
         return {
-            "gender": nn.Dense(2, name="gender")(features),
-            "age": nn.Dense(1, name="age")(features)[:, 0],
+            "gender": Dense(2, name="gender")(features),
+            "age": Dense(1, name="age")(features)[:, 0],
         }
 
 

@@ -5,11 +5,14 @@ Source: HSE-asavchenko/HSE_FaceRec_tf (Apache-2.0), as packaged in @vladmandic/h
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promptgen_jax.models.layers import MAPS, Conv, DepthwiseConv, ScaleShift
+from promptgen_jax.models.layers import MAPS, Conv, Dense, DepthwiseConv, ScaleShift
+from promptgen_jax.ops.products import FINER
 from promptgen_jax.ops.resample import resize_bilinear_legacy
 
 MEAN_BGR = (103.939, 116.779, 123.68)
@@ -28,7 +31,10 @@ class FaceRes(nn.Module):
       convention: "bgr", the authors' preprocessing (mean colour removed), or "rgb", that of the library
         @vladmandic/human (0 to 255, no mean), which tells genders apart less well.
       input_size: pixels the frame is resized to: 224, or 112 for a fifth of the cost and most of the identity signal.
+      precisions: those that leave its gradients by pixels as they are; with bfloat16 their cosine was 0.97.
     """
+
+    precisions: ClassVar[tuple[str, ...]] = FINER
 
     convention: str = "bgr"
     input_size: int = 224
@@ -54,12 +60,12 @@ class FaceRes(nn.Module):
             x = nn.relu6(Conv(features, 1, name=f"pointwise{index}")(x))
         self.sow("intermediates", MAPS, x)
         embedding = jnp.mean(x, axis=(1, 2))
-        features = nn.relu(nn.Dense(256, name="features")(embedding))
-        male = nn.Dense(1, name="gender")(features)
+        features = nn.relu(Dense(256, name="features")(embedding))
+        male = Dense(1, name="gender")(features)
         return {
             "embedding": embedding,
             "gender": jnp.concatenate([jnp.zeros_like(male), male], axis=-1),
-            "age_bins": nn.Dense(100, name="age")(features),
+            "age_bins": Dense(100, name="age")(features),
         }
 
     def _preprocess(self, images):

@@ -6,11 +6,14 @@ model/energy/id.py (Eq. 12).
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promptgen_jax.models.layers import Conv, PReLU, ScaleShift
+from promptgen_jax.models.layers import Conv, Dense, PReLU, ScaleShift
+from promptgen_jax.ops.products import FINER
 from promptgen_jax.ops.resample import resize_average
 
 # (width, units) of the four stages; the first unit of each halves the resolution
@@ -25,8 +28,10 @@ class IRSE50(nn.Module):
 
     Attributes:
       symmetric: feed 2 x - 1, the range that the network learnt on. The paper's code feeds [0, 1] as it is.
+      precisions: those that leave its gradients by pixels as they are; with bfloat16 their cosine was 0.97.
     """
 
+    precisions: ClassVar[tuple[str, ...]] = FINER
     symmetric: bool = False
 
     @nn.compact
@@ -38,7 +43,7 @@ class IRSE50(nn.Module):
         for stage, (features, num_units) in enumerate(STAGES, start=1):
             for index in range(num_units):
                 x = Unit(features, 2 if index == 0 else 1, name=f"stage{stage}_unit{index}")(x)
-        x = nn.Dense(EMBEDDING, name="embedding")(x.reshape(len(x), -1))
+        x = Dense(EMBEDDING, name="embedding")(x.reshape(len(x), -1))
         return {"embedding": x / jnp.linalg.norm(x, axis=-1, keepdims=True)}
 
 
@@ -56,8 +61,8 @@ class Unit(nn.Module):
         main = PReLU(name="activation")(Conv(self.features, 3, use_bias=False, name="conv1")(main))
         main = Conv(self.features, 3, self.stride, name="conv2")(main)
         gate = jnp.mean(main, axis=(1, 2), keepdims=True)
-        gate = nn.relu(nn.Dense(self.features // REDUCTION, use_bias=False, name="squeeze")(gate))
-        gate = nn.sigmoid(nn.Dense(self.features, use_bias=False, name="excite")(gate))
+        gate = nn.relu(Dense(self.features // REDUCTION, use_bias=False, name="squeeze")(gate))
+        gate = nn.sigmoid(Dense(self.features, use_bias=False, name="excite")(gate))
         if x.shape[-1] == self.features:
             shortcut = x[:, :: self.stride, :: self.stride]
         else:

@@ -5,14 +5,29 @@ Padding is TensorFlow's SAME in networks made with it, and that of `Conv` in tho
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
+from promptgen_jax.ops import products
 from promptgen_jax.ops.convolution import convolve
 from promptgen_jax.ops.depthwise import depthwise_conv
 
 MAPS = "maps"  # the name under which networks show what their layers see, (B, ..., C), see `Network.maps`
+
+
+class Dense(nn.Dense):
+    """As Flax's, in the `products.arithmetic` of the network."""
+
+    dot_general: Any = products.dot_general
+
+
+class ExactDense(nn.Dense):
+    """As Flax's, in float32 whatever the arithmetic of the network: those of `products.EXACT`."""
+
+    precision: Any = "highest"
 
 
 class DepthwiseConv(nn.Module):

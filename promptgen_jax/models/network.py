@@ -23,7 +23,9 @@ from promptgen_jax import checks
 from promptgen_jax.models import pretrained
 from promptgen_jax.models.layers import MAPS
 from promptgen_jax.models.preprocess import Preprocess
+from promptgen_jax.ops import products
 from promptgen_jax.store import documents, hub, weights
+from promptgen_jax.types import precision_field
 
 
 class Network(struct.PyTreeNode):
@@ -31,7 +33,8 @@ class Network(struct.PyTreeNode):
 
     For every name in `attributes` the output of that name holds logits (B, K) in the order of its labels; their
     softmax is P(label | image). Other outputs (pose in degrees, embeddings) are described by the module, which reads
-    what `preprocess` makes of the images; most modules do that themselves.
+    what `preprocess` makes of the images; most modules do that themselves. `precision` is that of its products, see
+    `ops.products.arithmetic`.
 
     If the labels of the module are `independent`, as of a classifier that has learnt to find any number of them at
     once, each is an attribute of its own, with the logits (0, x) of "not" and the label: their softmax is sigmoid(x).
@@ -45,10 +48,17 @@ class Network(struct.PyTreeNode):
     license: str = struct.field(pytree_node=False, default="")
     preprocess: Preprocess | None = struct.field(pytree_node=False, default=None)
     independent: bool = struct.field(pytree_node=False, default=False)
+    precision: str = precision_field()
+
+    def __post_init__(self):
+        """Checks the precision, also that of `replace`."""
+        products.check(self.name, self.precision, self.weights, taken=_precisions(self.module))
 
     def __call__(self, images) -> dict[str, jax.Array]:
         """All outputs by name. Raises ValueError or TypeError for images of a wrong shape, dtype or range."""
-        outputs = self.module.apply({"params": self.weights}, self._read(images))
+        pixels = self._read(images)
+        with products.arithmetic(self.precision):
+            outputs = self.module.apply({"params": self.weights}, pixels)
         if not self.independent:
             return outputs
         logits = outputs.pop("label")
@@ -61,7 +71,9 @@ class Network(struct.PyTreeNode):
         Raises:
           ValueError, TypeError: images of a wrong shape, dtype or range.
         """
-        _, seen = self.module.apply({"params": self.weights}, self._read(images), mutable=["intermediates"])
+        pixels = self._read(images)
+        with products.arithmetic(self.precision):
+            _, seen = self.module.apply({"params": self.weights}, pixels, mutable=["intermediates"])
         return seen.get("intermediates", {}).get(MAPS, ())
 
     def _read(self, images):
@@ -177,7 +189,7 @@ def load_params(
     return module, tree, config
 
 
-def load_network(network: str | Path | Network, **options) -> Network:
+def load_network(network: str | Path | Network, *, precision: str = "", **options) -> Network:
     """Loads a network: a ported one by name (`faceapi_expression`) or folder, or a model of transformers.
 
     Of transformers are read `ViTForImageClassification`, `ResNetForImageClassification`,
@@ -188,6 +200,8 @@ def load_network(network: str | Path | Network, **options) -> Network:
     Args:
       network: name under ported_weights; a folder; "owner/name" on the Hugging Face Hub, with "@revision" to pin it; or
         a `Network`, which is taken as it is.
+      precision: of its products: "float32", "tf32" or "bfloat16", whose kernels are also stored in it; left out that of
+        the `Network`, or float32.
       **options: fields of its module that differ from config.json and leave the weights as they are, e.g. `input_size`
         of `faceres` or `symmetric` of `irse50`; of a model of transformers, entries of preprocessor_config.json, e.g.
         `size={"height": 96, "width": 96}`.
@@ -196,6 +210,22 @@ def load_network(network: str | Path | Network, **options) -> Network:
       FileNotFoundError, ValueError: as `load_params`; unknown option, with the nearest match.
       TypeError: neither a name nor a network.
     """
+    return in_precision(_load_network(network, options), precision)
+
+
+def in_precision(part: Any, precision: str) -> Any:
+    """A network or generator with products in another precision, in which kernels are then stored; "" changes nothing.
+
+    Raises:
+      ValueError: a precision that it does not take, with the nearest match, or one above that of stored kernels.
+    """
+    if not precision:
+        return part
+    made = part.replace(precision=precision)
+    return made.replace(weights=products.halved(made.weights)) if precision == "bfloat16" else made
+
+
+def _load_network(network: str | Path | Network, options: dict) -> Network:
     if not isinstance(network, (str, os.PathLike)):
         if not isinstance(network, Network):
             raise TypeError(
@@ -238,6 +268,11 @@ def _with_options(where: str | Path, module: nn.Module, options: dict) -> nn.Mod
         known = {field.name for field in dataclasses.fields(module)} - {"parent", "name"}
         checks.check_known(f"{where}: option", option, known)
     return module.clone(**options)
+
+
+def _precisions(module: nn.Module) -> tuple[str, ...]:
+    """Those that it takes: all, but of a module that says which."""
+    return getattr(module, "precisions", products.PRECISIONS)
 
 
 def _example(module: nn.Module):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from promptgen_jax.models.layers import Conv
+from promptgen_jax.models.layers import Conv, Dense
 from promptgen_jax.ops.depthwise import depthwise_conv
 from promptgen_jax.ops.resample import resize_aligned
 
@@ -137,7 +137,7 @@ class Group(nn.Module):
         noise, truncated = inputs
         for index in range(self.num_cells):
             x = Cell(x.shape[-1], adjust=self.adjust, name=f"cell_{index}")(x)
-        parameters = nn.Dense(2 * noise.shape[-1], name="sampler")(nn.elu(x))
+        parameters = Dense(2 * noise.shape[-1], name="sampler")(nn.elu(x))
         z = draw(noise, *jnp.split(parameters, 2, axis=-1), self.temperature, truncated)
         return Combiner(name="combiner")(x, z), None
 
@@ -148,7 +148,7 @@ class Combiner(nn.Module):
     @nn.compact
     def __call__(self, x, z):
         """Keeps the shape (B, H, W, C) of the features."""
-        return nn.Dense(x.shape[-1], name="dense")(jnp.concatenate([x, z], axis=-1))
+        return Dense(x.shape[-1], name="dense")(jnp.concatenate([x, z], axis=-1))
 
 
 class Cell(nn.Module):
@@ -164,17 +164,17 @@ class Cell(nn.Module):
         """Features (B, H, W, C) to (B, H, W, features), or twice that resolution."""
         hidden, skip = self.expansion * x.shape[-1], x
         if self.up:
-            skip = nn.Dense(self.features, use_bias=False, name="skip")(resize_aligned(x, 2 * x.shape[1]))
+            skip = Dense(self.features, use_bias=False, name="skip")(resize_aligned(x, 2 * x.shape[1]))
             x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
         x = BatchNorm(self.adjust, name="norm0")(x)
-        x = nn.Dense(hidden, use_bias=False, name="expand")(x)
+        x = Dense(hidden, use_bias=False, name="expand")(x)
         x = nn.swish(BatchNorm(self.adjust, name="norm1")(x))
         x = depthwise_conv(x, self.param("kernel", NORMAL, (5, 5, 1, hidden)))
         x = nn.swish(BatchNorm(self.adjust, name="norm2")(x))
-        x = nn.Dense(self.features, use_bias=False, name="project")(x)
+        x = Dense(self.features, use_bias=False, name="project")(x)
         x = BatchNorm(self.adjust, name="norm3")(x)
-        gate = nn.relu(nn.Dense(max(self.features // 16, 4), name="squeeze")(jnp.mean(x, axis=(1, 2))))
-        gate = nn.sigmoid(nn.Dense(self.features, name="excite")(gate))
+        gate = nn.relu(Dense(max(self.features // 16, 4), name="squeeze")(jnp.mean(x, axis=(1, 2))))
+        gate = nn.sigmoid(Dense(self.features, name="excite")(gate))
         return skip + 0.1 * gate[:, None, None] * x
 
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from promptgen_jax.models import recipe
-from promptgen_jax.models.layers import Conv
+from promptgen_jax.models.layers import Conv, Dense
 from promptgen_jax.ops.depthwise import max_pool
+from promptgen_jax.ops.products import FINER
 from promptgen_jax.ops.resample import resize_bilinear
 
 INPUT_SIZE = 224
@@ -94,8 +95,10 @@ class Classifier(nn.Module):
     Attributes:
       num_labels: K.
       others: of the trunk.
+      precisions: those that leave its gradients by pixels as they are; those of `FairFace` and `CelebA` were not.
     """
 
+    precisions: ClassVar[tuple[str, ...]] = FINER
     num_labels: int
     bottleneck: bool
     widths: tuple[int, ...] = WIDTHS
@@ -109,7 +112,7 @@ class Classifier(nn.Module):
         """Logits {"label": (B, K)} and {"embedding": (B, F)}, pooled features, of normalised pixels (B, H, W, 3)."""
         trunk = (self.bottleneck, self.widths, self.blocks, self.stem, self.first_stride, self.stride_first)
         features = ResNet(*trunk, name="trunk")(pixels)
-        return {"label": nn.Dense(self.num_labels, name="head")(features), "embedding": features}
+        return {"label": Dense(self.num_labels, name="head")(features), "embedding": features}
 
 
 class FairFace(nn.Module):
@@ -119,8 +122,10 @@ class FairFace(nn.Module):
       widths: of the trunk.
       blocks: of the trunk.
       races: 7, or 4 for the network that is read for race alone.
+      precisions: with bfloat16 the cosine was 0.91, with seeded weights.
     """
 
+    precisions: ClassVar[tuple[str, ...]] = FINER
     widths: tuple[int, ...] = WIDTHS
     blocks: tuple[int, ...] = BLOCKS
     races: int = RACES
@@ -131,7 +136,7 @@ class FairFace(nn.Module):
         features = ResNet(False, self.widths, self.blocks, name="trunk")(preprocess(images))
         others = {"gender": GENDERS, "age": AGES} if self.races == RACES else {}
         sizes = {"race": self.races, **others}
-        logits = nn.Dense(sum(sizes.values()), name="head")(features)
+        logits = Dense(sum(sizes.values()), name="head")(features)
         ends = list(itertools.accumulate(sizes.values()))
         return dict(zip(sizes, jnp.split(logits, ends[:-1], axis=-1), strict=True))
 
@@ -143,8 +148,10 @@ class CelebA(nn.Module):
       attribute: its official name, e.g. "Eyeglasses", under which the logits are returned.
       widths: of the trunk.
       blocks: of the trunk.
+      precisions: with bfloat16 the cosine was 0.63, with seeded weights.
     """
 
+    precisions: ClassVar[tuple[str, ...]] = FINER
     attribute: str
     widths: tuple[int, ...] = WIDTHS
     blocks: tuple[int, ...] = BLOCKS
@@ -153,7 +160,7 @@ class CelebA(nn.Module):
     def __call__(self, images) -> dict[str, jax.Array]:
         """Logits {attribute: (B, 2)} of absent and present, for images (B, H, W, 3) in [0, 1]; the first is 0."""
         features = ResNet(True, self.widths, self.blocks, name="trunk")(preprocess(images))
-        present = nn.Dense(1, name="head")(nn.relu(nn.Dense(2048, name="hidden")(features)))
+        present = Dense(1, name="head")(nn.relu(Dense(2048, name="hidden")(features)))
         return {self.attribute: jnp.concatenate([jnp.zeros_like(present), present], axis=-1)}
 
 

@@ -20,8 +20,10 @@ import numpy as np
 
 from promptgen_jax.models import recipe, vit
 from promptgen_jax.models.clip import normalise
+from promptgen_jax.models.layers import Dense
 from promptgen_jax.models.vit import ACTIVATIONS, Block, layer_norm, mlp, patches, positions
 from promptgen_jax.ops import resample
+from promptgen_jax.ops.products import einsum, matmul
 
 EPSILON = 1e-6
 HALF = (0.5, 0.5, 0.5)
@@ -49,7 +51,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, pixels) -> jax.Array:
         """Tokens (B, N, width) of normalised pixels (B, H, W, 3). Raises ValueError for less than a patch."""
-        x = nn.Dense(self.width, name="patch")(patches(pixels, self.patch_size))
+        x = Dense(self.width, name="patch")(patches(pixels, self.patch_size))
         table = (math.prod(self.grid), self.width)
         table = self.param("positional_embedding", nn.initializers.normal(self.width**-0.5), table)
         wanted = tuple(side // self.patch_size for side in pixels.shape[1:3])
@@ -74,13 +76,13 @@ class Pooling(nn.Module):
         probe = self.param("probe", nn.initializers.normal(0.02), (width,))
         kernel = self.param("in_kernel", nn.initializers.lecun_normal(), (width, 3 * width))
         bias = self.param("in_bias", nn.initializers.zeros, (3 * width,))
-        query = probe @ kernel[:, :width] + bias[:width]
-        keys, values = jnp.split(x @ kernel[:, width:] + bias[width:], 2, axis=-1)
+        query = matmul(probe, kernel[:, :width]) + bias[:width]
+        keys, values = jnp.split(matmul(x, kernel[:, width:]) + bias[width:], 2, axis=-1)
         query = query.reshape(self.heads, -1)
         keys, values = (part.reshape(batch, length, *query.shape) for part in (keys, values))
-        scores = jnp.einsum("hd,bkhd->bhk", query, keys).astype(jnp.float32) * query.shape[1] ** -0.5
-        mixed = jnp.einsum("bhk,bkhd->bhd", nn.softmax(scores).astype(x.dtype), values)
-        x = nn.Dense(width, name="out")(mixed.reshape(batch, width))
+        scores = einsum("hd,bkhd->bhk", query, keys).astype(jnp.float32) * query.shape[1] ** -0.5
+        mixed = einsum("bhk,bkhd->bhd", nn.softmax(scores).astype(x.dtype), values)
+        x = Dense(width, name="out")(mixed.reshape(batch, width))
         return x + mlp(layer_norm("ln", EPSILON)(x), self.hidden, self.activation)
 
 
@@ -146,7 +148,7 @@ class TextTower(nn.Module):
         x = x + self.param("positional_embedding", nn.initializers.normal(0.01), x.shape[1:])
         for index in range(self.layers):
             x = Block(self.heads, False, self.activation, self.hidden, EPSILON, name=f"block{index}")(x, mask)
-        return nn.Dense(self.embed_dim, name="projection")(layer_norm("ln_final", EPSILON)(x)[:, -1])
+        return Dense(self.embed_dim, name="projection")(layer_norm("ln_final", EPSILON)(x)[:, -1])
 
 
 class SigLIP(nn.Module):
@@ -241,7 +243,7 @@ class Classifier(nn.Module):
         encoder = Encoder(*self.encoder, name="encoder")
         tokens = encoder(pixels)
         embedding = Pooling(encoder.heads, encoder.hidden, encoder.activation, name="pooling")(tokens)
-        return {"label": nn.Dense(self.num_labels, name="head")(jnp.mean(tokens, axis=1)), "embedding": embedding}
+        return {"label": Dense(self.num_labels, name="head")(jnp.mean(tokens, axis=1)), "embedding": embedding}
 
 
 def _vision_options(config) -> tuple[tuple, int]:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from promptgen_jax.models.layers import ExactDense
 from promptgen_jax.ops import upfirdn
 from promptgen_jax.ops.convolution import convolve
 
@@ -102,7 +103,7 @@ class Mapping(nn.Module):
         """Styles w (B, S) of latents z (B, D)."""
         x = z * lax.rsqrt(jnp.mean(z**2, axis=-1, keepdims=True) + EPSILON)
         for index in range(self.layers):
-            x = _activate(nn.Dense(self.features, name=f"layer_{index}")(x))
+            x = _activate(ExactDense(self.features, name=f"layer_{index}")(x))
         return x
 
 
@@ -163,10 +164,11 @@ class StyledConv(nn.Module):
         kernel = self.param("kernel", NORMAL, (3, 3, x.shape[-1], self.features))
         strength = self.param("noise_strength", nn.initializers.zeros, ())
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        style = nn.Dense(x.shape[-1], name="style")(w)
+        style = ExactDense(x.shape[-1], name="style")(w)
         x = x * style[:, None, None]
         x = upfirdn.upsample_conv(x, kernel) if self.upsample else _convolve(x, kernel)
-        x = x * lax.rsqrt(style**2 @ jnp.sum(kernel**2, axis=(0, 1)) + EPSILON)[:, None, None]
+        squares = jnp.sum(kernel.astype(style.dtype) ** 2, axis=(0, 1))
+        x = x * lax.rsqrt(jnp.matmul(style**2, squares, precision="highest") + EPSILON)[:, None, None]
         if noise is not None:
             x = x + strength * noise[..., None]
         return _clamp(_activate(x + bias), self.conv_clamp)
@@ -182,7 +184,7 @@ class ToRGB(nn.Module):
         """Colours (B, H, W, 3) of features x (B, H, W, I) and w (B, S)."""
         kernel = self.param("kernel", NORMAL, (1, 1, x.shape[-1], 3))
         bias = self.param("bias", nn.initializers.zeros, (3,))
-        style = nn.Dense(x.shape[-1], name="style")(w)
+        style = ExactDense(x.shape[-1], name="style")(w)
         return _clamp(_convolve(x * style[:, None, None], kernel) + bias, self.conv_clamp)
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from jax import lax
 
 from promptgen_jax.models import volume
+from promptgen_jax.models.layers import Dense, ExactDense
 from promptgen_jax.models.stylegan2 import EPSILON, NORMAL, Mapping, truncate
-from promptgen_jax.ops import upfirdn
+from promptgen_jax.ops import products, upfirdn
 
 COLOURS = 3
 UPSAMPLERS = ("pixelshuffle", "nn_cat")
@@ -90,7 +91,8 @@ class StyleNeRF(nn.Module):
         w = truncate(Mapping(self.style_dim, self.mapping_layers, name="mapping")(z), stored.value, truncation_psi)
         angles = jnp.tile(jnp.asarray(self.camera_mean), (len(z), 1)) if angles is None else angles
         code = jnp.zeros((len(z), self.background_dim)) if code is None else code
-        rendered = self._render(w, angles, code)
+        with products.exact():
+            rendered = self._render(w, angles, code)
         rendered = lax.stop_gradient(rendered) if block_gradient else rendered
         rendered = rendered.reshape(len(z), self.volume_size, self.volume_size, -1)
         image, x = rendered[..., :COLOURS], rendered[..., COLOURS:]
@@ -129,7 +131,7 @@ class StyleNeRF(nn.Module):
             for new, old in zip(more, (values, density, depth), strict=True)
         )
         weights, left = volume.composite(volume.opacity(density, depth, length))
-        seen = jnp.einsum("bns,bnsf->bnf", weights, values)
+        seen = jnp.einsum("bns,bnsf->bnf", weights, values, precision="highest")
         return seen + left[..., None] * self._render_background(centres, rays, code)
 
     def _render_background(self, centres, rays, code):
@@ -141,7 +143,7 @@ class StyleNeRF(nn.Module):
         opaque = 1 - jnp.exp(-jnp.maximum(density, 0) * step)
         opaque = jnp.concatenate([opaque[..., :-1], jnp.ones_like(opaque[..., :1])], axis=-1)  # the end of the world
         weights, _ = volume.composite(opaque)
-        return jnp.einsum("bns,bnsf->bnf", weights, values)
+        return jnp.einsum("bns,bnsf->bnf", weights, values, precision="highest")
 
 
 class Foreground(nn.Module):
@@ -160,7 +162,7 @@ class Foreground(nn.Module):
             x = _activate(Styled(self.width, name=f"layer_{index}")(x, w))
         density = Styled(1, demodulate=False, name="density")(x, w)[..., 0]
         features = Styled(self.feature_dim, demodulate=False, name="features")(x, w)
-        return jnp.concatenate([nn.Dense(COLOURS, name="colours")(features), features], axis=-1), density
+        return jnp.concatenate([Dense(COLOURS, name="colours")(features), features], axis=-1), density
 
 
 class Background(nn.Module):
@@ -177,10 +179,10 @@ class Background(nn.Module):
         code = jnp.broadcast_to(code[:, None, None], (*points.shape[:3], code.shape[-1]))
         x = jnp.concatenate([volume.encode(points, self.num_frequencies), code], axis=-1)
         for index in range(self.layers):
-            x = nn.relu(nn.Dense(self.width, name=f"layer_{index}")(x))
-        density = nn.Dense(1, name="density")(x)[..., 0]
-        features = nn.Dense(self.feature_dim, name="features")(x)
-        return jnp.concatenate([nn.Dense(COLOURS, name="colours")(features), features], axis=-1), density
+            x = nn.relu(Dense(self.width, name=f"layer_{index}")(x))
+        density = Dense(1, name="density")(x)[..., 0]
+        features = Dense(self.feature_dim, name="features")(x)
+        return jnp.concatenate([Dense(COLOURS, name="colours")(features), features], axis=-1), density
 
 
 class Styled(nn.Module):
@@ -194,10 +196,11 @@ class Styled(nn.Module):
         """(B, ..., I) and styles (B, W) to (B, ..., features); `then` is done before the bias is added."""
         kernel = self.param("kernel", NORMAL, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        style = nn.Dense(x.shape[-1], name="style")(w)
-        x = (x * _spread(style, x)) @ kernel
+        style = ExactDense(x.shape[-1], name="style")(w)
+        x = products.matmul(x * _spread(style, x), kernel)
         if self.demodulate:
-            x = x * _spread(lax.rsqrt(style**2 @ kernel**2 + EPSILON), x)
+            squares = jnp.square(kernel.astype(style.dtype))
+            x = x * _spread(lax.rsqrt(jnp.matmul(style**2, squares, precision="highest") + EPSILON), x)
         return then(x) + bias
 
 
@@ -230,15 +233,15 @@ class Adapter(nn.Module):
     def __call__(self, x):
         """(B, H, W, features) to (B, 2H, 2W, features)."""
         doubled = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-        inner = nn.Dense(self.features // 4, name="layer_0")
+        inner = Dense(self.features // 4, name="layer_0")
         if self.upsampler == "pixelshuffle":
-            outer = nn.Dense(4 * self.features, name="layer_1")
+            outer = Dense(4 * self.features, name="layer_1")
             return doubled + _shuffle(outer(_activate(inner(x))))
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         up, down, left, right = padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2], padded[:, 1:-1, 2:]
         corners = jnp.stack([left + up, up + right, left + down, right + down], axis=-1) / 2
         corners = _shuffle(corners.reshape(*x.shape[:-1], -1))
-        outer = nn.Dense(self.features, name="layer_1")
+        outer = Dense(self.features, name="layer_1")
         return doubled + outer(_activate(inner(jnp.concatenate([doubled, corners], axis=-1))))
 
 

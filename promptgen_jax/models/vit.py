@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from promptgen_jax.models import recipe
+from promptgen_jax.models.layers import Dense
 from promptgen_jax.ops import resample
+from promptgen_jax.ops.products import einsum
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
@@ -44,15 +46,15 @@ class Attention(nn.Module):
           mask: (B, N), False where a position is not attended to, or None.
         """
         batch, length, width = x.shape
-        q, k, v = jnp.split(nn.Dense(3 * width, use_bias=self.qkv_bias, name="qkv")(x), 3, axis=-1)
+        q, k, v = jnp.split(Dense(3 * width, use_bias=self.qkv_bias, name="qkv")(x), 3, axis=-1)
         q, k, v = (part.reshape(batch, length, self.heads, width // self.heads) for part in (q, k, v))
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32) * (width // self.heads) ** -0.5
+        scores = einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32) * (width // self.heads) ** -0.5
         if self.causal:
             scores = jnp.where(jnp.tri(length, dtype=bool), scores, -jnp.inf)
         if mask is not None:
             scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", nn.softmax(scores).astype(x.dtype), v)
-        return nn.Dense(width, name="out")(mixed.reshape(batch, length, width))
+        mixed = einsum("bhqk,bkhd->bqhd", nn.softmax(scores).astype(x.dtype), v)
+        return Dense(width, name="out")(mixed.reshape(batch, length, width))
 
 
 class Block(nn.Module):
@@ -103,7 +105,7 @@ class ViT(nn.Module):
         Raises:
           ValueError: images smaller than a patch.
         """
-        x = nn.Dense(self.width, name="patch")(patches(pixels, self.patch_size))
+        x = Dense(self.width, name="patch")(patches(pixels, self.patch_size))
         start = self.param("class_embedding", nn.initializers.zeros, (self.width,))
         x = jnp.concatenate([jnp.broadcast_to(start, (x.shape[0], 1, self.width)), x], axis=1)
         grid = tuple(side // self.patch_size for side in self.image_size)
@@ -115,7 +117,7 @@ class ViT(nn.Module):
         embedding = layer_norm("norm", self.epsilon)(x)[:, 0]
         if not self.num_labels:
             return {"embedding": embedding}
-        return {"label": nn.Dense(self.num_labels, name="head")(embedding), "embedding": embedding}
+        return {"label": Dense(self.num_labels, name="head")(embedding), "embedding": embedding}
 
 
 def layer_norm(name: str, epsilon: float = 1e-5) -> nn.LayerNorm:
@@ -132,8 +134,8 @@ def mlp(x: jax.Array, hidden: int, activation: str) -> jax.Array:
       activation: a key of `ACTIVATIONS`.
     """
     width = x.shape[-1]
-    between = nn.Dense(hidden or 4 * width, name="mlp_in")(x)
-    return nn.Dense(width, name="mlp_out")(ACTIVATIONS[activation](between))
+    between = Dense(hidden or 4 * width, name="mlp_in")(x)
+    return Dense(width, name="mlp_out")(ACTIVATIONS[activation](between))
 
 
 def patches(images: jax.Array, size: int) -> jax.Array:

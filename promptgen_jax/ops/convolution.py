@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from promptgen_jax.ops.products import of_layer
+
 Pairs = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -38,13 +40,10 @@ def convolve(
       dilation: of the images, between whose pixels stand dilation - 1 zeros.
 
     Returns:
-      (B, H', W', O), of the wider of both dtypes.
+      (B, H', W', O), of the wider of both dtypes, or as `products.arithmetic` has it.
     """
-    dtype = jnp.promote_types(images.dtype, kernel.dtype)
-    images, kernel = images.astype(dtype), kernel.astype(dtype)
-    if jax.default_backend() != "cpu":
-        return _native(images, kernel, stride, padding, dilation)
-    return _ordered(images, kernel, stride, padding, dilation)
+    convolution = _ordered if jax.default_backend() == "cpu" else _native
+    return of_layer(lambda one, other: convolution(one, other, stride, padding, dilation), images, kernel)
 
 
 def _native(images, kernel, stride, padding, dilation=1):

@@ -24,7 +24,7 @@ from promptgen_jax.flows.conditions import warn_beyond
 from promptgen_jax.store import disk, images, weights
 from promptgen_jax.store.claims import claim
 from promptgen_jax.store.fingerprint import fingerprint
-from promptgen_jax.types import makes, view
+from promptgen_jax.types import SILENT, makes, view
 
 MOST = 2**31  # images of one seed, whose numbers are of 32 bits
 IMAGES_NPZ, LATENTS_NPZ, SHEET, GRID = "images.npz", "latents.npz", "contact_sheet.png", "grid.png"
@@ -201,6 +201,8 @@ def _claim(folder: Path, about: dict, earlier: dict) -> None:
         found = disk.read_json(folder / ABOUT, advice="Choose another folder, or delete this one.")
         if "flows_sha256" in found and found == json.loads(json.dumps(earlier)):
             disk.write_json(folder / ABOUT, about)
+        elif found.get("fingerprint") == about["fingerprint"]:  # the generator may have got options since
+            about |= {"generator": found.get("generator")}
     claim(
         folder / ABOUT,
         about,
@@ -229,7 +231,8 @@ def _described_earlier(prompt, seed: int, cond) -> dict:
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves([(each.flow, each.params) for each in stack]):
         digest.update(np.asarray(leaf).tobytes())
-    options = {field.name: getattr(generator, field.name) for field in fields(generator)}
+    had = [field.name for field in fields(generator) if not field.metadata.get(SILENT)]
+    options = {name: getattr(generator, name) for name in had}
     return {
         "format_version": weights.FORMAT_VERSION,
         "prompt": prompt.name,

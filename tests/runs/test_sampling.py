@@ -273,6 +273,16 @@ def test_truncated_noise_is_nearer_to_the_mean(tmp_path):
         pg.write_samples(prompt, tmp_path / "half", num_samples=1)
 
 
+def test_a_folder_from_before_an_option_of_the_generator_goes_on(saved, tmp_path):
+    prompt, about, lines = pg.Prompt.load(saved), tmp_path / sampling.ABOUT, []
+    pg.write_samples(prompt, tmp_path, num_samples=1)
+    told = json.loads(about.read_text())
+    del told["generator"]["options"]["precision"]
+    about.write_text(json.dumps(told))
+    pg.write_samples(prompt, tmp_path, num_samples=2, say=lines.append)
+    assert "1 of 2 images left" in lines[0]
+
+
 def test_a_folder_of_version_0_1_goes_on(tmp_path):
     """One that it sampled of a prompt that it saved; of another prompt it is refused and left as it was."""
     prompt = pg.Prompt.load(GOLDEN / "prompt_0_1")
