@@ -171,8 +171,8 @@ def page(rows: list[dict]) -> str:
         "paper's flow, batches of 256, rate 3e-3. Faces: 8 couplings of 64, batches of 32, rate 1e-3. No objective was "
         "tuned for a bench.",
         "",
-        'Which one? `objective="auto"` chooses by the rules of [`choose`](../promptgen_jax/training/start.py) and says why: '
-        "where gradients are flat, as of shares, the score function; where few samples of the generator are effective, "
+        'Which one? `objective="auto"` chooses by the rules of [`choose`](../promptgen_jax/training/start.py) and says '
+        "why: where gradients are flat, as of shares, the score function; where few samples of the generator are effective, "
         "the path gradient; for several modes the annealed forward divergence, which a mixture of flows then follows "
         "closely; otherwise the mixed objective.",
     ]
