@@ -3,9 +3,9 @@
 python main.py --config=configs/face_gender.py --workdir=runs/face_gender
 
 Measured on one CPU core shared with other work (16 minutes of training), 2,048 samples: female by the controlling judge
-32.0 % to 94.8 %, by the independent one 13.4 % to 61.6 %. Loss 9.51 nats, its importance-sampled optimum 5.59. Mean
-cosine between face embeddings 0.40 before and 0.47 after, pixel spread 0.21 and 0.18: a little less varied. With weight
-10 and 300 steps the shares were 86.4 % and 51.8 %.
+32.0 % to 94.8 %, by the independent one 13.4 % to 61.6 %. Mean cosine between face embeddings 0.40 before and 0.47
+after, pixel spread 0.21 and 0.18: a little less varied. The distance to the target has not been measured by the
+certificate of both sides. With weight 10 and 300 steps the shares were 86.4 % and 51.8 %.
 """
 
 from configs import pieces
