@@ -13,7 +13,6 @@ Source: model/lib/diffaug of the official repository (Zhao et al., arXiv 2006.10
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -337,9 +336,7 @@ def _parse_policy(policy: str) -> list[str]:
     names = [name.strip() for name in policy.split(",") if name.strip()]
     for name in names:
         if name not in OPERATIONS:
-            close = difflib.get_close_matches(name, OPERATIONS, n=1, cutoff=0.5)
-            guess = f"Did you mean {close[0]!r}? " if close else ""
-            raise ValueError(f"policy: unknown operation {name!r}. {guess}Known: {', '.join(OPERATIONS)}.")
+            raise ValueError(f"policy: unknown operation {name!r}. {checks.nearest(name, OPERATIONS)}")
     ordered = [name for name in OPERATIONS if name in names]
     if names != ordered:
         raise ValueError(
