@@ -16,10 +16,11 @@ LONG = 16  # names that nobody wants to read through for a letter that was misty
 def nearest(name: str, known: Iterable[str]) -> str:
     """A question that offers the closest known name, then all of them, or of many the few that are like it."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=4, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     guess = f"Did you mean {close[0]!r}? " if close else ""
     if close and len(known) > LONG:
-        return (guess + (f"Or {', '.join(close[1:])}?" if close[1:] else "")).strip()
+        others = difflib.get_close_matches(str(name), known, n=4, cutoff=0.8)[1:]
+        return (guess + (f"Or {', '.join(others)}?" if others else "")).strip()
     return f"{guess}Known: {', '.join(known)}."
 
 
