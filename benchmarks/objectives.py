@@ -173,8 +173,8 @@ def page(rows: list[dict]) -> str:
         "",
         'Which one? `objective="auto"` chooses by the rules of [`choose`](../promptgen_jax/training/start.py) and says '
         "why: where gradients are flat, as of shares, the score function; where few samples of the generator are "
-        "effective, the path gradient; for several modes the annealed forward divergence, which a mixture of flows then "
-        "follows closely; otherwise the mixed objective.",
+        "effective, the path gradient; for several modes the annealed forward divergence, which a mixture of flows "
+        "then follows closely; otherwise the mixed objective.",
     ]
     for bench, title in TITLES.items():
         here = [row for row in rows if row["bench"] == bench]
