@@ -163,8 +163,8 @@ def _checked(
     alike = alike and same_shape(targets) and fits(TrainConfig(**(stages[0].training or {})))
     if start == PREVIOUS and not alike:
         raise ValueError(
-            "sweep: --start=previous needs values that change numbers of the target alone, and an objective that "
-            "remembers nothing. Use --start=fresh."
+            "sweep: --start=previous needs values that change numbers of the target alone, a named objective and "
+            "training.eval_every=0. Use --start=fresh."
         )
     return checked, start or (PREVIOUS if alike and len(set(map(fingerprint, targets))) > 1 else FRESH)
 

@@ -23,15 +23,22 @@ from promptgen_jax.training.about import recipe
 from promptgen_jax.training.config import AUTO, TrainConfig, make_objective
 from promptgen_jax.training.constraints import betas_of
 from promptgen_jax.training.optimizer import linear_decay, scheduled
-from promptgen_jax.training.train import check_metrics, check_target, flow_key, train_step
-from promptgen_jax.types import PyTree
+from promptgen_jax.training.start import NUM_DRAWS
+from promptgen_jax.training.train import (
+    MEMORY,
+    check_metrics,
+    check_target,
+    first_draws,
+    flow_key,
+    started,
+    train_step,
+)
+from promptgen_jax.types import Density, PyTree
 
 
 def fits(config: TrainConfig) -> bool:
-    """Whether trainings of this config can go together: those that remember, choose or start otherwise go alone."""
-    if config.objective == AUTO or config.start or config.eval_every:
-        return False
-    return isinstance(make_objective(config), contract.Stateless)
+    """Whether trainings of this config can go together: those that choose an objective or parameters go alone."""
+    return not (config.objective == AUTO or config.eval_every or config.shard_weights)
 
 
 def same_shape(targets: Sequence[LatentEBM]) -> bool:
@@ -85,7 +92,8 @@ class Together:
         Args:
           targets: one or more.
           seeds: one for each.
-          params: to start at, or None for those that a flow is made with.
+          params: to start at, or None for those that a flow is made with. With them, where the config starts with
+            samples of the generator, they are as large a share of its own number as `num_steps` is.
           num_steps: updates, by default those of the config.
           name: of the prompts.
 
@@ -100,16 +108,19 @@ class Together:
         cond_dim = targets[0].cond_prior.dim if targets[0].cond_prior else 0
         prior = targets[0].generator.prior
         made = [init_flow(flow_key(seed), prior, cond_dim=cond_dim, **self.flow) for seed in seeds]
-        for target, (flow, each) in zip(targets, made, strict=True):
-            self._objective.init(target, flow, each)  # which refuses what it cannot train on
-        first = [each for _, each in made] if params is None else list(params)
+        starts = [
+            self._start(target, seed, *each, None if params is None else params[index], num_steps)
+            for index, (target, seed, each) in enumerate(zip(targets, seeds, made, strict=True))
+        ]
+        first = [each for each, _ in starts]
+        memory = _stack([remembered for _, remembered in starts])
         flows, keys = _stack([flow for flow, _ in made]), _stack([seeded(seed) for seed in seeds])
         state: dict = {
             "step": jnp.zeros(len(seeds), jnp.int32),
             "params": _stack(first),
             "opt_state": _stack([self._optimizer(num_steps).init(each) for each in first]),
             "beta": _stack([betas_of(target) for target in targets]),
-        }
+        } | ({MEMORY: memory} if jax.tree.leaves(memory) else {})
         rows = [jax.tree.leaves(target) for target in targets]
         own = [_stack([row[index] for row in rows]) for index in self._own]
         state, own, flows, keys = self._placed((state, own, flows, keys), len(seeds))
@@ -135,6 +146,20 @@ class Together:
             for index, (target, (flow, _), seed) in enumerate(zip(targets, made, seeds, strict=True))
         ]
         return list(zip(prompts, histories, strict=True))
+
+    def _start(
+        self, target: LatentEBM, seed: int, flow: Density, made: PyTree, given: PyTree | None, num_steps: int
+    ) -> tuple[PyTree, PyTree]:
+        """The parameters and the memory that a training starts with."""
+        draws = None
+        if self.config.start and not target.needs_reference:
+            count = NUM_DRAWS if given is None else max(1, NUM_DRAWS * num_steps // self.config.num_steps)
+            draws = first_draws(target, seed, count)
+        params = made if given is None else given
+        if draws is not None and given is None:
+            params = started(flow, made, draws, seed, target)
+        memory = self._objective.init(target, flow, params)  # which refuses what it cannot train on
+        return params, contract.receive(self._objective, memory, draws)
 
     def _config_of(self, seed: int, num_steps: int) -> TrainConfig:
         warmup = min(self.config.warmup_steps, num_steps - 1)

@@ -26,7 +26,7 @@ from promptgen_jax.training.about import claim_workdir, recipe
 from promptgen_jax.training.config import AUTO, TrainConfig, make_objective, name_of
 from promptgen_jax.training.constraints import betas_of, check_sentences, with_beta
 from promptgen_jax.training.optimizer import global_norm, make_optimizer
-from promptgen_jax.training.start import choose, closest_normal, start_at, weighted_draws
+from promptgen_jax.training.start import NUM_DRAWS, choose, closest_normal, start_at, weighted_draws
 from promptgen_jax.training.watch import Watch, stop_signals
 from promptgen_jax.types import Array, PyTree
 
@@ -106,6 +106,17 @@ def flow_key(seed: int) -> Array:
     return jax.random.fold_in(seeded(seed), 2**31 - 1)
 
 
+def first_draws(ebm: LatentEBM, seed: int, num_samples: int = NUM_DRAWS) -> Draws:
+    """The weighted samples of the generator that a training of this seed begins with, where it needs any."""
+    return weighted_draws(ebm, jax.random.fold_in(seeded(seed), 2**31 - 3), num_samples=num_samples)
+
+
+def started(flow: types.Density, params: PyTree, draws: Draws, seed: int, ebm: LatentEBM) -> PyTree:
+    """Parameters of start="normal": near the normal of these samples, or as they were where none is worth it."""
+    normal = closest_normal(draws, ebm.generator.prior)
+    return params if normal is None else start_at(normal, flow, params, jax.random.fold_in(flow_key(seed), 1), ebm)
+
+
 def fit(
     ebm: LatentEBM,
     *,
@@ -152,7 +163,7 @@ def fit(
     if not isinstance(name, str):
         raise ValueError(f"fit: name is {name!r}; expected text.")
     if (config.start or config.objective == AUTO) and draws is None and not ebm.needs_reference:
-        draws = weighted_draws(ebm, jax.random.fold_in(seeded(config.seed), 2**31 - 3))
+        draws = first_draws(ebm, config.seed)
     if config.objective == AUTO:
         chosen, reason = choose(ebm, draws)
         config = dataclasses.replace(config, objective=chosen)
@@ -182,11 +193,9 @@ def _fit(
     ebm, objective, config: TrainConfig, mesh, *, flow, cond_dim, name, optimizer, draws, workdir, quiet, callback
 ):
     """`fit`, once all is checked, and the workdir is this training's."""
-    key_flow = flow_key(config.seed)
-    trained_flow, params = init_flow(key_flow, ebm.generator.prior, cond_dim=cond_dim, **flow)
-    normal = closest_normal(draws, ebm.generator.prior) if config.start and draws is not None else None
-    if normal is not None:
-        params = start_at(normal, trained_flow, params, jax.random.fold_in(key_flow, 1), ebm)
+    trained_flow, params = init_flow(flow_key(config.seed), ebm.generator.prior, cond_dim=cond_dim, **flow)
+    if config.start and draws is not None:
+        params = started(trained_flow, params, draws, config.seed, ebm)
     optimizer = optimizer or make_optimizer(
         learning_rate=config.learning_rate,
         num_steps=config.num_steps,

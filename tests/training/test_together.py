@@ -1,5 +1,6 @@
 """Several trainings in one program, against each of them alone."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,7 +12,10 @@ import pytest
 from helpers import with_devices
 
 import promptgen_jax as pg
+from configs import quickstart
 from promptgen_jax import training
+from promptgen_jax.objectives.mixed import Mixed
+from promptgen_jax.training.start import NUM_DRAWS
 from promptgen_jax.training.together import Together, fits, same_shape
 
 CONFIG = training.TrainConfig(num_steps=6, batch_size=12, warmup_steps=2, log_every=2)
@@ -23,10 +27,16 @@ def target(weight, point=(0.6, -0.4)):
     return pg.LatentEBM(generator, (pg.load_control("synthetic", energy="quadratic", target=point, weight=weight),))
 
 
-def test_each_is_trained_as_it_is_alone():
+BOTH_WAYS = {"objective": "mixed", "objective_options": {"forward_batch": 16}, "start": "normal"}
+
+
+@pytest.mark.parametrize("recipe", [{}, pytest.param(BOTH_WAYS, marks=pytest.mark.full)])
+def test_each_is_trained_as_it_is_alone(recipe):
+    config = dataclasses.replace(CONFIG, **recipe)
     targets, seeds = [target(0.5), target(2.0), target(2.0)], (3, 3, 4)
-    found = Together(targets, CONFIG, FLOW).fit(targets, seeds, name="many")
+    found = Together(targets, config, FLOW).fit(targets, seeds, name="many")
     options = {name: getattr(CONFIG, name) for name in ("num_steps", "batch_size", "warmup_steps", "log_every")}
+    options |= recipe
     for ebm, seed, (prompt, history) in zip(targets, seeds, found, strict=True):
         alone, expected = pg.fit(ebm, flow=FLOW, quiet=True, seed=seed, **options)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), prompt.params, alone.params)
@@ -45,7 +55,7 @@ def test_devices_share_the_trainings_out(count):
     here = Path(__file__).parent
     code = (
         "import jax, test_together as here; "
-        f"assert jax.device_count() == {count}; here.test_each_is_trained_as_it_is_alone()"
+        f"assert jax.device_count() == {count}; here.test_each_is_trained_as_it_is_alone({{}})"
     )
     environment = with_devices(
         count, PYTHONPATH=os.pathsep.join(map(str, (here.parents[1], here.parent / "support", here)))
@@ -67,12 +77,36 @@ def test_later_trainings_use_the_same_program_and_start_where_they_are_told(monk
     assert other.recipe["training"]["num_steps"] == 3
 
 
+def test_a_later_training_has_samples_of_its_own_target_to_begin_with(monkeypatch):
+    """Its share of the generator's samples is that of its steps, and it stays where it was told to start."""
+    config = dataclasses.replace(CONFIG, **BOTH_WAYS)
+    targets, given = [target(1.0), target(8.0)], []
+    program = Together(targets, config, FLOW)
+    received = Mixed.receive
+
+    def receive(objective, buffer, draws):
+        given.append(draws)
+        return received(objective, buffer, draws)
+
+    monkeypatch.setattr(Mixed, "receive", receive)
+    ((one, _),) = program.fit(targets[:1], (0,))
+    ((other, history),) = program.fit(targets[1:], (0,), params=[one.params], num_steps=3)
+    first, later = given
+    assert (len(first.z), len(later.z)) == (NUM_DRAWS, NUM_DRAWS // 2)
+    np.testing.assert_allclose(later.log_weight, 8 * first.log_weight[: len(later.z)], rtol=1e-5)
+    distance = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (one.params, other.params)), strict=True)]
+    assert 0 < max(distance) < 3 * 1.5e-3
+    assert history[0]["ess"] > 1
+
+
 def test_what_cannot_go_together():
     wide = pg.load_generator("synthetic", problem="linear", dim=3)
     other = pg.LatentEBM(wide, (pg.load_control("synthetic", energy="quadratic", target=(0.0, 0.0, 0.0)),))
     assert same_shape([target(1.0), target(2.0, (0.0, 1.0))])
     assert not same_shape([target(1.0), other])
     assert fits(CONFIG)
-    assert not any(fits(training.TrainConfig(**each)) for each in ({"objective": "mixed"}, {"start": "normal"}))
+    assert fits(training.TrainConfig(**quickstart.get_config().stages.smile.training))  # so that it is swept cheaply
+    alone = ({"objective": "auto"}, {"eval_every": 2}, {"shard_weights": True})
+    assert not any(fits(training.TrainConfig(**each)) for each in alone)
     with pytest.raises(ValueError, match="cannot go together"):
         Together([target(1.0), other], CONFIG, FLOW)
