@@ -147,6 +147,31 @@ class SideBySide(distrax.Bijector):
         return x, sum(log_dets, start=jnp.zeros(()))
 
 
+class Held(distrax.Bijector):
+    """A bijector that is the identity, to the last bit, for some of the vectors: its rounding does not reach them.
+
+    Args:
+      bijector: of vectors (..., D).
+      held: (..., 1) which of them stay as they are.
+    """
+
+    def __init__(self, bijector: distrax.Bijector, held: Array):
+        super().__init__(event_ndims_in=1)
+        self._bijector, self._held = bijector, held
+
+    def _apply(self, x: Array, method: str) -> tuple[Array, Array]:
+        y, log_det = getattr(self._bijector, method)(x)
+        return jnp.where(self._held, x, y), jnp.where(self._held[..., 0], 0.0, log_det)
+
+    def forward_and_log_det(self, x: Array) -> tuple[Array, Array]:
+        """Noise (..., D) to latent (..., D) and log_det (...,)."""
+        return self._apply(x, "forward_and_log_det")
+
+    def inverse_and_log_det(self, y: Array) -> tuple[Array, Array]:
+        """Latent (..., D) to noise (..., D) and the log_det (...,) of that map."""
+        return self._apply(y, "inverse_and_log_det")
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def special_orthogonal(key: Array, num: int, dim: int) -> Array:
     """Draws (num, dim, dim) rotations, uniform on SO(dim): QR of normal matrices with the signs fixed."""

@@ -238,8 +238,8 @@ class RealNVP(nn.Module):
       identity_start: start "allinone" as the identity, so that the same noise shows the same image before and
         after training. "coupling" always does.
       dials: places in the condition of strengths s, with all of which at 0 the flow is the identity, to the last bit:
-        what conditioners return is multiplied by 1 - exp(-6 Σ |s|). Of "coupling" with the affine transformer alone:
-        permutations undo each other exactly, while rotations and splines would leave their rounding.
+        what conditioners return is multiplied by 1 - exp(-6 Σ |s|), and the rounding of what is left is kept away. Of
+        "coupling" alone, as the global scales of "allinone" do not vanish with what conditioners return.
       transformer: what couplings do to each number, by name or with options, see `flows.transformers`: "affine", the
         paper's, "spline", `{"kind": "spline", "num_bins": 8, "bound": 5.0}`, or a module outside the library.
     Source: arXiv 2209.06970, section 3.3, and the official model/mapping.py.
@@ -299,7 +299,8 @@ class RealNVP(nn.Module):
         gate = self._gate(cond)
         cond = None if cond is None else self.cond_scale * cond
         if gate is not None:
-            return self._side_by_side([flow(cond, gate) for flow in self.flows])
+            off = jnp.all(gate == 0, axis=-1, keepdims=True)
+            return self._side_by_side([[bijectors.Held(_chain(flow(cond, gate)), off)] for flow in self.flows])
         if self.conditioning == "concat":
             return self._side_by_side([flow(cond) for flow in self.flows])
         rotation = bijectors.PairRotation(jnp.zeros(0) if cond is None else cond)
@@ -320,8 +321,13 @@ class RealNVP(nn.Module):
 
     def _side_by_side(self, acting: list[list[distrax.Bijector]]) -> distrax.Bijector:
         """One bijector of those of each block, given in the order in which they act."""
-        chains = [distrax.Chain(block[::-1]) for block in acting]  # distrax.Chain applies its last entry first
+        chains = [_chain(block) for block in acting]
         return chains[0] if len(chains) == 1 else bijectors.SideBySide(chains, self.blocks)
+
+
+def _chain(acting: list[distrax.Bijector]) -> distrax.Bijector:
+    """One bijector of several, in the order in which they act; distrax.Chain applies its last entry first."""
+    return distrax.Chain(acting[::-1])
 
 
 def build(prior: Prior, *, cond_dim: int = 0, preset: str = "", **options: Any) -> RealNVP:
@@ -366,11 +372,11 @@ def build(prior: Prior, *, cond_dim: int = 0, preset: str = "", **options: Any) 
 
 def _check_dials(module: RealNVP) -> None:
     """Raises ValueError unless the flow can be the exact identity where the strengths of these places are 0."""
-    wanted = {"architecture": "coupling", "transformer": "affine", "conditioning": "concat"}
+    wanted = {"architecture": "coupling", "conditioning": "concat"}
     for name, value in wanted.items():
         if getattr(module, name) != value:
             raise ValueError(
-                f"flow {name}: strengths need {value!r}, which alone is the exact identity at strength 0. Leave it out."
+                f"flow {name}: strengths need {value!r}, which alone becomes the identity as they vanish. Leave it out."
             )
     if not all(isinstance(place, int) and 0 <= place < module.cond_dim for place in module.dials):
         raise ValueError(f"flow dials: {module.dials}; expected places in a condition of length {module.cond_dim}.")
