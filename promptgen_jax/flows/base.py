@@ -278,7 +278,11 @@ def save_flow(folder: str | Path, flow: Density, params: PyTree, *, extras: dict
     }
     tree |= {"extras": extras} if extras else {}
     options = flow.spec.to_json()["options"]
-    for name, usual in (("transformer", "affine"), ("dials", [])):  # left out, so that earlier releases read it
+    for name, usual in (
+        ("transformer", "affine"),
+        ("dials", []),
+        ("dial_heads", False),
+    ):  # left out, so that earlier releases read it
         if options.get(name) == usual:
             del options[name]
     config = {"kind": "flow", "blocks": list(flow.prior.blocks), "cond_dim": flow.cond_dim, "options": options}

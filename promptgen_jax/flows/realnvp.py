@@ -66,6 +66,8 @@ class CouplingLayer(nn.Module):
 
         [x1, x2] -> [x1, T(x2; output_scale * conditioner(x1))];   y = g * that + offset,
         g = 0.2 log(1 + exp(global_scale / 2))
+
+    With several `heads` the conditioner returns as many sets of numbers, which are added up, each times its gate.
     """
 
     dim: int
@@ -74,10 +76,11 @@ class CouplingLayer(nn.Module):
     transformer: Any
     output_scale: float
     global_affine: bool
+    heads: int = 1
 
     def setup(self) -> None:
         """Makes the conditioner and, if asked for, the global scale and offset."""
-        output_dim = self.transformer.num_params * (self.dim - self.split)
+        output_dim = self.heads * self.transformer.num_params * (self.dim - self.split)
         self.conditioner = Conditioner(output_dim, **self.conditioner_options)
         if self.global_affine:
             initial = nn.initializers.constant(INITIAL_GLOBAL_SCALE)
@@ -85,16 +88,17 @@ class CouplingLayer(nn.Module):
             self.global_offset = self.param("global_offset", nn.initializers.zeros, (self.dim,))
 
     def __call__(self, cond: Array | None, gate: Array | None = None) -> list[distrax.Bijector]:
-        """The bijectors of this layer in the order in which they act; a `gate` (..., 1) of 0 shuts the coupling."""
+        """The bijectors of this layer in the order in which they act; a `gate` (..., heads) of 0 shuts the coupling."""
         if self.is_initializing():
             self.conditioner(jnp.zeros((1, self.split)), cond)
         # Unbound, the bijector is a plain function of arrays: it may be differentiated, mapped and returned freely.
         network, variables = self.conditioner.unbind()
         conditioner = jax.tree_util.Partial(network.apply, variables, cond=cond)
-        transformer = self.transformer
-        output_scale = self.output_scale if gate is None else self.output_scale * gate
+        transformer, output_scale = self.transformer, self.output_scale
 
         def steered(raw: Array) -> distrax.Bijector:
+            if gate is not None:
+                raw = jnp.sum(gate[..., None] * raw.reshape(*raw.shape[:-1], self.heads, -1), axis=-2)
             return transformer(*jnp.split(output_scale * raw, transformer.num_params, axis=-1))
 
         acting = [distrax.SplitCoupling(self.split, event_ndims=1, conditioner=conditioner, bijector=steered)]
@@ -163,6 +167,7 @@ class Coupling(nn.Module):
     hidden_dim: int
     transformer: Any
     negative_slope: float
+    heads: int = 1
 
     def setup(self) -> None:
         """Makes the coupling layers and draws the permutations."""
@@ -180,6 +185,7 @@ class Coupling(nn.Module):
                 self.transformer,
                 1.0,
                 global_affine=False,
+                heads=self.heads,
             )
             for i in range(self.num_layers)
         ]
@@ -195,7 +201,7 @@ class Coupling(nn.Module):
         return jnp.stack([*rows, jnp.argsort(total)]).astype(jnp.int32)
 
     def __call__(self, cond: Array | None, gate: Array | None = None) -> list[distrax.Bijector]:
-        """All bijectors in the order in which they act; with a `gate` (..., 1) of 0 they are the exact identity."""
+        """All bijectors in the order in which they act; with a `gate` (..., heads) of 0 they are the identity."""
         if self.is_initializing():  # for the arrays alone: nothing is stacked, each shape by a program of its own
             return [bijector for layer in self.layers for bijector in layer(cond, gate)]
         permutations = self.permutations.value
@@ -240,6 +246,8 @@ class RealNVP(nn.Module):
       dials: places in the condition of strengths s, with all of which at 0 the flow is the identity, to the last bit:
         what conditioners return is multiplied by 1 - exp(-6 Σ |s|), and the rounding of what is left is kept away. Of
         "coupling" alone, as the global scales of "allinone" do not vanish with what conditioners return.
+      dial_heads: conditioners return numbers for each dial, which are added up, times 1 - exp(-6 |s|) of its own
+        strength, so that a dial at 0 adds nothing to another.
       transformer: what couplings do to each number, by name or with options, see `flows.transformers`: "affine", the
         paper's, "spline", `{"kind": "spline", "num_bins": 8, "bound": 5.0}`, or a module outside the library.
     Source: arXiv 2209.06970, section 3.3, and the official model/mapping.py.
@@ -256,6 +264,7 @@ class RealNVP(nn.Module):
     negative_slope: float = 0.1
     identity_start: bool = False
     dials: tuple[int, ...] = ()
+    dial_heads: bool = False
     transformer: Any = "affine"
 
     def setup(self) -> None:
@@ -292,7 +301,7 @@ class RealNVP(nn.Module):
         )
         if self.architecture == "allinone":
             return AllInOne(size, **options, identity_start=self.identity_start)
-        return Coupling(size, **options)
+        return Coupling(size, **options, heads=len(self.dials) if self.dials and self.dial_heads else 1)
 
     def __call__(self, cond: Array | None = None) -> distrax.Bijector:
         """The bijector eps (..., D) to z (..., D), for conditions (..., A)."""
@@ -308,10 +317,11 @@ class RealNVP(nn.Module):
         return self._side_by_side([[*inner(None), rotation, *outer(None)] for inner, outer in parts])
 
     def _gate(self, cond: Array | None) -> Array | None:
-        """A factor (..., 1) that vanishes with the strengths, or None without dials; at 1 it is 0.9975."""
+        """A factor for each head, (..., heads), that vanishes with its strength, or with all; None without dials."""
         if not self.dials or cond is None:
             return None
-        return -jnp.expm1(-GATE * jnp.sum(jnp.abs(cond[..., self.dials]), axis=-1, keepdims=True))
+        strengths = jnp.abs(cond[..., self.dials])
+        return -jnp.expm1(-GATE * (strengths if self.dial_heads else jnp.sum(strengths, axis=-1, keepdims=True)))
 
     def action(self, cond: Array) -> distrax.Bijector:
         """Of an equivariant flow: z (..., D) to A(R(rho) A^{-1}(z)), what rho (..., A) does to latents."""

@@ -237,7 +237,8 @@ def flow_options(ebm: LatentEBM, flow: dict) -> dict:
 
     Of sentences the numbers of a condition, those of a vector of unit length, are brought to the size of 1, since a
     short training hardly hears smaller ones. Strengths are brought to 0 to 10, as with 0 to 1 two dials acted as one,
-    and shares likewise, of which a training of 300 steps heard nothing.
+    and shares likewise, of which a training of 300 steps heard nothing. Several dials have heads of their own, without
+    which each of two also did a part of what the other is for.
 
     Raises:
       ValueError: a strength that names no control; a flow that cannot be the exact identity.
@@ -252,7 +253,9 @@ def flow_options(ebm: LatentEBM, flow: dict) -> dict:
             f"fit: flow kind {flow['kind']} with strengths; only {PAPER} is exactly the identity at strength 0. Leave "
             "kind out."
         )
-    return {"architecture": "coupling", "cond_scale": DIAL_SCALE, **flow, "dials": tuple(ebm.dials.values())}
+    dials = tuple(ebm.dials.values())
+    usual = {"architecture": "coupling", "cond_scale": DIAL_SCALE, "dial_heads": len(dials) > 1}
+    return {**usual, **flow, "dials": dials}
 
 
 def check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:

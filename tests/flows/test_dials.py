@@ -105,13 +105,24 @@ def test_two_dials_are_off_together_only():
     ebm = bench(TWO)
     prompt, _ = pg.fit(ebm, **OPTIONS | {"num_steps": 2})  # of the options of a flow, the right ones are chosen
     assert prompt.flow.module.architecture == "coupling"
-    assert prompt.flow.module.dials == (0, 1)
+    assert (prompt.flow.module.dials, prompt.flow.module.dial_heads) == ((0, 1), True)
     params = jax.tree.map(lambda leaf: leaf + 0.1, prompt.params)
     eps = prompt.prior.sample(KEY, 16)
     moved = {s: prompt.flow.forward_and_log_det(params, eps, rows(s, 16))[0] for s in ((0, 0), (1, 0), (0, 1))}
     assert np.array_equal(moved[0, 0], eps)
     assert np.abs(moved[1, 0] - eps).max() > 0.1
     assert np.abs(moved[0, 1] - moved[1, 0]).max() > 0.01
+
+
+def test_a_dial_at_zero_adds_nothing_to_another():
+    """Whatever the numbers of its head, the last columns of what conditioners return, to the last bit."""
+    flow, params = pg.init_flow(KEY, pg.Prior.standard(4), cond_dim=2, dials=(0, 1), dial_heads=True, **FLOW)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    other = jax.tree.map(lambda leaf: leaf.at[..., 4:].add(1.0) if leaf.shape[-1] == 8 else leaf, params)
+    eps = flow.prior.sample(KEY, 8)
+    for strength, same in (((0.7, 0.0), True), ((0.7, 0.01), False), ((0.0, 0.01), False)):
+        moved = [flow.forward_and_log_det(each, eps, rows(strength, 8))[0] for each in (params, other)]
+        assert np.array_equal(*moved) == same
 
 
 def test_two_dials_are_told_apart_by_a_short_training():
