@@ -96,7 +96,14 @@ BENCHES = {
     ),
     "gender": (lambda: faces("moment", network="faceapi_age_gender", attribute="gender"), FACES),
     "text": (
-        lambda: faces("clip", network="tinyclip_faces", text="a photo of a smiling woman", weight=60.0),
+        lambda: faces(
+            "clip",
+            network="tinyclip_faces",
+            text="a photo of a smiling woman",
+            weight=30.0,
+            num_augmentations=1,
+            policy="",
+        ),
         FACES,
     ),
 }
