@@ -5,10 +5,10 @@ python main.py --config=configs/face_two_dials.py --workdir=runs/face_two_dials
 Pictures at any pair: promptgen sample --workdir=runs/face_two_dials --condition=smile=0.5,turn=1
 What one training costs against one for each corner: python -m benchmarks.dials two
 
-Measured on 2 cores of an AMD EPYC shared with other work (5 minutes of training), 2,048 samples, of which half are at
-(0, 1), (1, 0) and (1, 1): happy 20.7 % to 72.4 %, by the independent judge 18.2 % to 62.5 %, mean yaw 0.9 to -12.2
-degrees. The flow is 2.44 nats from its target (95 %: 2.28 to 2.60), 1.93 seen from the target, of which it misses 39 %.
-With both dials at 0.16 it is 0.66 nats away, at 1 2.4.
+Measured on one core of an AMD EPYC (188 seconds of training), 2,048 samples, of which half are at (0, 1), (1, 0) and
+(1, 1): happy 20.7 % to 72.1 %, by the independent judge 18.2 % to 60.8 %, mean yaw 0.9 to -11.2 degrees. The flow is
+2.17 nats from its target (95 %: 2.04 to 2.31), 1.56 seen from the target, of which it misses 31 %. With both dials at
+0.16 it is 0.70 nats away, at 1 2.37. With one head for both dials it was 2.44, 1.93 and 39 %.
 """
 
 from configs import pieces

@@ -19,11 +19,12 @@ that of a gap has the error of log Z in it, and the paired difference has none. 
 happy at once, by `configs/face_shares.py`: what the control's own networks and others see, the flow's samples as they
 are and reweighted, and the effective share of these weights. `sentences` trains one flow over captions of the shipped
 small CLIP, by `configs/face_sentences.py`, and compares it, at captions of choices of labels that it never saw, with a
-training for each of them, of the same steps and seed, on the same noise. Beside the gaps are the shares of what a
-caption states as `emotion` and `faceres` see it, which had no part in the captions, and the mean yaw by `facemesh`,
-positive being left: of the generator, of the one flow, and of that of the caption alone. `edit` moves faces along the
-smile's dial and back, with the distance of their embeddings by `faceres`, and to that of the next face. `play` is the
-time in which the page draws 16 faces. Seconds are those of a wall clock, with compilation but for `play`.
+training for each of them, of a fifth of the steps and the same seed, on the same noise. Beside the gaps are the shares
+of what a caption states as `emotion` and `faceres` see it, which had no part in the captions, and the mean yaw by
+`facemesh`, positive being left: of the generator, of the one flow, and of that of the caption alone. `edit` moves
+faces along the smile's dial and back, with the distance of their embeddings by `faceres`, and to that of the next
+face. `play` is the time in which the page draws 16 faces. Seconds are those of a wall clock, with compilation but for
+`play`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""One training over captions, at captions of label sets that it never saw, and a training for each of these."""
+"""One training over captions, at captions of label sets that it never saw, and a training for each of these.
+
+The one serves all sentences, and has five times the steps of a training for one of them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from configs import face_sentences
 from promptgen_jax.devices import map_batches
 from promptgen_jax.tinyclip import captions
 
-STEPS = 300
+STEPS, MORE = 300, 5  # of a training for one sentence, and how many times as many that over all has
 SENTENCE = {**FACES, "learning_rate": 2e-3}
 JUDGED = {  # network and attribute by attribute of a caption, and how it calls the labels
     "expression": ("emotion", "emotion", {"neutral": "neutral", "happy": "happy", "surprised": "surprise"}),
@@ -28,7 +31,7 @@ def run(seed, asked):
     options, told = stage["controls"]["text"], stage["condition"]["text"]
     follows = pg.load_control(**options, name="text")
     ebm = pg.LatentEBM(generator, (follows,), pg.Sentences.embedded(told["sentences"], network=told["network"]))
-    prompt, together = measuring.train(ebm, seed, asked.steps, SENTENCE)
+    prompt, together = measuring.train(ebm, seed, MORE * asked.steps, SENTENCE)
     eps = measuring.noise(generator, asked.samples)
     rows, apart = [], 0.0
     for text, labels in held_out(told["sentences"])[: asked.sentences]:
