@@ -23,8 +23,8 @@ training for each of them, of a fifth of the steps and the same seed, on the sam
 of what a caption states as `emotion` and `faceres` see it, which had no part in the captions, and the mean yaw by
 `facemesh`, positive being left: of the generator, of the one flow, and of that of the caption alone. `edit` moves
 faces along the smile's dial and back, with the distance of their embeddings by `faceres`, and to that of the next
-face. `play` is the time in which the page draws 16 faces. Seconds are those of a wall clock, with compilation but for
-`play`.
+face. `play` is the time in which the page draws 16 faces, by the clock; other seconds are of the processor, with
+compilation.
 """
 
 from __future__ import annotations
