@@ -8,10 +8,10 @@ import sys
 from promptgen_jax import commands
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Runs the mode that --mode names, "train" by default; returns the exit code."""
     return commands.main_by_mode(argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

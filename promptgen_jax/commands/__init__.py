@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator
 
 from promptgen_jax import checks
-from promptgen_jax.commands import _arguments
+from promptgen_jax.commands import _arguments, _process
 
 COMMAND, SCRIPT = "promptgen", "main.py"
 
@@ -29,17 +29,18 @@ def modes() -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`promptgen`; returns the exit code."""
+    """`promptgen`; returns the exit code. Without arguments it takes those of the process, which is then its own."""
     words = sys.argv[1:] if argv is None else argv
-    return _answered(lambda: _main(words), words)
+    return _answered(lambda: _main(words, own=argv is None), words)
 
 
-def main_by_mode(argv: list[str]) -> int:
+def main_by_mode(argv: list[str] | None = None) -> int:
     """`main.py`, where a flag names the mode; returns the exit code."""
-    return _answered(lambda: _main_by_mode(argv), argv)
+    words = sys.argv[1:] if argv is None else argv
+    return _answered(lambda: _main_by_mode(words, own=argv is None), words)
 
 
-def _main(argv: list[str]) -> int:
+def _main(argv: list[str], *, own: bool) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview(COMMAND))
         return 0
@@ -48,10 +49,10 @@ def _main(argv: list[str]) -> int:
     if argv[0].startswith("-"):
         raise ValueError(f"the mode comes first, before {argv[0]}: one of {', '.join(modes())}.")
     checks.check_known(COMMAND, argv[0], modes())
-    return run(argv[0], argv[1:], COMMAND)
+    return run(argv[0], argv[1:], COMMAND, own=own)
 
 
-def _main_by_mode(argv: list[str]) -> int:
+def _main_by_mode(argv: list[str], *, own: bool) -> int:
     argv = _arguments.expand_flagfiles(argv)
     mode, rest = _arguments.take(argv, "--mode")
     if mode is None and set(rest) & {"-h", "--help"}:
@@ -60,7 +61,7 @@ def _main_by_mode(argv: list[str]) -> int:
     if "--version" in rest:
         return _print_version()
     checks.check_known("--mode", mode or "train", modes())
-    return run(mode or "train", rest, SCRIPT, said=argv)
+    return run(mode or "train", rest, SCRIPT, said=argv, own=own)
 
 
 def _print_version() -> int:
@@ -70,7 +71,7 @@ def _print_version() -> int:
     return 0
 
 
-def run(mode: str, argv: list[str], program: str, *, said: list[str] | None = None) -> int:
+def run(mode: str, argv: list[str], program: str, *, said: list[str] | None = None, own: bool = False) -> int:
     """Parses the arguments of a mode and calls it.
 
     Args:
@@ -78,11 +79,15 @@ def run(mode: str, argv: list[str], program: str, *, said: list[str] | None = No
       argv: its arguments.
       program: "promptgen" or "main.py".
       said: all that was written behind the name of the program, if it is not the mode and then the arguments.
+      own: the process does nothing else, see `_process`.
 
     Returns:
       The exit code.
     """
     arguments = parser(mode, program).read(argv, modes())
+    arguments.own = own
+    if own:
+        _process.keep_memory()
     arguments.command = _arguments.as_written(program, [mode, *argv] if said is None else said)
     progress = _progress_to(sys.stderr if getattr(arguments, "json", False) else None, quiet=arguments.quiet)
     with progress, _our_words_only():

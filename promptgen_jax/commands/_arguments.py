@@ -6,10 +6,11 @@ import argparse
 import importlib
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from promptgen_jax import checks
+from promptgen_jax.commands import _process
 
 CONFIG = "--config."  # begins an override
 
@@ -134,6 +135,13 @@ def workdir_of(arguments: argparse.Namespace) -> str:
     if flag is None and positional is None:
         raise ValueError("--workdir is missing: name a folder for the run, e.g. --workdir=runs/quickstart.")
     return flag if positional is None else positional
+
+
+def start_devices(arguments: argparse.Namespace, config: Mapping[str, Any]) -> None:
+    """Joins the processes of a run on several hosts, if there are any; alone, it shares out the cores."""
+    start_hosts(arguments)
+    if arguments.own and not arguments.num_processes:
+        _process.split_over_cores(config)
 
 
 def start_hosts(arguments: argparse.Namespace) -> None:

@@ -38,7 +38,7 @@ def run(arguments) -> _arguments.Outcome:
     stored = read_config(workdir, trust={*arguments.trust, *own})
     if arguments.config is None:
         config = _config.override(ConfigDict(stored), arguments.overrides)
-    _arguments.start_hosts(arguments)
+    _arguments.start_devices(arguments, config)
     report = train_and_evaluate(config.to_dict(), workdir, command=arguments.command)
     about = weights.read_json(report.with_name("report.json"), advice="Evaluate again.")
     return _arguments.Outcome(f"report: {report}", {"report": str(report), **about})

@@ -34,6 +34,6 @@ def run(arguments) -> _arguments.Outcome:
     workdir = _arguments.workdir_of(arguments)
     if config is None:
         raise ValueError("--config is missing: name a config file, e.g. --config=configs/quickstart.py.")
-    _arguments.start_hosts(arguments)
+    _arguments.start_devices(arguments, config)
     report = train_and_evaluate(config.to_dict(), workdir, command=arguments.command)
     return _arguments.Outcome(f"report: {report}")
