@@ -55,8 +55,8 @@ def test_cells_are_sampled_together_or_alone(finished, tmp_path, capsys):
 
     names, alone = sample(finished, tmp_path / "one", "--stage=dark", "--num_samples=2")
     assert names == {".": numbers[:2]}
-    for each in numbers[:2]:  # the same faces, of the same cell
-        np.testing.assert_array_equal(alone[f"{each}.png"], together[f"dark/{each}.png"])
+    for each in numbers[:2]:  # the same faces, of the same cell; batches of other sizes round otherwise
+        np.testing.assert_allclose(alone[f"{each}.png"], together[f"dark/{each}.png"].astype(int), atol=1)
 
     names, _ = sample(finished, tmp_path / "group", "--mixture=bright only", "--num_samples=1")
     assert names == {"bright": numbers[:1]}
