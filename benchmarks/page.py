@@ -20,11 +20,10 @@ python -m benchmarks --json benchmarks/performance.json
 
 Each line is one computation done twice, by this library and by the other side, with the same weights. Both first have
 to give the same numbers: the column *differs* is the norm of the largest difference as a share of the array's norm,
-and a case above 1 % is refused. Each side has a process of its own, and they take turns; that of this library keeps the
-memory that it frees, as its commands do, see [what takes memory](scaling.md#larger-batches-less-memory). Seconds are
-medians of the turns, *spread* the range of the turns over the median, the larger of the two sides. A ratio below 1 says
-that this library is faster, or needs less. Memory is what a call adds to the process at most, and for a new process all
-that it takes.
+and a case above 1 % is refused. Each side has a process of its own, and they take turns. Seconds are medians of the
+turns, *spread* the range of the turns over the median, the larger of the two sides. A ratio below 1 says that this
+library is faster, or needs less. Memory is what a call adds to the process at most, and for a new process all that it
+takes.
 """
 
 

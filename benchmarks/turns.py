@@ -17,7 +17,6 @@ import numpy as np
 
 from benchmarks import case as case_module
 from benchmarks.case import Case
-from promptgen_jax.commands import _process
 
 LEAST_TURNS = 3
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -139,13 +138,11 @@ def _started(part: str, case: Case, side: str, quick: bool) -> Iterator[_Process
 def serve(connection: Any, part: str, name: str, side: str, quick: bool) -> None:
     """The process of a side: makes it, sends its facts, then answers "first" and "again" until told to stop."""
     try:
-        if side == "ours":
-            _process.keep_memory()  # as every command does
         _without_cache()
         made = getattr(case_module.find(part, name, quick=quick), side)()
         connection.send((False, made.facts))
         while (command := connection.recv()) != "stop":
-            before = _start_of_peak() if command == "first" else 0.0
+            before = _start_of_peak()
             start = time.perf_counter()
             result = made.run()
             answer: dict = {"seconds": time.perf_counter() - start}
