@@ -5,6 +5,7 @@ import ctypes
 import gc
 import os
 import sys
+import time
 from pathlib import Path
 
 if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))) > 1:  # they share the cores; read when NumPy loads
@@ -14,6 +15,7 @@ if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))) > 1:  # they
 import jax
 import pytest
 
+STARTED = time.monotonic()
 ROOMY = 3 << 30  # bytes that a process of tests may keep of what it compiled
 LARGE = ("test_biggan", "test_diffae", "test_nvae", "test_stylegan2", "test_stylenerf")  # gigabytes: never two at once
 RUN_LONG = (*LARGE, "test_face_networks", "test_exact_bench")  # their full checks: longer than XLA's optimiser takes
@@ -21,6 +23,7 @@ RUN_LONG = (*LARGE, "test_face_networks", "test_exact_bench")  # their full chec
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="also run the slow full-size checks, marked `full`")
+    parser.addoption("--minutes", type=float, metavar="N", help="skip what is marked `full` and has not begun by then")
     parser.addoption("--update-counts", action="store_true", help="keep what test_counts.py counts as it is now")
 
 
@@ -51,6 +54,12 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.get_closest_marker("full"):
             item.add_marker(pytest.mark.skip(reason="slow full-size check, run with --full"))
+
+
+def pytest_runtest_setup(item):
+    minutes = item.config.getoption("--minutes")
+    if minutes is not None and item.get_closest_marker("full") and time.monotonic() - STARTED > 60 * minutes:
+        pytest.skip(f"not begun within {minutes:g} minutes; run it with --full alone")
 
 
 def resident():
