@@ -1,7 +1,8 @@
 """Convolution that is fast on CPUs: transposed ones too, and the gradient within loops.
 
 XLA multiplies the zeros that a transposed convolution, or the gradient of a strided one, puts between pixels. Here it
-is one small convolution for each place from a pixel to the next, with the taps that meet pixels there.
+is one small convolution for each place from a pixel to the next, with the taps that meet pixels there; or, where it
+makes a few channels only, as of pixels, one matrix product for all taps.
 
 XLA's fast convolution for CPUs takes kernels as HWIO alone. JAX writes the gradient by the images with the kernel's
 channels exchanged, which XLA puts in order in the main program but not in the body of a loop, such as the steps of a
@@ -20,6 +21,8 @@ from jax import lax
 from promptgen_jax.ops.products import of_layer
 
 Pairs = tuple[tuple[int, int], tuple[int, int]]
+
+FEW = 4  # channels that a convolution makes, of which it would fill up a part of its registers alone
 
 
 def convolve(
@@ -63,16 +66,51 @@ def _by_places(images, kernel, stride, padding, dilation):
         return _native(images, kernel, stride, padding, dilation)
     axes = zip(images.shape[1:3], kernel.shape[:2], padding, strict=True)
     (height, rows), (width, columns) = (_places(*axis, dilation) for axis in axes)
+    outputs = (_added if kernel.shape[3] <= FEW else _convolved)(images, kernel, rows, columns)
+    made = jnp.stack([jnp.stack([outputs(row, column) for column in columns], axis=3) for row in rows], axis=2)
+    made = made.reshape(len(images), rows[0].num_outputs * dilation, columns[0].num_outputs * dilation, kernel.shape[3])
+    return made[:, :height, :width]
+
+
+def _convolved(images, kernel, rows, columns):
+    """The outputs of a place by a convolution of its own."""
 
     def outputs(row, column):
-        taps = kernel[row.first :: dilation, column.first :: dilation]
+        taps = kernel[row.first :: len(rows), column.first :: len(columns)]
         if taps.size:
             return _native(images, taps, 1, (row.padding, column.padding))
         return jnp.zeros((len(images), row.num_outputs, column.num_outputs, kernel.shape[3]), images.dtype)
 
-    made = jnp.stack([jnp.stack([outputs(row, column) for column in columns], axis=3) for row in rows], axis=2)
-    made = made.reshape(len(images), rows[0].num_outputs * dilation, columns[0].num_outputs * dilation, kernel.shape[3])
-    return made[:, :height, :width]
+    return outputs
+
+
+def _added(images, kernel, rows, columns):
+    """The outputs of a place as sums of what pixels give to its taps, all of which one matrix product makes."""
+    num_rows, num_columns, read, made = kernel.shape
+    every = kernel.transpose(2, 0, 1, 3).reshape(1, 1, read, num_rows * num_columns * made)
+    zeros = tuple(
+        tuple(max(0, *(place.padding[side] for place in places)) for side in (0, 1)) for places in (rows, columns)
+    )
+    given = _native(images, every, 1, zeros)
+    given = given.reshape(*given.shape[:3], num_rows, num_columns, made)
+
+    def met(place, taps, num_places, first):
+        """Of the taps of a place: each, and the pixels that it meets."""
+        for number, tap in enumerate(range(place.first, taps, num_places)):
+            start = first - place.padding[0] + number
+            yield slice(start, start + place.num_outputs), tap
+
+    def outputs(row, column):
+        parts = [
+            given[:, down, across, tap_down, tap_across]
+            for down, tap_down in met(row, num_rows, len(rows), zeros[0][0])
+            for across, tap_across in met(column, num_columns, len(columns), zeros[1][0])
+        ]
+        if parts:
+            return sum(parts[1:], parts[0])
+        return jnp.zeros((len(images), row.num_outputs, column.num_outputs, made), images.dtype)
+
+    return outputs
 
 
 class _Place(NamedTuple):

@@ -115,6 +115,7 @@ CONVOLUTIONS = {  # kernel, stride, padding, dilation
     "stride": (7, 2, ((3, 3), (3, 3)), 1),
     "uneven_padding": (3, 2, ((0, 1), (1, 0)), 1),
     "strided_1x1": (1, 2, ((0, 0), (0, 0)), 1),
+    "strided_by_3": (2, 3, ((0, 1), (1, 0)), 1),
     "dilation": (3, 1, ((2, 2), (2, 2)), 2),
     "uneven_dilation": (4, 1, ((1, 3), (2, 0)), 2),
     "dilation_by_3": (4, 1, ((2, 3), (3, 1)), 3),
@@ -122,18 +123,18 @@ CONVOLUTIONS = {  # kernel, stride, padding, dilation
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-@pytest.mark.parametrize(("height", "width"), [(9, 8), (7, 10)])
-def test_convolution_matches_lax(name, height, width):
+@pytest.mark.parametrize(("height", "width", "read", "made"), [(9, 8, 3, 5), (7, 10, 5, 3), (8, 8, 5, 5)])
+def test_convolution_matches_lax(name, height, width, read, made):
     size, stride, padding, dilation = CONVOLUTIONS[name]
-    images = jax.random.normal(jax.random.key(0), (2, height, width, 4))
-    kernel = jax.random.normal(jax.random.key(1), (size, size, 4, 5))
+    images = jax.random.normal(jax.random.key(0), (2, height, width, read))
+    kernel = jax.random.normal(jax.random.key(1), (size, size, read, made))
 
     def reference(images, kernel):
         options = {"lhs_dilation": (dilation, dilation), "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
         return lax.conv_general_dilated(images, kernel, (stride, stride), padding, **options)
 
     ours = functools.partial(convolution.convolve, stride=stride, padding=padding, dilation=dilation)
-    # sums of up to 196 products of order 1
+    # sums of up to 245 products of order 1
     assert_same_values_and_gradients(ours, reference, (images, kernel), atol=1e-4)
 
 
@@ -205,5 +206,5 @@ def test_convolution_keeps_its_order_in_loops(name):
     def descend(images, kernel):
         return lax.scan(lambda x, _: (x - jax.grad(total)(x, kernel), None), images, length=3)[0]
 
-    text = jax.jit(descend).lower(jnp.ones((1, 32, 32, 4)), jnp.ones((size, size, 4, 5))).compile().as_text()
+    text = jax.jit(descend).lower(jnp.ones((1, 32, 32, 6)), jnp.ones((size, size, 6, 5))).compile().as_text()
     assert set(re.findall(r"dim_labels=(\w+)", text)) == {"b01f_01io"}
