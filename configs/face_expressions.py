@@ -2,8 +2,10 @@
 
 python main.py --config=configs/face_expressions.py --workdir=runs/face_expressions
 
-Measured on 2 CPU cores, 4,096 samples: mean P of neutral, happy and surprised from 0.456, 0.210, 0.104 to 0.287, 0.283,
-0.264; KL to the target shares 0.171 to 0.0065; effective sample size 0.42 of the samples.
+Measured on one core of an AMD EPYC (11 minutes in all), 4,096 samples: mean P of neutral, happy and surprised from
+0.456, 0.210, 0.104 to 0.281, 0.293, 0.263 (asked 0.280 each); KL to the target shares 0.171 to 0.0094. The flow is 0.34
+nats from its target (95 %: 0.32 to 0.35), 0.35 seen from the target, of which it misses 2 %; reweighted, 44 % of the
+samples are effective.
 """
 
 from configs import pieces

@@ -2,9 +2,9 @@
 
 python main.py --config=configs/face_multi.py --workdir=runs/face_multi
 
-Measured on one CPU core shared with other work (5 minutes of training), 2,048 samples: happy 20.7 % to 88.8 %, by the
-independent judge 18.2 % to 75.7 %; mean yaw 0.9 to -16.9 degrees. The distance to the target has not been measured by
-the certificate of both sides.
+Measured on one core of an AMD EPYC (6 minutes in all), 2,048 samples: happy 20.7 % to 89.2 %, by the independent judge
+18.2 % to 77.3 %; mean yaw 0.9 to -16.4 degrees. The flow is 2.80 nats from its target (95 %: 2.62 to 2.99), 2.49 seen
+from the target (2.14 to 2.92), of which it misses 48 %: both wishes are met, by fewer kinds of faces than there are.
 """
 
 from configs import pieces

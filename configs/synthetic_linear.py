@@ -2,8 +2,9 @@
 
 python main.py --config=configs/synthetic_linear.py --workdir=runs/synthetic_linear
 
-Measured on 2 busy CPU cores (35 s of training), 16,384 samples: log Z -5.7730 (exact -5.7734), KL to the target 0.0015
-nats, 16,332 of the samples effective.
+Measured on one core of an AMD EPYC (34 seconds in all), 16,384 samples: log Z -5.7734 (95 %: -5.778 to -5.769; exact
+-5.7734). The flow is 0.0012 nats from its target (-0.003 to 0.006), 0.0017 seen from the target; 16,332 of the samples
+are effective.
 """
 
 from configs import pieces

@@ -2,9 +2,10 @@
 
 python main.py --config=configs/synthetic_wells.py --workdir=runs/synthetic_wells
 
-Measured on 2 busy CPU cores (103 s of training), 16,384 samples: the wells hold 22.6, 25.7, 25.2 and 26.6 % (reweighted
-24.1 to 25.4); log Z -4.394 (exact -4.392), KL to the target 1.59 nats, 9,041 of the samples effective: all wells are
-found, and the flow spends itself on the bridges between them.
+Measured on one core of an AMD EPYC (34 seconds in all), 16,384 samples: the wells hold 22.6, 25.8, 25.2 and 26.5 %
+(reweighted 24.2 to 25.4); log Z -4.388 (95 %: -4.400 to -4.373; exact -4.392). The flow is 1.60 nats from its target,
+0.48 seen from the target, of which it misses 0.7 %, and 8,992 of the samples are effective: all wells are found, and
+the flow spends itself on the bridges between them.
 """
 
 from configs import pieces
