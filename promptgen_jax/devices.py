@@ -116,13 +116,27 @@ def start_hosts(coordinator: str, num_processes: int, process_id: int) -> None:
         jax.distributed.initialize()
 
 
-def images_at_a_time(image_size: int) -> int:
-    """Images of so many pixels a side that one device makes together: 2^17 pixels on a CPU, four million on others.
+def images_at_a_time(image_size: int, batch_size: int | None = None) -> int:
+    """Images of so many pixels a side that one device makes together, if nobody says how many.
 
-    On a CPU more of them together leave its cache and take longer, each.
+    They have 2^17 pixels on a CPU, four million on others. On a CPU more of them leave its cache and take longer, each.
     """
-    pixels = 2**17 if jax.default_backend() == "cpu" else 2**22
+    return _of_pixels(2**17, image_size) if batch_size is None else batch_size
+
+
+def seen_at_a_time(image_size: int, batch_size: int | None = None) -> int:
+    """As `images_at_a_time`, of images that networks look at too: a quarter on a CPU, whose cache they need as well."""
+    return _of_pixels(2**15, image_size) if batch_size is None else batch_size
+
+
+def _of_pixels(pixels: int, image_size: int) -> int:
+    pixels = pixels if jax.default_backend() == "cpu" else 2**22
     return min(64, max(1, pixels // max(1, image_size) ** 2))
+
+
+def latents_at_a_time(dim: int) -> int:
+    """Latents of so many numbers that pass a flow together on one device, where no image is made: half a million."""
+    return min(4096, max(64, 2**19 // dim))
 
 
 def filter_none(*arrays) -> list:

@@ -80,7 +80,7 @@ class Draws(struct.PyTreeNode):
         numbers = np.arange(num_samples)
         return cls.of_noise(prior, noise(prior, key, numbers), key, cond)
 
-    def through(self, prompt: Prompt, *, batch_size: int = 64) -> Draws:
+    def through(self, prompt: Prompt) -> Draws:
         """The same noise, once it has passed the flow of a prompt: exact draws of the prompt.
 
         Raises:
@@ -88,7 +88,7 @@ class Draws(struct.PyTreeNode):
         """
         if self.log_prob is None:
             raise ValueError("draws: their density is not known, so they are no noise for a flow. Use Draws.of_prior.")
-        arrays = (self.z, *devices.filter_none(self.cond))
+        arrays, batch_size = (self.z, *devices.filter_none(self.cond)), devices.latents_at_a_time(self.z.shape[1])
         z, log_det = devices.map_batches(_move, batch_size, *arrays, shared=(prompt.flow, prompt.params))
         return self.replace(z=z, log_prob=np.asarray(self.log_prob) - log_det)
 
@@ -131,13 +131,13 @@ class Sampler(Protocol):
         """Draws of the target, weighted or not, with what they cost."""
 
 
-def importance(draws: Draws, ebm: LatentEBM, *, batch_size: int = 64) -> Draws:
+def importance(draws: Draws, ebm: LatentEBM, *, batch_size: int | None = None) -> Draws:
     """Draws weighted for the target: log w = log p_z(z) - E_C(G(z)) - log q(z), with log q their `log_prob`.
 
     Args:
       draws: of a prior or a prompt, equally weighted.
       ebm: the target, a `LatentEBM` whose latents these are.
-      batch_size: samples per device at a time.
+      batch_size: samples per device at a time; None for what `devices.seen_at_a_time` says.
 
     Raises:
       ValueError: a control compares with an image that the flow itself makes, or the density is not known.
@@ -151,6 +151,7 @@ def importance(draws: Draws, ebm: LatentEBM, *, batch_size: int = 64) -> Draws:
     if draws.log_prob is None:
         raise ValueError("importance: the density of these draws is not known. Weigh draws of a prior or a prompt.")
     arrays = (draws.key, draws.z, *devices.filter_none(draws.cond))
+    batch_size = devices.seen_at_a_time(ebm.generator.image_size, batch_size)
     target = devices.map_batches(_log_target, batch_size, *arrays, shared=(ebm,))
     cost = draws.cost._replace(energy_calls=draws.cost.energy_calls + len(draws.z))
     return draws.weighted(target - np.asarray(draws.log_prob)).replace(cost=cost)

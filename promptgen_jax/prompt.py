@@ -151,7 +151,7 @@ class Prompt(struct.PyTreeNode):
         """
         checks.check_key("prompt.sample", key)
         checks.check_count("prompt.sample: num_samples", num_samples)
-        batch_size = devices.images_at_a_time(self.image_size) if batch_size is None else batch_size
+        batch_size = devices.images_at_a_time(self.image_size, batch_size)
         checks.check_count("prompt.sample: batch_size", batch_size)
         if strength is not None or shares is not None or text is not None:
             if cond is not None:
@@ -169,7 +169,7 @@ class Prompt(struct.PyTreeNode):
         return devices.map_batches(images_by_number, batch_size, *arrays, shared=(self, key))
 
     def edit(
-        self, key: Array, z: Array, *, cond_to: Any = None, cond_from: Any = None, batch_size: int = 64
+        self, key: Array, z: Array, *, cond_to: Any = None, cond_from: Any = None, batch_size: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Moves pictures to other conditions, as StyleFlow (arXiv 2008.02401): z' = f(f^{-1}(z, cond_from), cond_to).
 
@@ -181,7 +181,7 @@ class Prompt(struct.PyTreeNode):
           z: (N, D) latents of `prompt.generator`, such as `invert` finds.
           cond_to: what is wanted, (A,) for all or (N, A); needed if and only if the prompt is conditional.
           cond_from: what the pictures show, likewise, or None.
-          batch_size: images per device at a time.
+          batch_size: images per device at a time; None for what `devices.images_at_a_time` says.
 
         Returns:
           (images (N, H, W, 3), latents z' (N, D)).
@@ -190,6 +190,7 @@ class Prompt(struct.PyTreeNode):
           TypeError, ValueError: raw key, latents or conditions of a wrong shape; the flow is a mixture.
         """
         checks.check_key("prompt.edit", key)
+        batch_size = devices.images_at_a_time(self.image_size, batch_size)
         checks.check_count("prompt.edit: batch_size", batch_size)
         checks.check_latents("prompt.edit", z, self.prior.dim)
         given = (cond_to,) if cond_from is None else (cond_to, cond_from)

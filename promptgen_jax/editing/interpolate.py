@@ -16,7 +16,7 @@ OPPOSITE = 1e-3  # radians that two directions may miss a half turn by and still
 
 
 def interpolate(
-    prompt: Prompt, eps_a: Any, eps_b: Any, num: int, key: Array, *, cond: Any = None, batch_size: int = 64
+    prompt: Prompt, eps_a: Any, eps_b: Any, num: int, key: Array, *, cond: Any = None, batch_size: int | None = None
 ) -> np.ndarray:
     """Images (num, H, W, 3) on the way from one noise to another, both ends included.
 
@@ -29,12 +29,13 @@ def interpolate(
       num: images, at least 2.
       key: of the generator's own noise, which is the same in all images.
       cond: (A,) condition of a conditional prompt for all images, or (num, A) one each, which may move too.
-      batch_size: images per device at a time.
+      batch_size: images per device at a time; None for what `devices.images_at_a_time` says.
 
     Raises:
       TypeError, ValueError: as `spherical`; a raw key, conditions of a wrong shape.
     """
     checks.check_key("interpolate", key)
+    batch_size = devices.images_at_a_time(prompt.image_size, batch_size)
     checks.check_count("interpolate: batch_size", batch_size)
     eps = spherical(prompt.prior, eps_a, eps_b, num)
     cond = checks.rows_of("interpolate", cond, prompt.flow.cond_dim, num)

@@ -106,7 +106,7 @@ def compare(
     earlier: tuple = (),
     training_seconds: float | None = None,
     rarity: bool = False,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Comparison:
     """Compares the prior, its reweighting, a flow, its reweighting, and any samplers.
 
@@ -122,7 +122,7 @@ def compare(
       earlier: controls of the prompts below, which are no independent judges any more.
       training_seconds: of the flow, for the number of images from which on it has paid.
       rarity: whether to estimate how often the generator makes what is asked at all, see `metrics.coverage`.
-      batch_size: samples per device at a time.
+      batch_size: samples per device at a time; None for what `devices.seen_at_a_time` says.
 
     Raises:
       ValueError: a target that moves with the flow, a name of a sampler that is taken, fewer than two samples; what a
@@ -133,7 +133,7 @@ def compare(
     checks.check_key("compare", key)
     key_draws, key_reference = jax.random.split(key)
     about = About.of(ebm, judges or {}, earlier=earlier, prompt=prompt, batch_size=batch_size, reference=REFERENCE)
-    made = _of_prior_and_flow(ebm, prompt, key_draws, num_samples, batch_size)
+    made = _of_prior_and_flow(ebm, prompt, key_draws, num_samples)
     for name, sampler in samplers.items():
         print(f"  {name}", flush=True)
         made[name] = sampler(key_draws, ebm, num_samples)
@@ -143,7 +143,7 @@ def compare(
     seen = observe(made, about)
     constants = {REFERENCE: Estimate(log_z)}
     if prompt is not None:
-        pooled = _pooled(prompt, seen, batch_size)
+        pooled = _pooled(prompt, seen)
         constants = {"pooled": Estimate(pooled.log_z, None, *pooled.log_z_interval), **constants}
     best = next(iter(constants.values())).mean
     energies = {name: _energy(about, found) for name, found in _weighted(seen).items()}
@@ -182,11 +182,11 @@ def check(ebm: LatentEBM, samplers: Mapping, num_samples: int) -> None:
         )
 
 
-def _of_prior_and_flow(ebm, prompt, key: Array, num_samples: int, batch_size: int) -> dict[str, Draws]:
+def _of_prior_and_flow(ebm, prompt, key: Array, num_samples: int) -> dict[str, Draws]:
     cond = ebm.draw_cond(jax.random.fold_in(key, 1), num_samples)
     made = {PRIOR: Draws.of_prior(ebm.generator.prior, key, num_samples, cond=cond)}
     if prompt is not None:
-        moved, seconds = timed(lambda: made[PRIOR].through(prompt, batch_size=batch_size))
+        moved, seconds = timed(lambda: made[PRIOR].through(prompt))
         made[FLOW] = moved.replace(cost=moved.cost._replace(seconds=seconds))
     return made
 
@@ -200,9 +200,9 @@ def timed(function: Callable) -> tuple[Any, float]:
     return found, seconds()
 
 
-def _pooled(prompt: Prompt, seen: Mapping[str, Observed], batch_size: int) -> certificate.Certificate:
+def _pooled(prompt: Prompt, seen: Mapping[str, Observed]) -> certificate.Certificate:
     flow, prior = (seen[name].draws.weighted(seen[name].log_importance) for name in (FLOW, PRIOR))
-    return certificate.of_draws(prompt, flow, prior, batch_size=batch_size)
+    return certificate.of_draws(prompt, flow, prior)
 
 
 def _weighted(seen: Mapping[str, Observed]) -> dict[str, Observed]:
@@ -275,7 +275,7 @@ def _features(about: About, seen: Mapping[str, Observed]) -> Iterator[Figure]:
         yield from found.rows if found else ()
 
 
-def _with_costs(ebm: LatentEBM, seen: Mapping[str, Observed], batch_size: int) -> dict[str, Draws]:
+def _with_costs(ebm: LatentEBM, seen: Mapping[str, Observed], batch_size: int | None) -> dict[str, Draws]:
     """The draws with what they cost; those that are weighed cost an energy more each."""
     few = seen[PRIOR].draws.take(np.arange(min(TIMED, len(seen[PRIOR].draws.z))))
     _, seconds = timed(lambda: importance(few, ebm, batch_size=batch_size))
@@ -289,9 +289,12 @@ def _with_costs(ebm: LatentEBM, seen: Mapping[str, Observed], batch_size: int) -
     return found
 
 
-def _costs(ebm: LatentEBM, made: Mapping[str, Draws], training: float | None, batch_size: int) -> Iterator[Figure]:
+def _costs(
+    ebm: LatentEBM, made: Mapping[str, Draws], training: float | None, batch_size: int | None
+) -> Iterator[Figure]:
     """What an effective sample costs, its image included, and from how many on a flow has paid."""
     few = made[PRIOR].take(np.arange(min(TIMED, len(made[PRIOR].z))))
+    batch_size = devices.images_at_a_time(ebm.generator.image_size, batch_size)
     _, seconds = timed(lambda: devices.map_batches(images_of, batch_size, few.key, few.z, shared=(ebm.generator,)))
     image = seconds / len(few.z)
     size = {name: draws.ess() for name, draws in made.items()}

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from promptgen_jax import checks
-from promptgen_jax.devices import filter_none, map_batches
+from promptgen_jax.devices import filter_none, map_batches, seen_at_a_time
 from promptgen_jax.draws import chosen_rows
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.metrics.certificate import certify, check_certifiable
@@ -17,7 +17,7 @@ from promptgen_jax.prompt import Prompt
 from promptgen_jax.types import Array
 
 
-def log_weights(prompt: Prompt, ebm: LatentEBM, key: Array, num_samples: int, *, batch_size: int = 64) -> dict:
+def log_weights(prompt: Prompt, ebm: LatentEBM, key: Array, num_samples: int, *, batch_size: int | None = None) -> dict:
     """Draws from the flow with log w = log p_z(z) - E_C(G(z)) - log q(z).
 
     A conditional prompt is weighed together with its conditions: proposal p(rho) q(z | rho), target p(rho) p_z(z)
@@ -36,6 +36,7 @@ def log_weights(prompt: Prompt, ebm: LatentEBM, key: Array, num_samples: int, *,
     eps = prompt.prior.sample(key_eps, num_samples)
     cond = ebm.draw_cond(jax.random.fold_in(key_eps, 1), num_samples)
 
+    batch_size = seen_at_a_time(ebm.generator.image_size, batch_size)
     return map_batches(lambda *batch: _weigh(prompt, ebm, key_ebm, *batch), batch_size, eps, *filter_none(cond))
 
 
@@ -54,7 +55,7 @@ def exactness(
     *,
     num_samples: int = 1024,
     reference_samples: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> dict:
     """The certificate of a prompt as a dict, see `metrics.certificate.certify`.
 
@@ -64,7 +65,7 @@ def exactness(
       key: frozen draws.
       num_samples: of the flow.
       reference_samples: of the prior; 0 for as many.
-      batch_size: images per device at a time.
+      batch_size: images per device at a time; None for what `devices.seen_at_a_time` says.
 
     Returns:
       dict: `Certificate.to_json`; of it `ess` counts effective samples of the flow, `kl` is the reverse KL divergence,

@@ -133,7 +133,7 @@ def measure(
     metrics: Sequence[str | Callable] = (),
     samplers: Mapping[str, Callable] | None = None,
     real: Mapping[str, str | Path] | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Measured:
     """Measures a prompt on fresh noise, a conditional one on conditions drawn from those trained on.
 
@@ -149,7 +149,8 @@ def measure(
       samplers: of the same target, by name, see `promptgen_jax.samplers`; as many draws of each are measured beside.
       real: folders of real pictures, or .npz files of their statistics, by name of the network that they are compared
         with samples by, see `metrics.frechet`.
-      batch_size: images per device at a time; the result does not depend on it.
+      batch_size: images per device at a time, on which the result does not depend; None for what
+        `devices.seen_at_a_time` says.
 
     Raises:
       ValueError: an unknown metric, attribute or network; what a sampler raises, and `frechet.of_real`.
@@ -165,7 +166,7 @@ def measure(
     eps = prompt.prior.sample(key, num_samples)
     cond = ebm.draw_cond(jax.random.fold_in(key, 1), num_samples)
     before = Draws.of_noise(prompt.prior, eps, jax.random.fold_in(key, 2), cond)
-    seen = observe({"before": before, "after": before.through(prompt, batch_size=batch_size)}, about)
+    seen = observe({"before": before, "after": before.through(prompt)}, about)
     found = certificate.measure(seen, about)
     if not ebm.needs_reference:
         seen["weighted"] = seen["after"].reweighted()

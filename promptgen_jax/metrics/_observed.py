@@ -66,7 +66,7 @@ class About:
       prompt: what was trained, or None; for metrics that have to draw themselves.
       key: of such draws.
       num_samples: of such draws.
-      batch_size: samples per device at a time.
+      batch_size: samples per device at a time; None for what `devices.seen_at_a_time` says.
       reference: the name of the draws that others are compared with.
       real: statistics of real pictures by network, `frechet.Statistics`.
     """
@@ -78,7 +78,7 @@ class About:
     prompt: Any = None
     key: Any = None
     num_samples: int = 0
-    batch_size: int = 64
+    batch_size: int | None = None
     reference: str = "before"
     real: Mapping[str, Any] = field(default_factory=dict)
 
@@ -154,7 +154,8 @@ def embeddings(seen: Mapping[str, Observed]) -> dict[str, dict[str, np.ndarray]]
 def _observed(draws: Draws, about: About) -> Observed:
     checks.check_latents("observe", draws.z, about.ebm.generator.prior.dim)
     arrays = (draws.key, draws.z, *devices.filter_none(draws.cond))
-    seen = devices.map_batches(_look, about.batch_size, *arrays, shared=(about.ebm, dict(about.networks)))
+    batch_size = devices.seen_at_a_time(about.ebm.generator.image_size, about.batch_size)
+    seen = devices.map_batches(_look, batch_size, *arrays, shared=(about.ebm, dict(about.networks)))
     log_importance = None
     if "log_target" in seen and draws.log_prob is not None:
         log_importance = seen["log_target"].astype(np.float64) - np.asarray(draws.log_prob)

@@ -122,7 +122,7 @@ def measure(seen: Mapping[str, Observed], about: About) -> Certificate | None:
     if about.prompt is None or about.ebm.needs_reference or not {"before", "after"} <= set(seen):
         return None
     before, after = (seen[when].draws.weighted(seen[when].log_importance) for when in ("before", "after"))
-    found = of_draws(about.prompt, after, before, batch_size=about.batch_size)
+    found = of_draws(about.prompt, after, before)
     controls = constraints_of(about.ebm.controls)
     return _with_moments(found, controls, {control.name: _counted(seen["after"], control) for control in controls})
 
@@ -143,7 +143,7 @@ def certify(
     *,
     num_samples: int = 1024,
     reference_samples: int = 1024,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Certificate:
     """The certificate of a prompt. A conditional one is certified together with its conditions.
 
@@ -153,7 +153,7 @@ def certify(
       key: frozen draws.
       num_samples: of the flow.
       reference_samples: of the prior.
-      batch_size: images per device at a time.
+      batch_size: images per device at a time; None for what `devices.seen_at_a_time` says.
 
     Raises:
       ValueError, TypeError: a control needs a reference image; conditions of the ebm that are not those of the prompt;
@@ -165,15 +165,16 @@ def certify(
     check_certifiable(prompt, ebm)
     key_flow, key_prior = jax.random.split(key, 3)[:2]
     key_eps, key_images = jax.random.split(key_flow)
-    flow = _noise(ebm, key_eps, key_images, num_samples).through(prompt, batch_size=batch_size)
+    flow = _noise(ebm, key_eps, key_images, num_samples).through(prompt)
     prior = _noise(ebm, key_prior, jax.random.fold_in(key_prior, 2), reference_samples)
     (flow, gamma), (prior, _) = (_weighed(draws, ebm, batch_size) for draws in (flow, prior))
-    return _with_moments(of_draws(prompt, flow, prior, batch_size=batch_size), constraints_of(ebm.controls), gamma)
+    return _with_moments(of_draws(prompt, flow, prior), constraints_of(ebm.controls), gamma)
 
 
-def _weighed(draws: Draws, ebm: LatentEBM, batch_size: int) -> tuple[Draws, Mapping[str, np.ndarray]]:
+def _weighed(draws: Draws, ebm: LatentEBM, batch_size: int | None) -> tuple[Draws, Mapping[str, np.ndarray]]:
     """Draws weighted for the target, and what moment constraints are about, of each of them."""
     arrays = (draws.key, draws.z, *devices.filter_none(draws.cond))
+    batch_size = devices.seen_at_a_time(ebm.generator.image_size, batch_size)
     seen = devices.map_batches(_look, batch_size, *arrays, shared=(ebm,))
     return draws.weighted(seen["log_target"] - np.asarray(draws.log_prob)), seen["gamma"]
 
@@ -229,14 +230,15 @@ def check_certifiable(prompt: Prompt, ebm: LatentEBM) -> None:
         )
 
 
-def of_draws(prompt: Prompt, flow: Draws, prior: Draws, *, batch_size: int = 64) -> Certificate:
+def of_draws(prompt: Prompt, flow: Draws, prior: Draws) -> Certificate:
     """The certificate from draws of the flow and of the prior, both with importance weights for the target."""
-    log_q = log_density(prompt, prior.z, prior.cond, batch_size)
+    log_q = log_density(prompt, prior.z, prior.cond)
     return certificate(_side(prompt, flow, np.asarray(flow.log_prob)), _side(prompt, prior, log_q))
 
 
-def log_density(prompt: Prompt, z: Any, cond: Any, batch_size: int) -> np.ndarray:
+def log_density(prompt: Prompt, z: Any, cond: Any) -> np.ndarray:
     """Log density (N,) of a prompt's flow at latents (N, D), under conditions (N, A) or None."""
+    batch_size = devices.latents_at_a_time(np.shape(z)[1])
     return devices.map_batches(_log_q, batch_size, z, *devices.filter_none(cond), shared=(prompt,))
 
 

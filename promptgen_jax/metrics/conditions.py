@@ -11,7 +11,7 @@ import numpy as np
 
 from promptgen_jax import draws
 from promptgen_jax.controls.identity import unit
-from promptgen_jax.devices import map_batches
+from promptgen_jax.devices import map_batches, seen_at_a_time
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.metrics._intervals import Z_95
 from promptgen_jax.metrics._observed import About, Observed
@@ -70,12 +70,12 @@ def measure(seen: Mapping[str, Observed], about: About) -> ConditionFigures | No
     if about.ebm.cond_prior is None or about.prompt is None:
         return None
     own = {aim.network.name: aim.network for aim in about.aims() if aim.output == "embedding"}
-    networks, options = own | dict(about.networks), {"num_samples": about.num_samples, "batch_size": about.batch_size}
-    return _measured(about.prompt, about.ebm, networks, about.key, **options)
+    sizes: Any = {"num_samples": about.num_samples, "batch_size": about.batch_size}
+    return _measured(about.prompt, about.ebm, own | dict(about.networks), about.key, **sizes)
 
 
 def evaluate_conditions(
-    prompt: Prompt, ebm: LatentEBM, networks: dict, key, *, num_samples: int, batch_size: int = 64
+    prompt: Prompt, ebm: LatentEBM, networks: dict, key, *, num_samples: int, batch_size: int | None = None
 ) -> dict:
     """Evaluates on fresh noise, each with two conditions drawn from those trained on.
 
@@ -89,7 +89,7 @@ def evaluate_conditions(
       networks: by name; those that return an `embedding` tell faces apart.
       key: frozen draws.
       num_samples: faces.
-      batch_size: faces per device at a time.
+      batch_size: faces per device at a time; None for what `devices.seen_at_a_time` says.
 
     Returns:
       dict: `names`, `units`, `ranges` in these, `told`, `num_samples`, `pose`, `identity`, as in report.json.
@@ -97,7 +97,9 @@ def evaluate_conditions(
     return _measured(prompt, ebm, networks, key, num_samples=num_samples, batch_size=batch_size).to_json()
 
 
-def _measured(prompt, ebm: LatentEBM, networks: dict, key, *, num_samples: int, batch_size: int) -> ConditionFigures:
+def _measured(
+    prompt, ebm: LatentEBM, networks: dict, key, *, num_samples: int, batch_size: int | None
+) -> ConditionFigures:
     key_eps, key_image, *keys = jax.random.split(key, 4)
     eps = prompt.prior.sample(key_eps, num_samples)
     prior: Any = ebm.cond_prior  # there is one, as the prompt is conditional
@@ -122,6 +124,7 @@ def _measured(prompt, ebm: LatentEBM, networks: dict, key, *, num_samples: int, 
         }
 
     arrays = (draws.sample_keys(key_image, np.arange(num_samples)), eps, asked, other)
+    batch_size = seen_at_a_time(prompt.image_size, batch_size)
     seen = map_batches(observe, batch_size, *arrays, shared=(prompt, readers, embedders))
     wanted = prior.write(asked)
     ranges = np.array([ends[:2] for ends in prior.ranges().values()])

@@ -63,7 +63,7 @@ def certify_dial(
     settings: Any = None,
     num_samples: int = 1024,
     reference_samples: int = 4096,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> DialCertificate:
     """The certificate of a prompt with strengths or shares at several settings, which share all noise.
 
@@ -76,7 +76,7 @@ def certify_dial(
         falls most and settings lie closer.
       num_samples: of the flow, at each setting.
       reference_samples: of the prior, for all settings together.
-      batch_size: images per device at a time.
+      batch_size: images per device at a time; None for what `devices.seen_at_a_time` says.
 
     Raises:
       ValueError, TypeError: conditions that are no strengths or shares, settings that are no path or not known, a
@@ -97,8 +97,8 @@ def certify_dial(
     before, found = _see(ebm, reference, path[0], batch_size), []
     for setting in path:
         at, at_prior = (np.broadcast_to(setting, (size, len(setting))) for size in (num_samples, reference_samples))
-        moved = noise.replace(cond=jnp.asarray(at)).through(prompt, batch_size=batch_size)
-        log_q = log_density(prompt, reference.z, at_prior, batch_size)
+        moved = noise.replace(cond=jnp.asarray(at)).through(prompt)
+        log_q = log_density(prompt, reference.z, at_prior)
         found.append(_at(ebm, conditions, setting, _see(ebm, moved, setting, batch_size), before, log_q))
     return _joined(found, _names(ebm), path)
 
@@ -148,10 +148,11 @@ def _path(conditions: Conditions, settings: Any, count: int = NUM_SETTINGS) -> n
     return path
 
 
-def _see(ebm: LatentEBM, draws: Draws, setting: np.ndarray, batch_size: int) -> Seen:
+def _see(ebm: LatentEBM, draws: Draws, setting: np.ndarray, batch_size: int | None) -> Seen:
     cond = np.broadcast_to(setting, (len(draws.z), len(setting)))
     aims = [aim for control in ebm.controls for aim in aims_of(control) if aim.unit == "share"]
     networks = {aim.network.name: aim.network for aim in aims}
+    batch_size = devices.seen_at_a_time(ebm.generator.image_size, batch_size)
     found = devices.map_batches(_look, batch_size, draws.key, draws.z, cond, shared=(ebm, networks))
     chosen = {
         label: found["first"][aim.network.name][aim.output] == aim.network.label_index(aim.output, label)

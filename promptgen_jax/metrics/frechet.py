@@ -194,7 +194,9 @@ def of_images(batches: Iterable, *, network: str | Network = NETWORK) -> Statist
     return found.statistics()
 
 
-def of_draws(generator: Any, draws: Draws, *, network: str | Network = NETWORK, batch_size: int = 64) -> Statistics:
+def of_draws(
+    generator: Any, draws: Draws, *, network: str | Network = NETWORK, batch_size: int | None = None
+) -> Statistics:
     """Statistics of what a generator makes of draws, weighted as they are; of another generator, say, `Draws.of_prior`.
 
     Raises:
@@ -203,6 +205,7 @@ def of_draws(generator: Any, draws: Draws, *, network: str | Network = NETWORK, 
     network = load_network(network).that_returns(EMBEDDING)
     found, done = Accumulator(features_of(network)), 0
     arrays, log_weight = (draws.key, draws.z), np.asarray(draws.log_weight)
+    batch_size = devices.seen_at_a_time(generator.image_size, batch_size)
     for features in devices.stream_batches(_features_of, batch_size, *arrays, shared=(network, generator)):
         found.add(features, log_weight[done : done + len(features)])
         done += len(features)

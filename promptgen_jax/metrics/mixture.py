@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from promptgen_jax import draws
-from promptgen_jax.devices import map_batches
+from promptgen_jax.devices import map_batches, seen_at_a_time
 from promptgen_jax.metrics._figures import Headline, JudgedShares
 from promptgen_jax.metrics._observed import log_softmax
 from promptgen_jax.metrics.shares import judged
@@ -20,15 +20,15 @@ from promptgen_jax.models.network import load_network
 
 
 def evaluate_mixtures(
-    mixtures: dict, prompts: dict, generator, key, *, num_samples: int, batch_size: int = 64
+    mixtures: dict, prompts: dict, generator, key, *, num_samples: int, batch_size: int | None = None
 ) -> list[dict]:
     """`measure_mixtures` as JSON: entries of `shares` in report.json."""
-    options = {"num_samples": num_samples, "batch_size": batch_size}
-    return [row.to_json() for row in measure_mixtures(mixtures, prompts, generator, key, **options)]
+    rows = measure_mixtures(mixtures, prompts, generator, key, num_samples=num_samples, batch_size=batch_size)
+    return [row.to_json() for row in rows]
 
 
 def measure_mixtures(
-    mixtures: dict, prompts: dict, generator, key, *, num_samples: int, batch_size: int = 64
+    mixtures: dict, prompts: dict, generator, key, *, num_samples: int, batch_size: int | None = None
 ) -> list[JudgedShares]:
     """Shares of the cells among equal numbers of samples of each prompt, and of the bare generator.
 
@@ -40,7 +40,7 @@ def measure_mixtures(
       generator: the bare one.
       key: frozen draws.
       num_samples: of every mixture, and of the generator; rounded up to a multiple of the number of stages.
-      batch_size: images per device at a time.
+      batch_size: images per device at a time; None for what `devices.seen_at_a_time` says.
 
     Returns:
       One for each mixture and list of questions, with the distance to uniform.
@@ -99,7 +99,7 @@ def _all_answers(count: int):
     return itertools.product((True, False), repeat=count)
 
 
-def _answers(generator, networks: dict, asked: set, key, num_samples: int, batch_size: int) -> dict:
+def _answers(generator, networks: dict, asked: set, key, num_samples: int, batch_size: int | None) -> dict:
     """By question: log P(no) and log P(yes), (N, 2)."""
     eps = generator.prior.sample(key, num_samples)
 
@@ -109,6 +109,7 @@ def _answers(generator, networks: dict, asked: set, key, num_samples: int, batch
         return {name: network(images) for name, network in networks.items()}
 
     keys = draws.sample_keys(key, np.arange(num_samples))
+    batch_size = seen_at_a_time(generator.image_size, batch_size)
     seen = map_batches(look, batch_size, keys, eps, shared=(generator, networks))
     answers = {}
     for network, attribute, label in asked:

@@ -72,7 +72,7 @@ def write_samples(
     """
     folder = disk.local_path("sample: folder", folder)
     checks.check_count("sample: num_samples", num_samples)
-    batch_size = devices.images_at_a_time(prompt.image_size) if batch_size is None else batch_size
+    batch_size = devices.images_at_a_time(prompt.image_size, batch_size)
     checks.check_count("sample: batch_size", batch_size)
     checks.check_seed("sample: seed", seed)
     checks.check_number("sample: truncation", truncation, 0, 1, above=True)

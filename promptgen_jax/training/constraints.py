@@ -13,7 +13,7 @@ import numpy as np
 from promptgen_jax import checks
 from promptgen_jax.controls._dual import Dual, FollowedShares
 from promptgen_jax.controls._shares import fill_shares
-from promptgen_jax.devices import map_batches
+from promptgen_jax.devices import map_batches, seen_at_a_time
 from promptgen_jax.draws import Draws, sample_keys
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.sentences import Sentences
@@ -40,7 +40,9 @@ def _with_fields(ebm: LatentEBM, fields: dict) -> LatentEBM:
     return ebm.replace(controls=tuple(c.replace(**fields[c.name]) if c.name in fields else c for c in controls))
 
 
-def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_size: int = 64) -> tuple[LatentEBM, Any]:
+def fit_moments(
+    ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_size: int | None = None
+) -> tuple[LatentEBM, Any]:
     """Fits beta of all moment controls together by the convex dual on samples of the generator (Eq. 5-7).
 
     Where conditions of the ebm are shares, controls are replaced by those that follow the condition: they keep what
@@ -57,6 +59,7 @@ def fit_moments(ebm: LatentEBM, key: Array, *, num_samples: int = 4096, batch_si
     """
     checks.check_key("fit_moments", key)
     checks.check_count("fit_moments: num_samples", num_samples)
+    batch_size = seen_at_a_time(ebm.generator.image_size, batch_size)
     checks.check_count("fit_moments: batch_size", batch_size)
     controls, asked = constraints_of(ebm.controls), shares_asked(ebm)
     if not controls:

@@ -29,7 +29,7 @@ FLAT, MOSTLY = 0.01, 0.9  # a gradient is flat below this share of the energy's 
 ONE_MODE = 2 / np.pi  # the share of a normal's variance that is explained by which side of its mean a sample is on
 
 
-def weighted_draws(ebm: LatentEBM, key: Array, *, num_samples: int = NUM_DRAWS, batch_size: int = 64) -> Draws:
+def weighted_draws(ebm: LatentEBM, key: Array, *, num_samples: int = NUM_DRAWS, batch_size: int | None = None) -> Draws:
     """Samples of the generator's prior weighted for the target: what `fit(draws=...)` takes.
 
     Raises:

@@ -137,12 +137,14 @@ def test_sample_i_depends_on_its_number_alone(adapter):
     assert np.abs(prompt.sample(jax.random.key(1), 7) - whole).max() > 0.01
 
 
-@pytest.mark.parametrize(("size", "count"), [(64, 32), (256, 2), (512, 1), (1024, 1)])
-def test_images_at_a_time(monkeypatch, size, count):
+@pytest.mark.parametrize(("size", "made", "seen"), [(1, 64, 64), (64, 32, 8), (256, 2, 1), (512, 1, 1), (1024, 1, 1)])
+def test_images_at_a_time(monkeypatch, size, made, seen):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert devices.images_at_a_time(size) == count
+    assert (devices.images_at_a_time(size), devices.seen_at_a_time(size)) == (made, seen)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert devices.images_at_a_time(size) == {64: 64, 256: 64, 512: 16, 1024: 4}[size]
+    both = devices.images_at_a_time(size), devices.seen_at_a_time(size)
+    assert both == 2 * ({1: 64, 64: 64, 256: 64, 512: 16, 1024: 4}[size],)
+    assert (devices.images_at_a_time(size, 5), devices.seen_at_a_time(size, 5)) == (5, 5)
 
 
 SPARED = """
