@@ -2,12 +2,13 @@
 
 python main.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-Measured on 2 cores of an AMD EPYC, 1,024 samples: smiles 21.4 % to 86.7 % (independent judge 18.2 % to 76.1 %); then
-mean yaw 2.8 to 23.1 degrees with 83.7 % smiles. The smile stage is 1.74 nats from its target seen from the flow (95 %:
-1.51 to 1.95) and 1.16 seen from the target (1.01 to 1.32), of which it misses 22 %. With compilation and report it took
-455 seconds; on another day 304, with one device for both cores. With 60 and 40 steps, one after the other, 130 and 190.
-Rounding alone moves figures: runs of the same seed, whose programs add in another order, had 1.65 to 1.73, 1.19 to 1.22
-and 22 to 24 %. By reverse KL alone, with 200 steps, it was 1.75, 1.64 and 30 %, with 89.9 % smiles (77.9 %).
+Measured on 2 cores of an AMD EPYC, 1,024 samples: smiles 21.4 % to 87.1 % (independent judge 18.2 % to 76.5 %); then
+mean yaw 2.8 to 22.8 degrees with 84.8 % smiles. The smile stage is 1.66 nats from its target seen from the flow (95 %:
+1.45 to 1.84) and 1.22 seen from the target (1.05 to 1.38), of which it misses 24 %. With compilation and report it took
+482 seconds and 1.6 GB; on a day when the machine was faster 304, with one device for both cores. With 60 and 40 steps,
+one after the other, 130 and 190. Rounding alone moves figures: runs of the same seed, whose programs add in another
+order, had 1.65 to 1.74, 1.16 to 1.22 and 22 to 24 %. By reverse KL alone, with 200 steps, it was 1.75, 1.64 and 30 %,
+with 89.9 % smiles (77.9 %).
 """
 
 from configs import pieces
