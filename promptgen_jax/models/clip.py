@@ -71,8 +71,11 @@ class VisionTower(nn.Module):
         table = self.param("positional_embedding", nn.initializers.normal(self.width**-0.5), table)
         x = x + positions(table, (rows, rows), tuple(side // self.patch_size for side in images.shape[1:3]))
         x = layer_norm("ln_pre")(x)
+        asked_for_maps = self.is_mutable_collection("intermediates")
         for index in range(self.layers):
-            x = Block(self.heads, False, self.activation, self.hidden, name=f"block{index}")(x)
+            # of the last block's results, the class token's alone are read
+            first = 1 if index == self.layers - 1 and not asked_for_maps else None
+            x = Block(self.heads, False, self.activation, self.hidden, name=f"block{index}")(x, first=first)
             self.sow("intermediates", MAPS, x[:, 1:])
         return {"embedding": _projection(layer_norm("ln_post")(x[:, 0]), self.embed_dim)}
 

@@ -38,23 +38,24 @@ class Attention(nn.Module):
     qkv_bias: bool = True
 
     @nn.compact
-    def __call__(self, x, mask=None):
-        """Maps (B, N, width) to the same shape. Softmax is float32.
+    def __call__(self, x, mask=None, first=None):
+        """Maps (B, N, width) to (B, first, width). Softmax is float32.
 
         Args:
           x: (B, N, width).
           mask: (B, N), False where a position is not attended to, or None.
+          first: how many positions attend, from the first on; None for all.
         """
         batch, length, width = x.shape
         q, k, v = jnp.split(Dense(3 * width, use_bias=self.qkv_bias, name="qkv")(x), 3, axis=-1)
-        q, k, v = (part.reshape(batch, length, self.heads, width // self.heads) for part in (q, k, v))
+        q, k, v = (part.reshape(batch, -1, self.heads, width // self.heads) for part in (q[:, :first], k, v))
         scores = einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32) * (width // self.heads) ** -0.5
         if self.causal:
-            scores = jnp.where(jnp.tri(length, dtype=bool), scores, -jnp.inf)
+            scores = jnp.where(jnp.tri(q.shape[1], length, dtype=bool), scores, -jnp.inf)
         if mask is not None:
             scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
         mixed = einsum("bhqk,bkhd->bqhd", nn.softmax(scores).astype(x.dtype), v)
-        return Dense(width, name="out")(mixed.reshape(batch, length, width))
+        return Dense(width, name="out")(mixed.reshape(batch, -1, width))
 
 
 class Block(nn.Module):
@@ -68,10 +69,10 @@ class Block(nn.Module):
     qkv_bias: bool = True
 
     @nn.compact
-    def __call__(self, x, mask=None):
-        """Maps (B, N, width) to the same shape; `mask` as in `Attention`."""
+    def __call__(self, x, mask=None, first=None):
+        """Maps (B, N, width) to (B, first, width); `mask` and `first` as in `Attention`."""
         attention = Attention(self.heads, self.causal, self.qkv_bias, name="attention")
-        x = x + attention(layer_norm("ln_1", self.epsilon)(x), mask)
+        x = x[:, :first] + attention(layer_norm("ln_1", self.epsilon)(x), mask, first)
         return x + mlp(layer_norm("ln_2", self.epsilon)(x), self.hidden, self.activation)
 
 
@@ -113,7 +114,7 @@ class ViT(nn.Module):
         x = x + positions(table, grid, tuple(side // self.patch_size for side in pixels.shape[1:3]))
         for index in range(self.layers):
             options = (self.heads, False, self.activation, self.hidden, self.epsilon, self.qkv_bias)
-            x = Block(*options, name=f"block{index}")(x)
+            x = Block(*options, name=f"block{index}")(x, first=1 if index == self.layers - 1 else None)
         embedding = layer_norm("norm", self.epsilon)(x)[:, 0]
         if not self.num_labels:
             return {"embedding": embedding}

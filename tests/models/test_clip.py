@@ -27,6 +27,7 @@ from official_clip import (
 )
 
 import promptgen_jax as pg
+from benchmarks import counting
 from convert import clip_to_flax, hub_to_flax, promptgen_to_flax
 from promptgen_jax.flows.base import load_flow
 from promptgen_jax.models import clip, network, tokenizer
@@ -200,6 +201,24 @@ def test_small_clip_equals_transformers(tmp_path, activation):
     vision |= {"image_size": 40, "patch_size": 8}
     text |= {"vocab_size": 600, "max_position_embeddings": 12}
     compare_with_transformers(transformers_model(vision, text, 24, hidden_act=activation), tmp_path)
+
+
+def test_last_block_is_for_the_class_token_alone():
+    tower = clip.VisionTower(image_size=32, patch_size=4, width=32, layers=1, heads=2, embed_dim=8)
+    images = jax.random.uniform(jax.random.key(0), (1, 32, 32, 3))
+    params = tower.init(jax.random.key(1), images)["params"]
+
+    def with_maps(params, images):
+        return tower.apply({"params": params}, images, mutable=["intermediates"])[0]
+
+    def without(params, images):
+        return tower.apply({"params": params}, images)
+
+    fast, whole = (jax.jit(function).trace(params, images) for function in (without, with_maps))
+    assert counting.gflop(fast) < 0.5 * counting.gflop(whole)
+    np.testing.assert_allclose(
+        jax.jit(without)(params, images)["embedding"], jax.jit(with_maps)(params, images)["embedding"], rtol=1e-5
+    )
 
 
 def published(width, layers, heads, patch):
