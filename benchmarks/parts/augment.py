@@ -13,6 +13,7 @@ from jax import lax
 
 from benchmarks.case import Case, Side, compiled
 from promptgen_jax.ops import augment, resample
+from promptgen_jax.ops.views import map_views
 
 
 def cases(quick: bool) -> list[Case]:
@@ -32,7 +33,7 @@ def cases(quick: bool) -> list[Case]:
 
 def operator(draws, images, chunk):
     """As the library does it."""
-    return augment.map_views(lambda views: views, draws, images, chunk=chunk)
+    return map_views(lambda views: views, draws, images, chunk=chunk)
 
 
 def direct(draws, images, chunk):
@@ -54,7 +55,7 @@ def side_of(form, side: int, views: int, chunk: int) -> Side:
 
 
 def direct_views(draws, images, *, size=224, antialias=False):
-    """`augment.augmented_views` as the official code goes about it, with R copies of every image at its own size."""
+    """`views.augmented_views` as the official code goes about it, with R copies of every image at its own size."""
     copies = jax.vmap(jax.vmap(_augmented_copy, in_axes=(0, None)))(draws, images)
     flat = copies.reshape(-1, *images.shape[1:])
     if size is not None:

@@ -19,6 +19,7 @@ from promptgen_jax.models import clip
 from promptgen_jax.models.network import Network, image_tower, in_precision, load_params
 from promptgen_jax.models.texts import Texts, folder_of
 from promptgen_jax.ops import augment
+from promptgen_jax.ops.views import map_views, mean_views
 from promptgen_jax.types import SILENT, Array, Sample, Spec, spec_field
 
 
@@ -104,7 +105,7 @@ class ClipControl:
         """Energies (B,), means over the views of given draws of the augmentations, as `view_energies`."""
         if self.exact:
             return _energies(self, images)
-        return augment.mean_views(_energies, self, draws, images, **self._views())
+        return mean_views(_energies, self, draws, images, **self._views())
 
     def view_energies(self, draws: augment.Draws, images: Array) -> Array:
         """Energies (B, R) of every view, for given draws of the augmentations.
@@ -115,7 +116,7 @@ class ClipControl:
         """
         if self.exact:
             return jnp.broadcast_to(_energies(self, images)[:, None], draws.side.shape)
-        return augment.map_views(functools.partial(_energies, self), draws, images, **self._views())
+        return map_views(functools.partial(_energies, self), draws, images, **self._views())
 
     def _views(self) -> dict[str, Any]:
         """How views are made."""

@@ -12,6 +12,7 @@ from promptgen_jax import checks
 from promptgen_jax.models import clip
 from promptgen_jax.models.network import Network, load_network
 from promptgen_jax.ops import augment
+from promptgen_jax.ops.views import mean_views
 from promptgen_jax.types import Array, Sample, Spec, spec_field
 
 
@@ -63,7 +64,7 @@ class SentenceControl:
         if self.antialias and not self.policy.strip(", "):  # as the network sees the image on its own
             return _energies((self, sample.cond), sample.images)
         views = {"size": self.network.module.image_size, "antialias": self.antialias, "chunk": self.chunk}
-        return augment.mean_views(_energies, (self, sample.cond), draws, sample.images, **views)
+        return mean_views(_energies, (self, sample.cond), draws, sample.images, **views)
 
 
 def _energies(control_and_cond: tuple[SentenceControl, Array], views: Array) -> Array:

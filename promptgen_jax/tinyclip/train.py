@@ -20,6 +20,7 @@ import optax
 from promptgen_jax import checks
 from promptgen_jax.models import clip, tokenizer
 from promptgen_jax.ops import augment
+from promptgen_jax.ops.views import augmented_views
 from promptgen_jax.store import weights
 from promptgen_jax.tinyclip import captions, data, measures
 from promptgen_jax.tinyclip.captions import UNKNOWN
@@ -98,7 +99,7 @@ def augmented(key: jax.Array, images: jax.Array, labels: jax.Array) -> tuple[jax
     coloured = jax.random.bernoulli(colour_key, COLOURED, (len(images),))
     images = jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
     draws = augment.draw(draw_key, num_images=len(images), num_views=1, image_size=images.shape[1], policy="color")
-    images = jnp.where(coloured[:, None, None, None], augment.augmented_views(draws, images, size=None)[:, 0], images)
+    images = jnp.where(coloured[:, None, None, None], augmented_views(draws, images, size=None)[:, 0], images)
     names = list(captions.ATTRIBUTES)
     direction, light = labels[:, names.index("direction")], labels[:, names.index("light")]
     exchanged = jnp.where(direction == UNKNOWN, UNKNOWN, len(captions.ATTRIBUTES["direction"]) - 1 - direction)
