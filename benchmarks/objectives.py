@@ -21,6 +21,7 @@ import numpy as np
 
 import promptgen_jax as pg
 from benchmarks.machine import processor
+from promptgen_jax import devices
 from promptgen_jax.controls.moment import MomentControl
 from promptgen_jax.controls.synthetic import WELL_SCALE, WELLS
 from promptgen_jax.evaluation import exact
@@ -129,7 +130,7 @@ def measure(bench: str, objective: str, seed: int, num_steps: int, num_samples: 
     prompt, _ = pg.fit(ebm, quiet=True, **recipe)
     jax.block_until_ready(prompt.params)
     seconds = time.process_time() - start
-    count, size = (num_samples or 2048, 64) if log_z is None else (16_384, 16_384)
+    count, size = (num_samples or 2048, None) if log_z is None else (16_384, 16_384)
     found = pg.certify(
         prompt, ebm, jax.random.key(100 + seed), num_samples=count, reference_samples=count, batch_size=size
     )
@@ -143,12 +144,13 @@ def measure(bench: str, objective: str, seed: int, num_steps: int, num_samples: 
 
 def modes(bench: str, prompt, ebm) -> dict:
     """What the flow's own samples show: wells with a tenth of their share, or the share of the first label."""
-    draws = prompt.sample(jax.random.key(7), 2048)
-    moments = [control for control in ebm.controls if isinstance(control, MomentControl)]
+    key, moments = jax.random.key(7), [control for control in ebm.controls if isinstance(control, MomentControl)]
     if moments:
-        shares = np.mean(moments[0].gamma(draws), axis=0)
+        gamma = jax.jit(lambda control, draws: control.gamma(draws))  # of few images at a time: 2,048 would take 20 GB
+        shares = np.mean(devices.map_batches(gamma, 32, prompt.sample(key, 2048), shared=(moments[0],)), axis=0)
         return {"share": float(shares[0]), "asked": float(moments[0].mu[0])}
     if bench.startswith("wells"):
+        draws = prompt.sample(key, 2048)
         near = np.linalg.norm(np.asarray(draws)[:, 0, 0, None, :2] - np.asarray(WELLS), axis=-1) < 3 * WELL_SCALE
         return {"wells": int(np.sum(near.mean(axis=0) > 0.1 / len(WELLS)))}
     return {}
