@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,10 @@ import numpy as np
 from flax import struct
 
 from promptgen_jax.flows.conditions import FULL, Conditions
-from promptgen_jax.models.texts import Texts, load_texts
 from promptgen_jax.types import Array
+
+if TYPE_CHECKING:
+    from promptgen_jax.models.texts import Texts
 
 NAME, KIND = "text", "embedding"
 KEYS = ("network", "sentences", "sha256", "dim")  # of the entry of a config or a prompt.json
@@ -51,7 +53,7 @@ class Sentences(Conditions):
             long one.
         """
         texts = _checked(texts)
-        tower = load_texts(network)
+        tower = _tower(network)
         _warn_unknown(tower, texts)
         return cls._of(texts, network, tower.checksum, tower.embed(texts))
 
@@ -72,7 +74,7 @@ class Sentences(Conditions):
         Raises:
           FileNotFoundError, ValueError: its weights are not here, or others of that name are.
         """
-        tower = load_texts(self.network)
+        tower = _tower(self.network)
         if tower.checksum != self.checksum:
             raise ValueError(
                 f"conditions: sentences were embedded by {self.network} with sha256 {self.checksum[:12]}…, found "
@@ -184,6 +186,12 @@ def _checked(texts: Any) -> tuple[str, ...]:
     if not several or not all(isinstance(each, str) and each.strip() for each in several):
         raise ValueError(f"conditions: text is {texts!r}; expected a sentence, or several. Say what you want to see.")
     return several
+
+
+def _tower(network: str) -> Texts:
+    from promptgen_jax.models.texts import load_texts  # with a tokenizer, which few prompts need
+
+    return load_texts(network)
 
 
 def _warn_unknown(tower: Texts, texts: Sequence[str]) -> None:
