@@ -162,12 +162,15 @@ def fit(
     config, flow = TrainConfig(**options), checks.plain_numbers(check_options({} if flow is None else flow))
     if not isinstance(name, str):
         raise ValueError(f"fit: name is {name!r}; expected text.")
+    told = not quiet and devices.is_first_host()
     if (config.start or config.objective == AUTO) and draws is None and not ebm.needs_reference:
+        if told:
+            print(f"weighing {NUM_DRAWS} samples of the generator ...", flush=True)
         draws = first_draws(ebm, config.seed)
     if config.objective == AUTO:
         chosen, reason = choose(ebm, draws)
         config = dataclasses.replace(config, objective=chosen)
-        if not quiet and devices.is_first_host():
+        if told:
             print(f"objective {chosen}: {reason}", flush=True)
     check_target(ebm, config, flow)
     flow = flow_options(ebm, flow)

@@ -85,7 +85,9 @@ def test_of_few_samples_for_so_many_coordinates_nothing_is_learnt_by_heart():
 
 def test_auto_says_what_it_takes_and_why(capsys):
     pg.fit(linear(0.02), objective="auto", **OPTIONS)
-    assert capsys.readouterr().out.startswith("objective path_gradient: only 1")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "weighing 4096 samples of the generator ..."
+    assert said[1].startswith("objective path_gradient: only 1")
 
 
 @pytest.mark.parametrize(
