@@ -172,7 +172,8 @@ def page(rows: list[dict]) -> str:
         "# What each objective reaches",
         "",
         "Made by `python -m benchmarks.objectives --write docs/objectives.md` from the trainings in "
-        f"`benchmarks/objectives.jsonl`, on {'; '.join(machines)}. Means over seeds; what is missing was not run.",
+        f"`benchmarks/objectives.jsonl`, on {'; '.join(machines)}. Means over seeds, of the gaps with the least and "
+        "the most, of seconds over machines too; what is missing was not run.",
         "",
         "The gaps are KL divergences in nats between flow and target, from [the certificate](method.md); missed is the "
         "share of the target where the flow is more than ten times too thin. The error of log Z is that of the pooled "
@@ -206,8 +207,10 @@ def _line(objective: str, rows: list[dict]) -> str:
         shown = f"{mean('wells'):.1f} of 4"
     elif "share" in rows[0]:
         shown = f"{mean('share'):.3f}, asked {rows[0]['asked']:.2f}"
-    cells = [f"`{objective}`", str(len(rows)), f"{mean('reverse_kl'):.3f}", f"{mean('forward_kl'):.3f}"]
-    cells += [
+    cells = [
+        f"`{objective}`",
+        str(len(rows)),
+        *(_with_range([row[name] for row in rows]) for name in ("reverse_kl", "forward_kl")),
         f"{mean('missed_mass'):.1%}",
         error,
         shown,
@@ -215,6 +218,11 @@ def _line(objective: str, rows: list[dict]) -> str:
         "{:,}, {:,}".format(*rows[0]["calls"]),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _with_range(values: list[float]) -> str:
+    ends = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{ends}"
 
 
 def main():
