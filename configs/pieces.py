@@ -13,6 +13,12 @@ DEFAULTS = {
     for field in dataclasses.fields(TrainConfig)
     if field.name != "seed" and field.default is not None
 }
+# a training by both divergences, the forward one of the generator's own samples, from a start close to them
+BOTH_WAYS = {
+    "objective": "mixed",
+    "objective_options": {"prior_batch": 8, "forward_share": 0.46},
+    "start": "normal",
+}
 
 
 def base(title: str, description: str) -> ConfigDict:

@@ -21,13 +21,8 @@ def get_config(arg: str = ""):
         "then turned to one side. The classifier and the landmark model that say so are needed in training only.",
     )
     smile = {"smile": pieces.classifier("faceapi_expression", "expression", "happy", weight=3.0, mirror=True)}
-    both_ways = {
-        "objective": "mixed",
-        "objective_options": {"prior_batch": 8, "forward_share": 0.46},
-        "start": "normal",
-    }
     summary = "The classifier energy -3 log P(happy), mirror image included."
-    config.stages.smile = pieces.stage(summary, smile, num_steps=300, **both_ways)
+    config.stages.smile = pieces.stage(summary, smile, num_steps=300, **pieces.BOTH_WAYS)
 
     turn = {"turn": pieces.pose(yaw=25.0, sigma=3.5)}
     config.stages.turn = pieces.stage(
