@@ -2,13 +2,12 @@
 
 python main.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-Measured on 2 cores of an AMD EPYC, 1,024 samples: smiles 21.4 % to 87.1 % (independent judge 18.2 % to 76.5 %); then
-mean yaw 2.8 to 22.8 degrees with 84.8 % smiles. The smile stage is 1.66 nats from its target seen from the flow (95 %:
-1.45 to 1.84) and 1.22 seen from the target (1.05 to 1.38), of which it misses 24 %. With compilation and report it took
-482 seconds and 1.6 GB; on a day when the machine was faster 304, with one device for both cores. With 60 and 40 steps,
-one after the other, 130 and 190. Rounding alone moves figures: runs of the same seed, whose programs add in another
-order, had 1.65 to 1.74, 1.16 to 1.22 and 22 to 24 %. By reverse KL alone, with 200 steps, it was 1.75, 1.64 and 30 %,
-with 89.9 % smiles (77.9 %).
+Measured on 2 cores of an Intel Xeon, 1,024 samples: smiles 21.4 % to 87.6 % (independent judge 18.2 % to 75.8 %); then
+mean yaw 3.8 to 23.0 degrees with 84.1 % smiles. The smile stage is 1.71 nats from its target seen from the flow (95 %:
+1.49 to 1.91) and 1.19 seen from the target (1.04 to 1.35), of which it misses 19 %. Two runs had the same figures; with
+compilation and report they took 181 and 255 seconds, as others shared the machine, and 1.7 GB. On 2 cores of an AMD
+EPYC, where sums are rounded otherwise, it was 1.66, 1.22 and 24 %, with 87.1 % smiles (76.5 %), in 482 seconds. By
+reverse KL alone, with 200 steps, it was 1.75, 1.64 and 30 %, with 89.9 % smiles (77.9 %).
 """
 
 from configs import pieces
