@@ -114,7 +114,8 @@ class ViT(nn.Module):
         x = x + positions(table, grid, tuple(side // self.patch_size for side in pixels.shape[1:3]))
         for index in range(self.layers):
             options = (self.heads, False, self.activation, self.hidden, self.epsilon, self.qkv_bias)
-            x = Block(*options, name=f"block{index}")(x, first=1 if index == self.layers - 1 else None)
+            first = 1 if index == self.layers - 1 else None  # of its results, the class token's alone are read
+            x = Block(*options, name=f"block{index}")(x, first=first)
         embedding = layer_norm("norm", self.epsilon)(x)[:, 0]
         if not self.num_labels:
             return {"embedding": embedding}
