@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 import jax
+from jax.extend.core import Var
 from jax.interpreters.partial_eval import dce_jaxpr
 
 WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
@@ -66,6 +67,18 @@ def memory(compiled: Any) -> dict[str, float]:
     found = compiled.memory_analysis()
     sizes = {"temporary_mib": found.temp_size_in_bytes, "argument_mib": found.argument_size_in_bytes}
     return {name: size / 2**20 for name, size in sizes.items()}
+
+
+def kept_mib(function: Any, *arguments: Any) -> float:
+    """MiB that a gradient by the first argument keeps of the way there for the way back, beside all arguments."""
+
+    def there(first: Any, *rest: Any) -> Any:
+        return jax.vjp(lambda each: function(each, *rest), first)
+
+    program = jax.make_jaxpr(there)(*arguments).jaxpr
+    made = {each for equation in program.eqns for each in equation.outvars}
+    kept = {each for each in program.outvars if isinstance(each, Var) and each in made}
+    return sum(each.aval.size * each.aval.dtype.itemsize for each in kept) / 2**20
 
 
 def messages(compiled: Any) -> dict[str, dict[str, int]]:

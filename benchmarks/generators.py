@@ -1,13 +1,16 @@
 """What each generator costs: parameters, operations and memory of an image and of a training gradient, and seconds.
 
     python -m benchmarks.generators [dcgan_digiface nvae_ffhq256 ...] [--batch 2] [--repeats 2] [--longest 400]
+                                    [--remat_from 256]
 
 Networks have their published sizes and random weights. GFLOP are those of matrix products and convolutions, two a
 multiplication with addition, counted in what the traced program needs, with every round of its loops; a gradient's
 include what is computed again on the way back. The gradient is that of reverse KL in the paper's flow, with a control
 that costs nothing. Memory is what the compiled program of a whole batch holds beyond its arguments, the weights of the
-generator and of the flow. Seconds, an image, are the best of the repeats, of the processor on CPUs; what takes more
-than `--longest` GFLOP a batch is not run. What was measured, and on which machine: docs/generators.md.
+generator and of the flow; kept is what of it the way back through the generator waits for, as the traced program says
+it, on any device. `--remat_from` is an option of StyleGAN2. Seconds, an image, are the best of the repeats, of the
+processor on CPUs; what takes more than `--longest` GFLOP a batch is not run. What was measured, and on which machine:
+docs/generators.md.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 import promptgen_jax as pg
-from benchmarks.counting import gflop
+from benchmarks.counting import gflop, kept_mib
 from benchmarks.machine import processor
 from promptgen_jax.generators import biggan, dcgan, diffae, flame, nvae, stylegan2, stylenerf
 from promptgen_jax.models import network
@@ -80,6 +83,8 @@ def make(name):
 def measure(name, options):
     """Prints one row."""
     generator, key = make(name), jax.random.key(0)
+    if options.remat_from is not None:
+        generator = generator.replace(remat_from=options.remat_from)
     control = pg.FunctionControl(lambda images: jnp.mean((images - 0.5) ** 2, axis=(1, 2, 3)))
     flow, params = pg.init_flow(key, generator.prior, architecture="allinone", num_layers=8, hidden_dim=256)
     loss = ReverseKL(batch_size=options.batch)
@@ -105,6 +110,8 @@ def measure(name, options):
             seconds = f"{best / options.batch:.3f} s"
         memory = compiled.memory_analysis().temp_size_in_bytes
         cells.append(f"{operations / options.batch:9.2f} GFLOP {memory / 2**20:7.0f} MiB {seconds:>9s}")
+    z = jax.ShapeDtypeStruct((options.batch, generator.prior.dim), jnp.float32)
+    cells.append(f"{kept_mib(lambda z, generator: generator(key, z), z, generator):7.0f} MiB kept")
     print(f"{name:20s}" + "  ".join(cells), flush=True)
 
 
@@ -125,6 +132,7 @@ def main():
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--longest", type=float, default=400)
+    parser.add_argument("--remat_from", type=int)
     options = parser.parse_args()
     print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {processor()}, batch {options.batch}")
     print(f"{'':20s}{'weights':>10s}{'image':>20s}{'':24s}{'gradient':>10s}")

@@ -27,16 +27,21 @@ class StyleGAN2(Frozen):
       prior: N(0, I) on R^D.
       truncation_psi: from 0, the mean latent for every z, to 1, no truncation.
       noise: "random", drawn from the key for every sample; "const", the stored maps, if there are any; or "none".
+      remat_from: pixels; from this resolution on, a gradient computes features again instead of keeping them, which
+        saves memory of accelerators at the price of time, see docs/generators.md. None: it keeps all.
     """
 
     truncation_psi: float = struct.field(pytree_node=False, default=1.0)
     noise: str = struct.field(pytree_node=False, default="random")
+    remat_from: int | None = struct.field(pytree_node=False, default=None)
 
     def __post_init__(self):
         """Checks the options, also those of `replace`."""
         super().__post_init__()
         checks.check_number(f"{self.name}: truncation_psi", self.truncation_psi, 0, 1)
         checks.check_known(f"{self.name}: noise", self.noise, NOISES)
+        if self.remat_from is not None:
+            checks.check_count(f"{self.name}: remat_from", self.remat_from)
         if self.noise == "const":
             self.module.check_stored(self.name)
 
@@ -58,11 +63,17 @@ class StyleGAN2(Frozen):
                 for index, shape in enumerate(self.module.noise_shapes)
             ]
         with products.arithmetic(self.precision):
-            return self.module.apply(self.weights, z, truncation_psi=self.truncation_psi, noise=noise)
+            options = {"truncation_psi": self.truncation_psi, "noise": noise, "remat_from": self.remat_from}
+            return self.module.apply(self.weights, z, **options)
 
 
 def build(
-    *, weights: str = "stylegan2_ffhq", truncation_psi: float = 1.0, noise: str = "random", precision: str = "float32"
+    *,
+    weights: str = "stylegan2_ffhq",
+    truncation_psi: float = 1.0,
+    noise: str = "random",
+    remat_from: int | None = None,
+    precision: str = "float32",
 ) -> StyleGAN2:
     """Loads a converted StyleGAN2.
 
@@ -71,13 +82,14 @@ def build(
         with where to get them.
       truncation_psi: from 0 to 1.
       noise: "random", "const" or "none".
+      remat_from: pixels, or None, see `StyleGAN2`.
       precision: of its products, see `ops.products.arithmetic`: "float32", "tf32" or "bfloat16".
 
     Raises:
       FileNotFoundError, ValueError: as `frozen.load_fields`; a wrong option.
     """
     fields = load_fields(weights, adapter="stylegan2", title="StyleGAN2", precision=precision)
-    return StyleGAN2(**fields, truncation_psi=truncation_psi, noise=noise)
+    return StyleGAN2(**fields, truncation_psi=truncation_psi, noise=noise, remat_from=remat_from)
 
 
 def tiny() -> StyleGAN2:

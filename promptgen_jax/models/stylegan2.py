@@ -58,7 +58,12 @@ class StyleGAN2(nn.Module):
         return [(size, size) for size in sizes]
 
     def __call__(
-        self, z: jax.Array, *, truncation_psi: float = 1.0, noise: Sequence[jax.Array] | str = ()
+        self,
+        z: jax.Array,
+        *,
+        truncation_psi: float = 1.0,
+        noise: Sequence[jax.Array] | str = (),
+        remat_from: int | None = None,
     ) -> jax.Array:
         """Images (B, S, S, 3), nominally in [0, 1], of latents z (B, D).
 
@@ -66,6 +71,7 @@ class StyleGAN2(nn.Module):
           z: (B, D) standard normal.
           truncation_psi: w is drawn towards its mean, mean + psi (w - mean); 1 leaves it alone.
           noise: one map (B or 1, r, r) per styled convolution, empty for no noise, or "const" for the stored maps.
+          remat_from: pixels; from this resolution on, a gradient computes features again; None: it keeps all.
 
         Raises:
           ValueError: "const" where none are stored.
@@ -75,7 +81,7 @@ class StyleGAN2(nn.Module):
             self.check_stored("StyleGAN2")
             noise = [stored.value[None] for stored in self.noise]
         ws = jnp.broadcast_to(w[:, None], (len(w), 2 * len(self.channels), self.style_dim))
-        return (self.synthesis(ws, noise) + 1) / 2
+        return (self.synthesis(ws, noise, remat_from) + 1) / 2
 
     @nn.nowrap
     def check_stored(self, where: str) -> None:
@@ -114,18 +120,21 @@ class Synthesis(nn.Module):
     conv_clamp: float | None
 
     @nn.compact
-    def __call__(self, ws, noise):
+    def __call__(self, ws, noise, remat_from=None):
         """The raw image (B, H, W, 3), nominally in [-1, 1].
 
         Args:
           ws: (B, 2 · len(channels), S), one w per layer; the colours of a block and the next convolution share theirs.
           noise: one map (B or 1, r, r) per styled convolution, or empty.
+          remat_from: as in `StyleGAN2`.
         """
         constant = self.param("constant", NORMAL, (4, 4, self.channels[0]))
         x, image = jnp.broadcast_to(constant, (len(ws), *constant.shape)), None
         for index, features in enumerate(self.channels):
             first, last = max(2 * index - 1, 0), 2 * index + 1
-            block = Block(features, self.conv_clamp, name=f"block_{4 << index}")
+            pixels = 4 << index
+            made = Block if remat_from is None or pixels < remat_from else nn.remat(Block)
+            block = made(features, self.conv_clamp, name=f"block_{pixels}")
             x, image = block(x, image, ws[:, first : last + 1], noise[first:last])
         return image
 
@@ -171,7 +180,8 @@ class StyledConv(nn.Module):
         x = x * lax.rsqrt(jnp.matmul(style**2, squares, precision="highest") + EPSILON)[:, None, None]
         if noise is not None:
             x = x + strength * noise[..., None]
-        return _clamp(_activate(x + bias), self.conv_clamp)
+        # without the barrier XLA keeps for the gradient also the slopes of the activation, as numbers
+        return lax.optimization_barrier(_clamp(_activate(x + bias), self.conv_clamp))
 
 
 class ToRGB(nn.Module):

@@ -14,6 +14,7 @@ from golden import seeded
 from official import GOLDEN, load_golden
 from official_stylegan2 import converted, torch
 
+from benchmarks import counting
 from promptgen_jax.generators import stylegan2
 from promptgen_jax.models import network
 from promptgen_jax.models import stylegan2 as model
@@ -230,9 +231,26 @@ def test_truncation_goes_to_the_image_of_the_mean():
     assert spread[2] < 1e-5
 
 
+def test_features_computed_again_are_not_kept_and_give_the_same_gradient():
+    generator, key = stylegan2.tiny(), jax.random.key(1)
+
+    def energy(z, generator):
+        return jnp.mean(generator(key, z) ** 2)
+
+    gradient = jax.jit(jax.grad(energy))
+    kept = {}
+    for pixels in (None, 4, 8, 32):
+        one = generator.replace(remat_from=pixels)
+        np.testing.assert_allclose(gradient(Z, one), gradient(Z, generator), rtol=1e-5, atol=1e-7)
+        kept[pixels] = counting.kept_mib(energy, Z, one)
+    assert kept[4] < kept[8] < 0.7 * kept[None]
+    assert kept[32] == kept[None]  # there are 16 pixels
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"remat_from": 0}, "remat_from: got 0"),
         ({"truncation_psi": 1.5}, "truncation_psi is 1.5; expected a number from 0 to 1"),
         ({"truncation_psi": -0.1}, "expected a number from 0 to 1"),
         ({"truncation_psi": "0.7"}, "expected a number from 0 to 1"),
