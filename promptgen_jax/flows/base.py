@@ -237,7 +237,7 @@ def init_flow(key: Array, prior: Prior, *, cond_dim: int = 0, **options: Any) ->
       prior: the generator's prior; one independent flow per block.
       cond_dim: length of the condition, 0 for none.
       **options: kind and options of it. Without a kind, those of `RealNVP`: conditioning, cond_scale, architecture,
-        num_layers, hidden_dim, clamp, negative_slope, identity_start, transformer; or a preset, "large".
+        num_layers, hidden_dim, clamp, negative_slope, identity_start, transformer, directions; or a preset, "large".
 
     Returns:
       (flow, params): the flow with its fixed buffers, and the arrays to train.
@@ -282,6 +282,7 @@ def save_flow(folder: str | Path, flow: Density, params: PyTree, *, extras: dict
         ("transformer", "affine"),
         ("dials", []),
         ("dial_heads", False),
+        ("directions", 0),
     ):  # left out, so that earlier releases read it
         if options.get(name) == usual:
             del options[name]

@@ -172,6 +172,32 @@ class Held(distrax.Bijector):
         return self._apply(y, "inverse_and_log_det")
 
 
+class Within(distrax.Bijector):
+    """x + V (f(Vᵀ x) - Vᵀ x): a bijector f of k numbers, along k directions; what is across them stays as it is.
+
+    Args:
+      bijector: f, of vectors (..., k).
+      directions: V (D, k), orthonormal columns.
+    """
+
+    def __init__(self, bijector: distrax.Bijector, directions: Array):
+        super().__init__(event_ndims_in=1)
+        self._bijector, self._directions = bijector, directions
+
+    def _apply(self, x: Array, method: str) -> tuple[Array, Array]:
+        inner = jnp.matmul(x, self._directions, precision=PRECISION)
+        moved, log_det = getattr(self._bijector, method)(inner)
+        return x + jnp.matmul(moved - inner, self._directions.T, precision=PRECISION), log_det
+
+    def forward_and_log_det(self, x: Array) -> tuple[Array, Array]:
+        """Noise (..., D) to latent (..., D) and log_det (...,)."""
+        return self._apply(x, "forward_and_log_det")
+
+    def inverse_and_log_det(self, y: Array) -> tuple[Array, Array]:
+        """Latent (..., D) to noise (..., D) and the log_det (...,) of that map."""
+        return self._apply(y, "inverse_and_log_det")
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def special_orthogonal(key: Array, num: int, dim: int) -> Array:
     """Draws (num, dim, dim) rotations, uniform on SO(dim): QR of normal matrices with the signs fixed."""

@@ -1,8 +1,4 @@
-"""Networks of the flow: the official all-in-one block, and a plain RealNVP, as Linen modules.
-
-They own conditioners, scales and offsets (`params`), rotations and permutations (`buffers`), and hand out distrax
-bijectors made of plain arrays. Forward is eps to z.
-"""
+"""The flow of the paper: couplings of either architecture for every block of the prior, and what they depend on."""
 
 from __future__ import annotations
 
@@ -11,216 +7,21 @@ from typing import Any
 
 import distrax
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from promptgen_jax import checks
 from promptgen_jax.flows import bijectors
+from promptgen_jax.flows.couplings import AllInOne, Coupling
 from promptgen_jax.flows.transformers import CLAMPS, complete, make_transformer
-from promptgen_jax.types import Prior, PyTree, Spec, Stack
+from promptgen_jax.types import Prior, PyTree, Spec
 
 ARCHITECTURES = ("allinone", "coupling")
 CONDITIONING = ("concat", "equivariant")
 PRESETS = {"large": {"num_layers": 16, "hidden_dim": 128}}  # options by name; those given beside it go first
 
+DIRECTIONS = "directions"  # name of that buffer
 GATE = 6.0  # of the dials: how fast a flow opens, from the identity at strength 0
-
-# softplus with beta 0.5 of this is 10, so that the global scale 0.1 * softplus starts at 1.
-INITIAL_GLOBAL_SCALE = float(2 * np.log(np.expm1(5.0)))
-
-
-class Conditioner(nn.Module):
-    """Multi-layer perceptron from one part of the vector (and the condition) to scales and shifts of the other.
-
-    Linear layers start like PyTorch's, weights and biases uniform within ±1/sqrt(fan_in), or at zero for the last.
-    """
-
-    output_dim: int
-    hidden_dims: tuple[int, ...]
-    negative_slope: float
-    zero_output: bool
-
-    @nn.compact
-    def __call__(self, x: Array, cond: Array | None = None) -> Array:
-        """(..., d) and (..., A) to (..., output_dim)."""
-        x = x if cond is None else jnp.concatenate([x, cond], axis=-1)
-        for hidden_dim in self.hidden_dims:
-            x = nn.leaky_relu(_linear(hidden_dim, x.shape[-1])(x), self.negative_slope)
-        return _linear(self.output_dim, x.shape[-1], zero=self.zero_output)(x)
-
-
-def _linear(output_dim: int, input_dim: int, *, zero: bool = False) -> nn.Dense:
-    def uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        return jax.random.uniform(key, shape, dtype, minval=-1.0, maxval=1.0) / np.sqrt(input_dim)
-
-    init = nn.initializers.zeros if zero else uniform
-    return nn.Dense(output_dim, kernel_init=init, bias_init=init, precision=bijectors.PRECISION)
-
-
-class CouplingLayer(nn.Module):
-    """The trained part of one layer: a coupling, then (for `allinone`) a global scale and offset.
-
-    Of x = [x1, x2] the tail x2 passes an elementwise transformer T that x1 steers, in the paper an affine one:
-
-        [x1, x2] -> [x1, T(x2; output_scale * conditioner(x1))];   y = g * that + offset,
-        g = 0.2 log(1 + exp(global_scale / 2))
-
-    With several `heads` the conditioner returns as many sets of numbers, which are added up, each times its gate.
-    """
-
-    dim: int
-    split: int
-    conditioner_options: dict
-    transformer: Any
-    output_scale: float
-    global_affine: bool
-    heads: int = 1
-
-    def setup(self) -> None:
-        """Makes the conditioner and, if asked for, the global scale and offset."""
-        output_dim = self.heads * self.transformer.num_params * (self.dim - self.split)
-        self.conditioner = Conditioner(output_dim, **self.conditioner_options)
-        if self.global_affine:
-            initial = nn.initializers.constant(INITIAL_GLOBAL_SCALE)
-            self.global_scale = self.param("global_scale", initial, (self.dim,))
-            self.global_offset = self.param("global_offset", nn.initializers.zeros, (self.dim,))
-
-    def __call__(self, cond: Array | None, gate: Array | None = None) -> list[distrax.Bijector]:
-        """The bijectors of this layer in the order in which they act; a `gate` (..., heads) of 0 shuts the coupling."""
-        if self.is_initializing():
-            self.conditioner(jnp.zeros((1, self.split)), cond)
-        # Unbound, the bijector is a plain function of arrays: it may be differentiated, mapped and returned freely.
-        network, variables = self.conditioner.unbind()
-        conditioner = jax.tree_util.Partial(network.apply, variables, cond=cond)
-        transformer, output_scale = self.transformer, self.output_scale
-
-        def steered(raw: Array) -> distrax.Bijector:
-            if gate is not None:
-                raw = jnp.sum(gate[..., None] * raw.reshape(*raw.shape[:-1], self.heads, -1), axis=-2)
-            return transformer(*jnp.split(output_scale * raw, transformer.num_params, axis=-1))
-
-        acting = [distrax.SplitCoupling(self.split, event_ndims=1, conditioner=conditioner, bijector=steered)]
-        if self.global_affine:
-            scale = 0.2 * jax.nn.softplus(self.global_scale / 2)
-            acting.append(distrax.Block(distrax.ScalarAffine(self.global_offset, scale=scale), 1))
-        return acting
-
-
-class AllInOne(nn.Module):
-    """The official flow: coupling, global scale and offset, then a fixed random rotation, `num_layers` times.
-
-    The factor 0.1 on the conditioner's output and the rotations follow FrEIA's AllInOneBlock with `permute_soft`.
-    With `identity_start` the last linear layers start at zero and one more fixed rotation undoes all others, so
-    that the flow starts as the identity (to rounding); otherwise it starts as a rotation with a small perturbation.
-    """
-
-    dim: int
-    num_layers: int
-    hidden_dim: int
-    transformer: Any
-    negative_slope: float
-    identity_start: bool
-
-    def setup(self) -> None:
-        """Makes the coupling layers and draws the rotations."""
-        conditioner_options = dict(
-            hidden_dims=(self.hidden_dim,),
-            negative_slope=self.negative_slope,
-            zero_output=self.identity_start,
-        )
-        split = self.dim - self.dim // 2
-        self.layers = [
-            CouplingLayer(self.dim, split, conditioner_options, self.transformer, 0.1, global_affine=True)
-            for _ in range(self.num_layers)
-        ]
-        self.rotations = self.variable("buffers", "rotations", self._draw_rotations)
-        if self.identity_start:
-            self.undo = self.variable("buffers", "undo", self._compose_undo)
-
-    def _draw_rotations(self) -> Stack:
-        return Stack.of(bijectors.special_orthogonal(self.make_rng("params"), self.num_layers, self.dim))
-
-    def _compose_undo(self) -> Array:
-        return bijectors.compose_rotations(self.rotations.value).T
-
-    def __call__(self, cond: Array | None) -> list[distrax.Bijector]:
-        """All bijectors in the order in which they act."""
-        acting = []
-        for layer, rotation in zip(self.layers, self.rotations.value, strict=True):
-            acting += [*layer(cond), bijectors.Rotation(rotation)]
-        return [*acting, bijectors.Rotation(self.undo.value)] if self.identity_start else acting
-
-
-class Coupling(nn.Module):
-    """Plain RealNVP: couplings whose halves alternate, with a random permutation before each pair.
-
-    A program holds one pair, as the body of a loop, however many there are.
-
-    The last linear layers start at zero and a last permutation undoes all others, so the flow starts as the exact
-    identity. No D x D matrix: the choice for latents of many thousand dimensions.
-    """
-
-    dim: int
-    num_layers: int
-    hidden_dim: int
-    transformer: Any
-    negative_slope: float
-    heads: int = 1
-
-    def setup(self) -> None:
-        """Makes the coupling layers and draws the permutations."""
-        conditioner_options = dict(
-            hidden_dims=(self.hidden_dim, self.hidden_dim),
-            negative_slope=self.negative_slope,
-            zero_output=True,
-        )
-        half = self.dim // 2  # even layers transform the last half, odd layers all the rest
-        self.layers = [
-            CouplingLayer(
-                self.dim,
-                self.dim - half if i % 2 == 0 else half,
-                conditioner_options,
-                self.transformer,
-                1.0,
-                global_affine=False,
-                heads=self.heads,
-            )
-            for i in range(self.num_layers)
-        ]
-        self.permutations = self.variable("buffers", "permutations", self._draw_permutations)
-
-    def _draw_permutations(self) -> Array:
-        keys = jax.random.split(self.make_rng("params"), self.num_layers)
-        swap = jnp.roll(jnp.arange(self.dim), self.dim // 2)
-        rows = [jax.random.permutation(k, self.dim) if i % 2 == 0 else swap for i, k in enumerate(keys)]
-        total = jnp.arange(self.dim)
-        for row in rows:
-            total = total[row]
-        return jnp.stack([*rows, jnp.argsort(total)]).astype(jnp.int32)
-
-    def __call__(self, cond: Array | None, gate: Array | None = None) -> list[distrax.Bijector]:
-        """All bijectors in the order in which they act; with a `gate` (..., heads) of 0 they are the identity."""
-        if self.is_initializing():  # for the arrays alone: nothing is stacked, each shape by a program of its own
-            return [bijector for layer in self.layers for bijector in layer(cond, gate)]
-        permutations = self.permutations.value
-        networks, variables = zip(*(layer.unbind() for layer in self.layers), strict=True)
-
-        def pair(arrays: PyTree, shared: PyTree) -> list[distrax.Bijector]:
-            """Of a pair of layers, or of the last one alone."""
-            acting: list[distrax.Bijector] = []
-            for network, each, permutation in zip(networks, *arrays, strict=False):
-                acting += [bijectors.Permutation(permutation), *network.apply(each, *shared)]
-            return acting
-
-        shared, (pairs, alone) = (cond, gate), divmod(self.num_layers, 2)
-        acting = pair((variables[-1:], permutations[-2:-1]), shared) if alone else []
-        if pairs:
-            along = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *variables[i : 2 * pairs : 2]) for i in range(2)]
-            rows = permutations[: 2 * pairs].reshape(pairs, 2, self.dim)
-            acting = [bijectors.Repeated(pair, (along, rows), shared), *acting]
-        return [*acting, bijectors.Permutation(permutations[-1])]
 
 
 class RealNVP(nn.Module):
@@ -250,6 +51,9 @@ class RealNVP(nn.Module):
         strength, so that a dial at 0 adds nothing to another.
       transformer: what couplings do to each number, by name or with options, see `flows.transformers`: "affine", the
         paper's, "spline", `{"kind": "spline", "num_bins": 8, "bound": 5.0}`, or a module outside the library.
+      directions: k, how many directions of the latent the flow moves along, the rest of it staying as the noise says;
+        0 for all of it. `pg.fit` takes those along which the energy changes most, see `training.directions`;
+        `init_flow` alone draws them. Of priors of one block.
     Source: arXiv 2209.06970, section 3.3, and the official model/mapping.py.
     """
 
@@ -266,15 +70,19 @@ class RealNVP(nn.Module):
     dials: tuple[int, ...] = ()
     dial_heads: bool = False
     transformer: Any = "affine"
+    directions: int = 0
 
     def setup(self) -> None:
         """Makes one flow per block of the prior, of an equivariant flow the parts B and A per block."""
+        sizes = (self.directions,) if self.directions else self.blocks
+        if self.directions:
+            self.basis = self.variable("buffers", DIRECTIONS, self._draw_directions)
         if self.conditioning == "concat":
-            self.flows = [self._make(size, self.num_layers) for size in self.blocks]
+            self.flows = [self._make(size, self.num_layers) for size in sizes]
         else:
             half = self.num_layers // 2
-            self.flows = [self._make(size, self.num_layers - half) for size in self.blocks]
-            self.outer_flows = [self._make(size, half) for size in self.blocks]
+            self.flows = [self._make(size, self.num_layers - half) for size in sizes]
+            self.outer_flows = [self._make(size, half) for size in sizes]
 
     @property
     def spec(self) -> Spec:
@@ -290,6 +98,10 @@ class RealNVP(nn.Module):
     def bijector(self, params: PyTree, buffers: PyTree, cond: Array | None) -> distrax.Bijector:
         """The bijector of these arrays, eps (..., D) to z (..., D)."""
         return self.apply({"params": params, "buffers": buffers}, cond)
+
+    def _draw_directions(self) -> Array:
+        """Orthonormal columns (D, k), uniform among all."""
+        return bijectors.special_orthogonal(self.make_rng("params"), 1, self.blocks[0])[0, :, : self.directions]
 
     def _make(self, size: int, num_layers: int) -> nn.Module:
         clamp = self.clamp or ("tanh" if self.architecture == "allinone" else "tanh_half")
@@ -332,6 +144,8 @@ class RealNVP(nn.Module):
     def _side_by_side(self, acting: list[list[distrax.Bijector]]) -> distrax.Bijector:
         """One bijector of those of each block, given in the order in which they act."""
         chains = [_chain(block) for block in acting]
+        if self.directions:
+            return bijectors.Within(chains[0], self.basis.value)
         return chains[0] if len(chains) == 1 else bijectors.SideBySide(chains, self.blocks)
 
 
@@ -377,7 +191,22 @@ def build(prior: Prior, *, cond_dim: int = 0, preset: str = "", **options: Any) 
     checks.check_count("flow: hidden_dim", module.hidden_dim)
     for size in module.blocks:
         checks.check_count("flow: block size", size, minimum=2)
+    if module.directions != 0:
+        _check_directions(module)
     return module
+
+
+def _check_directions(module: RealNVP) -> None:
+    """Raises ValueError unless the latent has so many directions, and couplings can act on as many numbers."""
+    if len(module.blocks) > 1:
+        raise ValueError(
+            f"flow directions: the prior has {len(module.blocks)} blocks, which have a flow each. Leave it out."
+        )
+    checks.check_count("flow: directions", module.directions, minimum=2)
+    if module.directions > module.blocks[0]:
+        raise ValueError(
+            f"flow directions: {module.directions} of a latent of {module.blocks[0]} numbers. Give at most as many."
+        )
 
 
 def _check_dials(module: RealNVP) -> None:

@@ -25,6 +25,7 @@ from promptgen_jax.training import moments
 from promptgen_jax.training.about import claim_workdir, recipe
 from promptgen_jax.training.config import AUTO, TrainConfig, make_objective, name_of
 from promptgen_jax.training.constraints import betas_of, check_sentences, with_beta
+from promptgen_jax.training.directions import active_directions, aimed, has_directions
 from promptgen_jax.training.optimizer import global_norm, make_optimizer
 from promptgen_jax.training.start import NUM_DRAWS, choose, closest_normal, start_at, weighted_draws
 from promptgen_jax.training.watch import Watch, stop_signals
@@ -109,6 +110,11 @@ def flow_key(seed: int) -> Array:
 def first_draws(ebm: LatentEBM, seed: int, num_samples: int = NUM_DRAWS) -> Draws:
     """The weighted samples of the generator that a training of this seed begins with, where it needs any."""
     return weighted_draws(ebm, jax.random.fold_in(seeded(seed), 2**31 - 3), num_samples=num_samples)
+
+
+def first_directions(ebm: LatentEBM, seed: int) -> np.ndarray:
+    """The directions that a training of this seed moves along, where its flow has `directions`, most active first."""
+    return active_directions(ebm, jax.random.fold_in(seeded(seed), 2**31 - 4))
 
 
 def started(flow: types.Density, params: PyTree, draws: Draws, seed: int, ebm: LatentEBM) -> PyTree:
@@ -197,6 +203,8 @@ def _fit(
 ):
     """`fit`, once all is checked, and the workdir is this training's."""
     trained_flow, params = init_flow(flow_key(config.seed), ebm.generator.prior, cond_dim=cond_dim, **flow)
+    if has_directions(trained_flow.buffers):
+        trained_flow = aimed(trained_flow, first_directions(ebm, config.seed))
     if config.start and draws is not None:
         params = started(trained_flow, params, draws, config.seed, ebm)
     optimizer = optimizer or make_optimizer(
@@ -275,6 +283,8 @@ def check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
     check_sentences(ebm)
     if ebm.needs_reference and config.start:
         raise ValueError("fit: start='normal' needs a fixed target, which a control of this one moves. Leave it out.")
+    if ebm.needs_reference and "directions" in flow:
+        raise ValueError("fit: directions need a fixed target, which a control of this one moves. Leave them out.")
     if ebm.needs_reference and make_objective(config).needs_fixed_target:
         names = ", ".join(control.name for control in ebm.controls if control.needs_reference)
         raise ValueError(
