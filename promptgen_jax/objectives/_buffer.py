@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -28,8 +30,8 @@ class Buffer(struct.PyTreeNode):
     written: Array
 
     @classmethod
-    def empty(cls, ebm: LatentEBM, size: int) -> Buffer:
-        """Places for `size` samples of a target."""
+    def empty(cls, ebm: LatentEBM, size: int, **further: Array) -> Self:
+        """Places for `size` samples of a target; `further` are the fields that a subclass adds."""
         cond_dim = ebm.cond_prior.dim if ebm.cond_prior else 0
         return cls(
             z=jnp.zeros((size, ebm.generator.prior.dim)),
@@ -37,9 +39,10 @@ class Buffer(struct.PyTreeNode):
             log_weight=jnp.full(size, -jnp.inf),
             log_q=jnp.zeros(size),
             written=jnp.zeros((), jnp.int32),
+            **further,
         )
 
-    def add(self, z: Array, cond: Array | None, log_weight: Array, log_q: Array) -> Buffer:
+    def add(self, z: Array, cond: Array | None, log_weight: Array, log_q: Array) -> Self:
         """With samples z (B, D), conditions (B, A), log weights (B,) and log q (B,) in place of the oldest ones."""
         size, count = len(self.log_weight), len(z)
         z, log_weight, log_q = (each[-size:] for each in (z, log_weight, log_q))
@@ -58,6 +61,10 @@ class Buffer(struct.PyTreeNode):
         weight = jnp.cumsum(jax.nn.softmax(self.log_weight))
         ticks = (jnp.arange(count) + jax.random.uniform(key)) / count
         return jnp.clip(jnp.searchsorted(weight, ticks * weight[-1]), 0, len(weight) - 1)
+
+    def ess(self) -> Array:
+        """Effective number of samples ()."""
+        return 1 / jnp.sum(jax.nn.softmax(self.log_weight) ** 2)
 
     def rows(self, rows: Array) -> tuple[Array, Array | None]:
         """Latents and conditions of some of the samples."""

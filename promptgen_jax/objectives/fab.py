@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -12,12 +11,12 @@ from flax import struct
 
 from promptgen_jax import checks
 from promptgen_jax.ebm import LatentEBM
+from promptgen_jax.objectives._annealed import annealed
 from promptgen_jax.objectives._buffer import Buffer
 from promptgen_jax.objectives._shared import draw, sharding_field
 from promptgen_jax.objectives.forward_kl import ForwardKL
 from promptgen_jax.types import Array, Density, PyTree, Spec, spec_field
 
-ACCEPTED, PACE = 0.65, 1.05  # wanted share of accepted moves, and the factor by which the step size follows it
 LARGEST_CORRECTION = 10.0
 
 
@@ -104,8 +103,7 @@ class FAB:
             log_weight=buffer.log_weight.at[rows].set(buffer.log_weight[rows] + correction),
             log_q=buffer.log_q.at[rows].set(jax.lax.stop_gradient(log_q)),
         )
-        share = jax.nn.softmax(buffer.log_weight)
-        metrics = {"loss": loss, "ess": 1 / jnp.sum(share**2), "step_size": memory.step_size, "accepted": accepted}
+        metrics = {"loss": loss, "ess": buffer.ess(), "step_size": memory.step_size, "accepted": accepted}
         return loss, (memory.replace(buffer=buffer, updates=memory.updates + 1), metrics)
 
     def _refill(
@@ -115,67 +113,18 @@ class FAB:
         key_eps, key_ebm, key_moves = jax.random.split(key, 3)
         cond = ebm.draw_cond(jax.random.fold_in(key_eps, 1), self.batch_size)
         eps = draw(self, key_eps, ebm.generator.prior, self.batch_size)
-        z, log_det = flow.forward_and_log_det(params, eps, cond)
+        z, _ = flow.forward_and_log_det(params, eps, cond)
 
-        def both(z: Array) -> tuple[Array, Array]:
-            return ebm.log_prob(key_ebm, z, cond), flow.log_prob(params, z, cond)
+        def densities(z: Array) -> tuple[Array, Array]:
+            log_p, log_q = ebm.log_prob(key_ebm, z, cond), flow.log_prob(params, z, cond)
+            return log_q, 2 * log_p - log_q
 
-        def log_g(z: Array, b: Array) -> Array:
-            log_p, log_q = both(z)
-            return 2 * b * log_p + (1 - 2 * b) * log_q
-
-        def lead(carried: tuple[Array, Array, Array], number: Array) -> tuple[tuple[Array, Array, Array], Array]:
-            z, log_weight, step_size = carried
-            b = number / self.distributions
-            log_p, log_q = both(z)
-            log_weight += 2 * (log_p - log_q) / self.distributions
-            moved, share = hamiltonian(
-                lambda z: log_g(z, b), jax.random.fold_in(key_moves, number), z, step_size, self.leapfrog
-            )
-            step_size *= jnp.where(share > ACCEPTED, PACE, 1 / PACE)
-            return (moved, log_weight, step_size), share
-
-        start = z, jnp.zeros(self.batch_size), memory.step_size
-        (z, log_weight, step_size), shares = jax.lax.scan(lead, start, jnp.arange(1, self.distributions + 1))
+        steps = {"distributions": self.distributions, "leapfrog": self.leapfrog}
+        z, log_weight, step_size, accepted = annealed(densities, key_moves, z, memory.step_size, **steps)
         buffer = memory.buffer.add(z, cond, log_weight, flow.log_prob(params, z, cond))
-        return memory.replace(buffer=buffer, step_size=step_size), jnp.mean(shares)
+        return memory.replace(buffer=buffer, step_size=step_size), accepted
 
     held_out, score = ForwardKL.held_out, staticmethod(ForwardKL.score)
-
-
-def hamiltonian(
-    log_density: Callable[[Array], Array], key: Array, z: Array, step_size: Array, num_steps: int
-) -> tuple[Array, Array]:
-    """One Hamiltonian move of every sample, accepted or refused alone.
-
-    Args:
-      log_density: of z (B, D) to (B,), nats, up to a constant.
-      key: draws momenta and what is accepted.
-      z: (B, D).
-      step_size: () of the leapfrog.
-      num_steps: of the leapfrog, each one gradient.
-
-    Returns:
-      z (B, D), and the share of accepted moves ().
-
-    Source: R. Neal, MCMC using Hamiltonian dynamics, arXiv 1206.1901, figure 2.
-    """
-    key_momentum, key_accept = jax.random.split(key)
-    slope = jax.value_and_grad(lambda z: (lambda each: (jnp.sum(each), each))(log_density(z)), has_aux=True)
-
-    def leap(carried: Any, _: None) -> tuple[Any, None]:
-        z, momentum, gradient, _ = carried
-        momentum += 0.5 * step_size * gradient
-        z += step_size * momentum
-        (_, value), gradient = slope(z)
-        return (z, momentum + 0.5 * step_size * gradient, gradient, value), None
-
-    start = jax.random.normal(key_momentum, z.shape)
-    (_, before), gradient = slope(z)
-    (end, momentum, _, after), _ = jax.lax.scan(leap, (z, start, gradient, before), None, num_steps)
-    gain = after - before - 0.5 * jnp.sum(momentum**2 - start**2, axis=1)
-    accepted = jnp.log(jax.random.uniform(key_accept, gain.shape)) < gain  # NaN is refused
-    return jnp.where(accepted[:, None], end, z), jnp.mean(accepted)
 
 
 def build(

@@ -8,7 +8,6 @@ from helpers import OPTIONS
 
 import promptgen_jax as pg
 from promptgen_jax.flows.base import init_flow
-from promptgen_jax.generators import synthetic
 from promptgen_jax.training.directions import active_directions
 
 KEY = jax.random.key(0)

@@ -53,6 +53,21 @@ def test_the_buffer_of_mixed_holds_the_target():
     assert float(metrics["forward"]) == pytest.approx(exact, abs=0.06)
 
 
+def test_samples_that_mixed_leads_are_of_the_target_too():
+    """Their weights have the mean Z, exp(-4/9)/3, and are more even; where the buffer is good, none is led."""
+    options = {"batch_size": 512, "buffer_size": 8192, "tempered": 512, "distributions": 8, "leapfrog": 10}
+    state, metrics = run(Mixed(forward_batch=8192, **options), make_ebm(), 8)
+    mean, variance = weighted(state)
+    np.testing.assert_allclose(mean, [MEAN, 0], atol=0.06)
+    np.testing.assert_allclose(variance, [VARIANCE, 1], atol=0.1)
+    assert float(jax.nn.logsumexp(state.log_weight) - np.log(8192)) == pytest.approx(-4 / 9 - np.log(3), abs=0.05)
+    assert metrics["accepted"] > 0.4
+    plain, _ = run(Mixed(forward_batch=8192, batch_size=512, buffer_size=8192), make_ebm(), 8)
+    assert float(metrics["ess"]) > 1.1 * float(plain.ess())
+    _, unmoved = run(Mixed(forward_batch=16, **options), make_ebm(), 3)
+    assert unmoved["accepted"] == 0
+
+
 def test_fab_leads_to_where_the_flow_is_too_thin():
     """To p²/q: N(m, v)² / N(0, 1) is normal of precision 2 / v - 1, whose mean is 2 m / v over that."""
     state, metrics = run(FAB(batch_size=512, every=1, buffer_size=4096, step_size=0.3), make_ebm(), 8)
@@ -103,6 +118,8 @@ def test_the_gradient_of_cgm_relax():
     ("name", "options", "message"),
     [
         ("mixed", {"forward_share": 1.5}, "forward_share"),
+        ("mixed", {"tempered": 99}, "tempered is 99, of a batch of"),
+        ("mixed", {"tempered": 4, "leapfrog": 0}, "leapfrog"),
         ("fab", {"distributions": 0}, "distributions"),
         ("forward_kl", {"prior_share": -0.1}, "prior_share"),
         ("annealed", {"least_es": 0.1}, "least_ess"),
@@ -119,6 +136,7 @@ def test_options_are_checked(name, options, message):
     ("name", "changed"),
     [
         ("mixed", {"forward_share": 0.3, "buffer_size": 64}),
+        ("mixed", {"tempered": 4, "distributions": 2, "leapfrog": 1}),
         ("fab", {"distributions": 3}),
         ("annealed", {"least_ess": 0.1}),
         ("cgm_relax", {"relaxation": 2.0}),
