@@ -107,8 +107,10 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(ebm: LatentEBM, draws: Draws | None) -> Choice:
+def choose(ebm: LatentEBM, draws: Draws | None, *, directions: int = 0) -> Choice:
     """The objective for a target, from weighted samples of the prior, by the first of these rules that applies.
+
+    Coordinates are those that the flow moves along: all, or as many as its `directions`.
 
     1. The target moves with the flow (no samples): path_gradient, which needs no fixed one.
     2. The energy varies but is flat at more than 90 % of the samples, as of saturated classes: score_function.
@@ -123,6 +125,7 @@ def choose(ebm: LatentEBM, draws: Draws | None) -> Choice:
     if flat > MOSTLY:
         return Choice("score_function", f"the energy has no useful gradient at {flat:.0%} of the samples")
     ess, (count, dim) = draws.ess(), draws.z.shape
+    dim = directions or dim
     if ess < max(ENOUGH, EACH * dim):
         return Choice(
             "path_gradient", f"only {ess:.1f} of {count} samples of the generator are effective, in {dim} dimensions"

@@ -174,7 +174,7 @@ def fit(
             print(f"weighing {NUM_DRAWS} samples of the generator ...", flush=True)
         draws = first_draws(ebm, config.seed)
     if config.objective == AUTO:
-        chosen, reason = choose(ebm, draws)
+        chosen, reason = choose(ebm, draws, directions=flow.get("directions", 0))
         config = dataclasses.replace(config, objective=chosen)
         if told:
             print(f"objective {chosen}: {reason}", flush=True)

@@ -81,6 +81,7 @@ def test_of_few_samples_for_so_many_coordinates_nothing_is_learnt_by_heart():
     chosen = start.choose(ebm, draws)
     assert chosen.objective == "path_gradient"
     assert chosen.reason.endswith("effective, in 100 dimensions")
+    assert start.choose(ebm, draws, directions=20).objective == "mixed"  # so many are enough for twenty of them
 
 
 def test_auto_says_what_it_takes_and_why(capsys):
