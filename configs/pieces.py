@@ -50,14 +50,15 @@ def stage(
     below: dict | None = None,
     condition: dict | None = None,
     corners: float = FULL,
+    directions: int = 0,
     **training,
 ) -> dict:
     """One control to train, on top of the stage before it or of the one named by `on` ("generator": of none).
 
     `below` gives the generator other options from this stage on. The identity-start coupling flow keeps each person
-    recognisable before and after. With `condition`, ranges by name that `Conditions.of` reads (of angles in degrees),
-    or sentences, the flow takes conditions drawn from them, the share `corners` of strengths at the corners of their
-    ranges.
+    recognisable before and after; it moves latents along so many `directions`, or everywhere. With `condition`, ranges
+    by name that `Conditions.of` reads (of angles in degrees), or sentences, the flow takes conditions drawn from them,
+    the share `corners` of strengths at the corners of their ranges.
     """
     options = {
         "num_steps": 200,
@@ -74,7 +75,8 @@ def stage(
         "below": below or {},
         "condition": condition or {},
         "controls": controls,
-        "flow": {"architecture": "coupling", "num_layers": 8, "hidden_dim": 64},
+        "flow": {"architecture": "coupling", "num_layers": 8, "hidden_dim": 64}
+        | ({"directions": directions} if directions else {}),
         "training": DEFAULTS | {"start": config_dict.placeholder(str)} | options | training,
     }
 

@@ -21,7 +21,7 @@ def get_config(arg: str = ""):
     )
     smile = {"smile": pieces.classifier("faceapi_expression", "expression", "happy", weight=3.0, mirror=True)}
     summary = "The classifier energy -3 log P(happy), mirror image included."
-    config.stages.smile = pieces.stage(summary, smile, num_steps=300, **pieces.BOTH_WAYS)
+    config.stages.smile = pieces.stage(summary, smile, directions=20, num_steps=180, **pieces.BOTH_WAYS)
 
     turn = {"turn": pieces.pose(yaw=25.0, sigma=3.5)}
     config.stages.turn = pieces.stage(
