@@ -25,7 +25,7 @@ from promptgen_jax.training import moments
 from promptgen_jax.training.about import claim_workdir, recipe
 from promptgen_jax.training.config import AUTO, TrainConfig, make_objective, name_of
 from promptgen_jax.training.constraints import betas_of, check_sentences, with_beta
-from promptgen_jax.training.directions import active_directions, aimed, has_directions
+from promptgen_jax.training.directions import NUM_GRADIENTS, active_directions, aimed, has_directions
 from promptgen_jax.training.optimizer import global_norm, make_optimizer
 from promptgen_jax.training.start import NUM_DRAWS, choose, closest_normal, start_at, weighted_draws
 from promptgen_jax.training.watch import Watch, stop_signals
@@ -204,6 +204,8 @@ def _fit(
     """`fit`, once all is checked, and the workdir is this training's."""
     trained_flow, params = init_flow(flow_key(config.seed), ebm.generator.prior, cond_dim=cond_dim, **flow)
     if has_directions(trained_flow.buffers):
+        if not quiet and devices.is_first_host():
+            print(f"looking for directions, by {NUM_GRADIENTS} gradients of the energy ...", flush=True)
         trained_flow = aimed(trained_flow, first_directions(ebm, config.seed))
     if config.start and draws is not None:
         params = started(trained_flow, params, draws, config.seed, ebm)

@@ -67,7 +67,7 @@ def test_a_training_reaches_a_target_of_as_many_directions(trained, tmp_path):
     np.testing.assert_array_equal(again.sample(KEY, 4), trained.sample(KEY, 4))
 
 
-def test_a_resumed_training_goes_on_along_the_same_directions(tmp_path):
+def test_a_resumed_training_goes_on_along_the_same_directions(tmp_path, capsys):
     options = OPTIONS | {"num_steps": 4, "flow": FLOW | {"directions": 3}}
 
     def stop(step, metrics, prompt):
@@ -76,7 +76,8 @@ def test_a_resumed_training_goes_on_along_the_same_directions(tmp_path):
 
     with pytest.raises(RuntimeError, match="power cut"):
         pg.fit(plane(), callback=stop, workdir=tmp_path, **options)
-    resumed, _ = pg.fit(plane(), workdir=tmp_path, **options)
+    resumed, _ = pg.fit(plane(), workdir=tmp_path, **options | {"quiet": False})
+    assert capsys.readouterr().out.startswith("looking for directions, by 512 gradients of the energy ...\n")
     whole, _ = pg.fit(plane(), **options)
     for one, other in zip(jax.tree.leaves(resumed.params), jax.tree.leaves(whole.params), strict=True):
         np.testing.assert_array_equal(one, other)
