@@ -145,7 +145,7 @@ class Mixed:
 
         poor = buffer.ess() < self.forward_batch
         samples, step_size, accepted = jax.lax.cond(poor, lead, leave, buffer.step_size)
-        return samples, buffer.replace(step_size=step_size), accepted
+        return jax.lax.stop_gradient(samples), buffer.replace(step_size=step_size), accepted
 
     held_out, score = ForwardKL.held_out, staticmethod(ForwardKL.score)
 
