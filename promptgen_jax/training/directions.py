@@ -46,7 +46,7 @@ def aimed(flow: Any, directions: np.ndarray) -> Any:
     """The flow with its directions replaced by the first of these, also in each part of a mixture."""
 
     def replaced(path: tuple, leaf: Array) -> Array:
-        if getattr(path[-1], "key", None) != DIRECTIONS:
+        if not _is_named(path):
             return leaf
         return jnp.broadcast_to(jnp.asarray(directions[:, : leaf.shape[-1]]), leaf.shape)
 
@@ -55,8 +55,11 @@ def aimed(flow: Any, directions: np.ndarray) -> Any:
 
 def has_directions(buffers: PyTree) -> bool:
     """Whether a flow moves along directions that can be chosen."""
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(buffers)]
-    return any(getattr(path[-1], "key", None) == DIRECTIONS for path in paths)
+    return any(_is_named(path) for path, _ in jax.tree_util.tree_leaves_with_path(buffers))
+
+
+def _is_named(path: tuple) -> bool:
+    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")[-1] == DIRECTIONS
 
 
 @jax.jit
