@@ -31,7 +31,7 @@ TABLE = Path(__file__).parent / "counts.json"
 TOLERANCE = 0.1
 BATCH = 4
 FLOW = {"architecture": "allinone", "num_layers": 8, "hidden_dim": 128}
-COUPLING = {"architecture": "coupling", "num_layers": 8, "hidden_dim": 64}
+COUPLING = {"architecture": "coupling", "num_layers": 8, "hidden_dim": 64, "directions": 20}
 
 
 def faces(*controls: Any, flow: dict = FLOW) -> tuple[pg.LatentEBM, Any, Any]:

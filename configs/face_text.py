@@ -30,7 +30,7 @@ def get_config(arg: str = ""):
     # plain views: moved or cut out they hide what tells expressions apart, and with other colours dark means nothing
     control = pieces.clip(TEXT, weight=30.0, network="tinyclip_faces", num_augmentations=1, policy="")
     config.stages.text = pieces.stage(
-        "The CLIP energy of a text.", {"text": control}, directions=20, num_steps=300, learning_rate=2e-3
+        "The CLIP energy of a text.", {"text": control}, num_steps=300, learning_rate=2e-3
     )
     config.evaluation.judges = {
         "faceapi_expression": ("expression",),

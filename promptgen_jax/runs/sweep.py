@@ -231,7 +231,7 @@ def _train(groups: Mapping[str, list[Member]], start: str, made: Any, config: di
         if any(each.folder not in prompts for each in members):
             program = program or Together([each.ebm for each in everyone], members[0].options(), members[0].stage.flow)
             _train_together(members, program, prompts, before)
-        before = [prompts[each.folder].params for each in members]
+        before = [(prompts[each.folder].flow, prompts[each.folder].params) for each in members]
     return prompts
 
 
@@ -253,7 +253,7 @@ def _alike(members: Sequence[Member]) -> list[list[Member]]:
 def _train_together(
     members: Sequence[Member], program: Together | None, prompts: dict[Path, Prompt], before: list | None
 ) -> None:
-    """Trains members at once, from the parameters before if there are any, and saves them."""
+    """Trains members at once, from the flows before if there are any, and saves them."""
     names, config = ", ".join(dict.fromkeys(each.value for each in members)), members[0].options()
     print(f"training {names}", flush=True)
     began = time.monotonic()
@@ -265,7 +265,7 @@ def _train_together(
     else:
         program = program or Together(ebms, config, members[0].stage.flow)
         steps = config.num_steps if before is None else max(1, round(SHARE * config.num_steps))
-        made = program.fit(ebms, seeds, params=before, num_steps=steps, name=members[0].value)
+        made = program.fit(ebms, seeds, start_at=before, num_steps=steps, name=members[0].value)
     seconds = (time.monotonic() - began) / len(members)
     for each, (prompt, _) in zip(members, made, strict=True):
         prompts[each.folder] = runs.saved(prompt, each.folder, {"train_seconds": seconds})

@@ -16,7 +16,6 @@ import numpy as np
 from promptgen_jax import checks, devices, parts
 from promptgen_jax.draws import seeded
 from promptgen_jax.ebm import LatentEBM
-from promptgen_jax.flows.base import init_flow
 from promptgen_jax.objectives import _shared as contract
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.training.about import recipe
@@ -29,7 +28,7 @@ from promptgen_jax.training.train import (
     check_metrics,
     check_target,
     first_draws,
-    flow_key,
+    new_flow,
     started,
     train_step,
 )
@@ -83,7 +82,7 @@ class Together:
         targets: Sequence[LatentEBM],
         seeds: Sequence[int],
         *,
-        params: Sequence[PyTree] | None = None,
+        start_at: Sequence[tuple[Density, PyTree]] | None = None,
         num_steps: int = 0,
         name: str = "prompt",
     ) -> list[tuple[Prompt, list[dict]]]:
@@ -92,8 +91,8 @@ class Together:
         Args:
           targets: one or more.
           seeds: one for each.
-          params: to start at, or None for those that a flow is made with. With them, where the config starts with
-            samples of the generator, they are as large a share of its own number as `num_steps` is.
+          start_at: flows and their parameters to start at, or None for new ones. With them, where the config starts
+            with samples of the generator, they are as large a share of its own number as `num_steps` is.
           num_steps: updates, by default those of the config.
           name: of the prompts.
 
@@ -105,12 +104,11 @@ class Together:
         """
         num_steps = num_steps or self.config.num_steps
         checks.check_count("fit: num_steps", num_steps)
-        cond_dim = targets[0].cond_prior.dim if targets[0].cond_prior else 0
-        prior = targets[0].generator.prior
-        made = [init_flow(flow_key(seed), prior, cond_dim=cond_dim, **self.flow) for seed in seeds]
+        each_target = list(zip(targets, seeds, strict=True))
+        made = start_at or [new_flow(target, seed, self.flow) for target, seed in each_target]
         starts = [
-            self._start(target, seed, *each, None if params is None else params[index], num_steps)
-            for index, (target, seed, each) in enumerate(zip(targets, seeds, made, strict=True))
+            self._start(target, seed, *each, num_steps, new=start_at is None)
+            for (target, seed), each in zip(each_target, made, strict=True)
         ]
         first = [each for each, _ in starts]
         memory = _stack([remembered for _, remembered in starts])
@@ -148,16 +146,15 @@ class Together:
         return list(zip(prompts, histories, strict=True))
 
     def _start(
-        self, target: LatentEBM, seed: int, flow: Density, made: PyTree, given: PyTree | None, num_steps: int
+        self, target: LatentEBM, seed: int, flow: Density, params: PyTree, num_steps: int, *, new: bool
     ) -> tuple[PyTree, PyTree]:
         """The parameters and the memory that a training starts with."""
         draws = None
         if self.config.start and not target.needs_reference:
-            count = NUM_DRAWS if given is None else max(1, NUM_DRAWS * num_steps // self.config.num_steps)
+            count = NUM_DRAWS if new else max(1, NUM_DRAWS * num_steps // self.config.num_steps)
             draws = first_draws(target, seed, count)
-        params = made if given is None else given
-        if draws is not None and given is None:
-            params = started(flow, made, draws, seed, target)
+        if draws is not None and new:
+            params = started(flow, params, draws, seed, target)
         memory = self._objective.init(target, flow, params)  # which refuses what it cannot train on
         return params, contract.receive(self._objective, memory, draws)
 

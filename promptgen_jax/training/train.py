@@ -112,9 +112,22 @@ def first_draws(ebm: LatentEBM, seed: int, num_samples: int = NUM_DRAWS) -> Draw
     return weighted_draws(ebm, jax.random.fold_in(seeded(seed), 2**31 - 3), num_samples=num_samples)
 
 
-def first_directions(ebm: LatentEBM, seed: int) -> np.ndarray:
-    """The directions that a training of this seed moves along, where its flow has `directions`, most active first."""
-    return active_directions(ebm, jax.random.fold_in(seeded(seed), 2**31 - 4))
+def new_flow(ebm: LatentEBM, seed: int, flow: dict, *, told: bool = False) -> tuple[types.Density, PyTree]:
+    """What a training of this seed begins with: a flow, along the target's directions if it has any, and parameters.
+
+    Args:
+      ebm: the target.
+      seed: of the training.
+      flow: options of `init_flow`.
+      told: say that directions are looked for, which takes as many gradients.
+    """
+    cond_dim = ebm.cond_prior.dim if ebm.cond_prior else 0
+    made, params = init_flow(flow_key(seed), ebm.generator.prior, cond_dim=cond_dim, **flow)
+    if has_directions(made.buffers):
+        if told:
+            print(f"looking for directions, by {NUM_GRADIENTS} gradients of the energy ...", flush=True)
+        made = aimed(made, active_directions(ebm, jax.random.fold_in(seeded(seed), 2**31 - 4)))
+    return made, params
 
 
 def started(flow: types.Density, params: PyTree, draws: Draws, seed: int, ebm: LatentEBM) -> PyTree:
@@ -189,7 +202,7 @@ def fit(
         raise ValueError(
             f"training.batch_size: {config.batch_size} does not divide over {num_devices} devices; choose a multiple."
         )
-    about = {"flow": flow, "cond_dim": cond_dim, "name": name, "optimizer": optimizer, "draws": draws}
+    about = {"flow": flow, "name": name, "optimizer": optimizer, "draws": draws}
     seen = {"workdir": workdir, "quiet": quiet, "callback": callback}
     if workdir is None:
         return _fit(ebm, objective, config, mesh, **about, **seen)
@@ -198,15 +211,9 @@ def fit(
         return _fit(ebm, objective, config, mesh, **about, **seen)
 
 
-def _fit(
-    ebm, objective, config: TrainConfig, mesh, *, flow, cond_dim, name, optimizer, draws, workdir, quiet, callback
-):
+def _fit(ebm, objective, config: TrainConfig, mesh, *, flow, name, optimizer, draws, workdir, quiet, callback):
     """`fit`, once all is checked, and the workdir is this training's."""
-    trained_flow, params = init_flow(flow_key(config.seed), ebm.generator.prior, cond_dim=cond_dim, **flow)
-    if has_directions(trained_flow.buffers):
-        if not quiet and devices.is_first_host():
-            print(f"looking for directions, by {NUM_GRADIENTS} gradients of the energy ...", flush=True)
-        trained_flow = aimed(trained_flow, first_directions(ebm, config.seed))
+    trained_flow, params = new_flow(ebm, config.seed, flow, told=not quiet and devices.is_first_host())
     if config.start and draws is not None:
         params = started(trained_flow, params, draws, config.seed, ebm)
     optimizer = optimizer or make_optimizer(

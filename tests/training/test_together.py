@@ -30,15 +30,17 @@ def target(weight, point=(0.6, -0.4)):
 BOTH_WAYS = {"objective": "mixed", "objective_options": {"forward_batch": 16}, "start": "normal"}
 
 
-@pytest.mark.parametrize("recipe", [{}, pytest.param(BOTH_WAYS, marks=pytest.mark.full)])
-def test_each_is_trained_as_it_is_alone(recipe):
-    config = dataclasses.replace(CONFIG, **recipe)
+@pytest.mark.parametrize(
+    ("recipe", "directions"), [({}, {}), ({}, {"directions": 2}), pytest.param(BOTH_WAYS, {}, marks=pytest.mark.full)]
+)
+def test_each_is_trained_as_it_is_alone(recipe, directions):
+    config, flow = dataclasses.replace(CONFIG, **recipe), FLOW | directions
     targets, seeds = [target(0.5), target(2.0), target(2.0)], (3, 3, 4)
-    found = Together(targets, config, FLOW).fit(targets, seeds, name="many")
+    found = Together(targets, config, flow).fit(targets, seeds, name="many")
     options = {name: getattr(CONFIG, name) for name in ("num_steps", "batch_size", "warmup_steps", "log_every")}
     options |= recipe
     for ebm, seed, (prompt, history) in zip(targets, seeds, found, strict=True):
-        alone, expected = pg.fit(ebm, flow=FLOW, quiet=True, seed=seed, **options)
+        alone, expected = pg.fit(ebm, flow=flow, quiet=True, seed=seed, **options)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), prompt.params, alone.params)
         assert [line["step"] for line in history] == [line["step"] for line in expected] == [1, 2, 4, 6]
         np.testing.assert_allclose(history[-1]["loss"], expected[-1]["loss"], rtol=1e-4)
@@ -55,7 +57,7 @@ def test_devices_share_the_trainings_out(count):
     here = Path(__file__).parent
     code = (
         "import jax, test_together as here; "
-        f"assert jax.device_count() == {count}; here.test_each_is_trained_as_it_is_alone({{}})"
+        f"assert jax.device_count() == {count}; here.test_each_is_trained_as_it_is_alone({{}}, {{}})"
     )
     environment = with_devices(
         count, PYTHONPATH=os.pathsep.join(map(str, (here.parents[1], here.parent / "support", here)))
@@ -64,12 +66,23 @@ def test_devices_share_the_trainings_out(count):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_a_later_training_moves_along_the_directions_of_the_flow_it_starts_from():
+    """Those of its own target are others, along which the parameters would mean something else."""
+    targets = [target(1.0), target(1.0, (-0.9, 0.9))]
+    program = Together(targets, CONFIG, FLOW | {"directions": 2})
+    ((one, _),) = program.fit(targets[:1], (0,))
+    ((other, _),) = program.fit(targets[1:], (0,), start_at=[(one.flow, one.params)], num_steps=3)
+    np.testing.assert_array_equal(one.flow.buffers["directions"], other.flow.buffers["directions"])
+    ((fresh, _),) = program.fit(targets[1:], (0,), num_steps=3)
+    assert not np.array_equal(fresh.flow.buffers["directions"], one.flow.buffers["directions"])
+
+
 def test_later_trainings_use_the_same_program_and_start_where_they_are_told(monkeypatch):
     targets, compiled = [target(weight) for weight in (1.0, 2.0)], []
     program = Together(targets, CONFIG, FLOW)
     ((one, _),) = program.fit(targets[:1], (0,))
     monkeypatch.setattr("promptgen_jax.training.together.train_step", lambda *_, **__: compiled.append(1))
-    ((other, history),) = program.fit(targets[1:], (0,), params=[one.params], num_steps=3)
+    ((other, history),) = program.fit(targets[1:], (0,), start_at=[(one.flow, one.params)], num_steps=3)
     assert not compiled
     assert [line["step"] for line in history] == [1, 2, 3]
     distance = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (one.params, other.params)), strict=True)]
@@ -90,7 +103,7 @@ def test_a_later_training_has_samples_of_its_own_target_to_begin_with(monkeypatc
 
     monkeypatch.setattr(Mixed, "receive", receive)
     ((one, _),) = program.fit(targets[:1], (0,))
-    ((other, history),) = program.fit(targets[1:], (0,), params=[one.params], num_steps=3)
+    ((other, history),) = program.fit(targets[1:], (0,), start_at=[(one.flow, one.params)], num_steps=3)
     first, later = given
     assert (len(first.z), len(later.z)) == (NUM_DRAWS, NUM_DRAWS // 2)
     np.testing.assert_allclose(later.log_weight, 8 * first.log_weight[: len(later.z)], rtol=1e-5)
