@@ -33,11 +33,24 @@ def active_directions(ebm: LatentEBM, key: Array, *, num_samples: int = NUM_GRAD
       ebm: the target, which may not move with the flow.
       key: draws the samples, and conditions if there are any.
       num_samples: each costs a gradient of the energy.
+
+    Raises:
+      ValueError: the gradient is zero at all samples, or NaN or infinite at some.
     """
     key_z, key_cond = jax.random.split(key)
     draws = Draws.of_prior(ebm.generator.prior, key_z, num_samples, cond=ebm.draw_cond(key_cond, num_samples))
     arrays = (draws.key, draws.z, *devices.filter_none(draws.cond))
     gradients = devices.map_batches(_gradient, devices.seen_at_a_time(ebm.generator.image_size), *arrays, shared=(ebm,))
+    if bad := int(np.sum(~np.isfinite(gradients).all(axis=1))):
+        raise ValueError(
+            f"flow directions: the energy's gradient is NaN or infinite at {bad} of {num_samples} samples of the "
+            "generator. Check the controls, or leave directions out."
+        )
+    if not gradients.any():
+        raise ValueError(
+            f"flow directions: the energy has no gradient at any of {num_samples} samples of the generator, which would "
+            "say where to. Leave directions out."
+        )
     slopes = gradients.astype(np.float64) * np.asarray(ebm.generator.prior.scale)
     return np.linalg.eigh(slopes.T @ slopes)[1][:, ::-1].astype(np.float32)
 

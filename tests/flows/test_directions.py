@@ -107,6 +107,19 @@ def test_other_counts_are_refused(directions, message):
         pg.fit(plane(), flow=FLOW | {"directions": directions}, **OPTIONS)
 
 
+@pytest.mark.parametrize(
+    ("energy", "message"),
+    [
+        (lambda x: jnp.round(x[:, 0, 0, 0]), "no gradient at any of 512 samples"),
+        (lambda x: jnp.sqrt(jnp.maximum(x[:, 0, 0, 0], 0)), "NaN or infinite at [1-9]"),
+    ],
+)
+def test_an_energy_has_to_say_where_to(energy, message):
+    ebm = pg.LatentEBM(plane().generator, (pg.FunctionControl(energy),))
+    with pytest.raises(ValueError, match=message):
+        pg.fit(ebm, flow=FLOW | {"directions": 2}, **OPTIONS)
+
+
 def test_targets_and_priors_without_directions_are_refused():
     with pytest.raises(ValueError, match="the prior has 2 blocks"):
         init_flow(KEY, pg.Prior.standard(3, 3), directions=2)
