@@ -193,7 +193,8 @@ def page(rows: list[dict]) -> str:
         'Which one? `objective="auto"` chooses by the rules of [`choose`](../promptgen_jax/training/start.py) and says '
         "why: where gradients are flat, as of shares, the score function; where few samples of the generator are "
         "effective, the path gradient; for several modes the annealed forward divergence, which a mixture of flows "
-        "then follows closely; otherwise the mixed objective.",
+        "then follows closely; otherwise the mixed objective. Effective samples count against the numbers that the "
+        "flow moves, so along few directions mixed is taken more often.",
     ]
     for bench, title in TITLES.items():
         here = [row for row in rows if row["bench"] == bench]

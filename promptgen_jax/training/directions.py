@@ -48,8 +48,8 @@ def active_directions(ebm: LatentEBM, key: Array, *, num_samples: int = NUM_GRAD
         )
     if not gradients.any():
         raise ValueError(
-            f"flow directions: the energy has no gradient at any of {num_samples} samples of the generator, which would "
-            "say where to. Leave directions out."
+            f"flow directions: the energy has no gradient at any of {num_samples} samples of the generator, so there "
+            "are none. Leave directions out."
         )
     slopes = gradients.astype(np.float64) * np.asarray(ebm.generator.prior.scale)
     return np.linalg.eigh(slopes.T @ slopes)[1][:, ::-1].astype(np.float32)
