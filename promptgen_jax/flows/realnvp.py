@@ -14,7 +14,7 @@ from promptgen_jax import checks
 from promptgen_jax.flows import bijectors
 from promptgen_jax.flows.couplings import AllInOne, Coupling
 from promptgen_jax.flows.transformers import CLAMPS, complete, make_transformer
-from promptgen_jax.types import Prior, PyTree, Spec
+from promptgen_jax.types import SILENT, Prior, PyTree, Spec
 
 ARCHITECTURES = ("allinone", "coupling")
 CONDITIONING = ("concat", "equivariant")
@@ -70,7 +70,7 @@ class RealNVP(nn.Module):
     dials: tuple[int, ...] = ()
     dial_heads: bool = False
     transformer: Any = "affine"
-    directions: int = 0
+    directions: int = dataclasses.field(default=0, metadata={SILENT: True})
 
     def setup(self) -> None:
         """Makes one flow per block of the prior, of an equivariant flow the parts B and A per block."""

@@ -12,7 +12,7 @@ from promptgen_jax import checks
 from promptgen_jax.generators._frozen import Frozen, load_fields, random_weights
 from promptgen_jax.models import stylegan2
 from promptgen_jax.ops import products
-from promptgen_jax.types import Array, Prior
+from promptgen_jax.types import FOLLOWS, Array, Prior
 
 NOISES = ("random", "const", "none")
 
@@ -33,7 +33,7 @@ class StyleGAN2(Frozen):
 
     truncation_psi: float = struct.field(pytree_node=False, default=1.0)
     noise: str = struct.field(pytree_node=False, default="random")
-    remat_from: int | None = struct.field(pytree_node=False, default=None)
+    remat_from: int | None = struct.field(pytree_node=False, default=None, metadata={FOLLOWS: True})
 
     def __post_init__(self):
         """Checks the options, also those of `replace`."""
