@@ -9,6 +9,7 @@ Source: P. Constantine, E. Dow, Q. Wang, Active subspace methods in theory and p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -65,6 +66,11 @@ def aimed(flow: Any, directions: np.ndarray) -> Any:
         return jnp.broadcast_to(jnp.asarray(directions[:, : leaf.shape[-1]]), leaf.shape)
 
     return flow.replace(buffers=jax.tree_util.tree_map_with_path(replaced, flow.buffers))
+
+
+def asked_for(flow: Mapping[str, Any]) -> int:
+    """How many directions the options of a flow ask for, also those of a mixture's parts; 0 for all of the latent."""
+    return flow.get(DIRECTIONS) or (flow.get("part") or {}).get(DIRECTIONS, 0)
 
 
 def has_directions(buffers: PyTree) -> bool:

@@ -25,7 +25,7 @@ from promptgen_jax.training import moments
 from promptgen_jax.training.about import claim_workdir, recipe
 from promptgen_jax.training.config import AUTO, TrainConfig, make_objective, name_of
 from promptgen_jax.training.constraints import betas_of, check_sentences, with_beta
-from promptgen_jax.training.directions import NUM_GRADIENTS, active_directions, aimed, has_directions
+from promptgen_jax.training.directions import NUM_GRADIENTS, active_directions, aimed, asked_for, has_directions
 from promptgen_jax.training.optimizer import global_norm, make_optimizer
 from promptgen_jax.training.start import NUM_DRAWS, choose, closest_normal, start_at, weighted_draws
 from promptgen_jax.training.watch import Watch, stop_signals
@@ -187,7 +187,7 @@ def fit(
             print(f"weighing {NUM_DRAWS} samples of the generator ...", flush=True)
         draws = first_draws(ebm, config.seed)
     if config.objective == AUTO:
-        chosen, reason = choose(ebm, draws, directions=flow.get("directions", 0))
+        chosen, reason = choose(ebm, draws, directions=asked_for(flow))
         config = dataclasses.replace(config, objective=chosen)
         if told:
             print(f"objective {chosen}: {reason}", flush=True)
@@ -292,7 +292,7 @@ def check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
     check_sentences(ebm)
     if ebm.needs_reference and config.start:
         raise ValueError("fit: start='normal' needs a fixed target, which a control of this one moves. Leave it out.")
-    if ebm.needs_reference and "directions" in flow:
+    if ebm.needs_reference and asked_for(flow):
         raise ValueError("fit: directions need a fixed target, which a control of this one moves. Leave them out.")
     if ebm.needs_reference and make_objective(config).needs_fixed_target:
         names = ", ".join(control.name for control in ebm.controls if control.needs_reference)

@@ -123,6 +123,8 @@ def test_an_energy_has_to_say_where_to(energy, message):
 def test_targets_and_priors_without_directions_are_refused():
     with pytest.raises(ValueError, match="the prior has 2 blocks"):
         init_flow(KEY, pg.Prior.standard(3, 3), directions=2)
-    moving = pg.FunctionControl(lambda x, y: jnp.mean((x - y) ** 2, axis=(1, 2, 3)), needs_reference=True)
-    with pytest.raises(ValueError, match="directions need a fixed target"):
-        pg.fit(pg.LatentEBM(plane().generator, (moving,)), flow=FLOW | {"directions": 2}, **OPTIONS)
+    moving = pg.FunctionControl(lambda x: jnp.mean(x**2, axis=(1, 2, 3)), needs_reference=True)
+    for flow in (FLOW | {"directions": 2}, {"kind": "mixture", "part": FLOW | {"directions": 2}}):
+        with pytest.raises(ValueError, match="directions need a fixed target"):
+            pg.fit(pg.LatentEBM(plane().generator, (moving,)), flow=flow, **OPTIONS)
+    pg.fit(pg.LatentEBM(plane().generator, (moving,)), flow=FLOW | {"directions": 0}, **OPTIONS)  # asks for none
