@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from promptgen_jax import checks
+from promptgen_jax.flows.realnvp import PRESETS
 from promptgen_jax.runs.config import EvaluationConfig, RunConfig, StageConfig
 from promptgen_jax.store import home
 from promptgen_jax.training import TrainConfig
@@ -35,7 +36,11 @@ OPEN = (  # what may be added under any name: the part that takes it checks it
     ("stages", ANY, "below", ANY),
     ("stages", ANY, "condition", ANY),
     ("stages", ANY, "controls", ANY, ANY),
+    ("stages", ANY, "flow", ANY),
+    ("stages", ANY, "flow", ANY, ANY),
+    ("stages", ANY, "training", "objective_options", ANY),
 )
+PRESET = ("stages", ANY, "flow", "preset")
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -80,7 +85,8 @@ def override(config: ConfigDict, changes: Iterable[tuple[str, str]]) -> ConfigDi
     """Sets keys of a config, in place, to what was written on the command line.
 
     A value has the type of the one before it; None, lists and mappings may stand everywhere. Keys may be added where a
-    part has options that the file leaves out, and a whole control with its `kind`.
+    part has options that the file leaves out, and a whole control with its `kind`. The preset of a flow replaces the
+    sizes that the file gives, but none of the command line.
 
     Args:
       config: as a config file makes it.
@@ -92,7 +98,7 @@ def override(config: ConfigDict, changes: Iterable[tuple[str, str]]) -> ConfigDi
     split = [(flag, tuple(flag.split(".")[1:]), text) for flag, text in changes]
     paths = [path for _, path, _ in split]
     with config.unlocked():
-        for flag, path, text in split:
+        for flag, path, text in sorted(split, key=lambda change: not _matches(change[1], PRESET)):
             at = config
             for depth, key in enumerate(path[:-1], start=1):
                 if at.get(key) is None and _may_add(path[:depth], paths):
@@ -104,6 +110,9 @@ def override(config: ConfigDict, changes: Iterable[tuple[str, str]]) -> ConfigDi
             value = parse(f"{flag}={text}", text, old)
             with at.ignore_type():
                 at[path[-1]] = value
+            if _matches(path, PRESET):
+                for replaced in set(PRESETS.get(str(value), ())) & set(at):
+                    del at[replaced]
     return config
 
 

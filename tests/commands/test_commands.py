@@ -10,9 +10,11 @@ import pytest
 
 from promptgen_jax import commands
 from promptgen_jax.commands import _arguments, _config, clean, convert
+from promptgen_jax.flows.base import build_module
 from promptgen_jax.runs import inventory, leftovers
 from promptgen_jax.runs.config import RunConfig
 from promptgen_jax.store import catalogue, home, weights
+from promptgen_jax.types import Prior
 
 MODES = ("clean", "compare", "convert", "doctor", "evaluate", "list", "report", "sample", "sweep", "train")
 
@@ -131,6 +133,13 @@ VALUES = [
     (["--config.generator.precision=bfloat16"], "generator.precision", "bfloat16"),
     ([f"{STAGES}.turn.controls.turn.precision=bfloat16"], "stages.turn.controls.turn.precision", "bfloat16"),
     ([f"{STAGES}.turn.controls.turn.roll=2"], "stages.turn.controls.turn.roll", 2),
+    ([f"{STAGES}.turn.flow.directions=20"], "stages.turn.flow.directions", 20),
+    ([f"{STAGES}.turn.flow.transformer.kind=spline"], "stages.turn.flow.transformer.kind", "spline"),
+    (
+        [f"{STAGES}.turn.training.objective_options.forward_share=0.4"],
+        "stages.turn.training.objective_options.forward_share",
+        0.4,
+    ),
     (["--config.order=('smile',)"], "order", ("smile",)),
     (["--config.evaluation.metrics=('mine.sharpness',)"], "evaluation.metrics", ("mine.sharpness",)),
     (["--config.evaluation.judges.faceres=('gender',)"], "evaluation.judges.faceres", ("gender",)),
@@ -144,6 +153,13 @@ def test_what_can_be_written(arguments, key, value):
     for name in key.split("."):
         found = found[name]
     assert (found, type(found)) == (value, type(value))
+
+
+def test_a_preset_replaces_the_sizes_of_the_file_alone():
+    flow = f"{STAGES}.smile.flow"
+    config = overridden(f"{flow}.hidden_dim=32", f"{flow}.preset=large").stages.smile.flow.to_dict()
+    module = build_module(Prior.standard(100), **config)
+    assert (module.num_layers, module.hidden_dim) == (16, 32)
 
 
 def test_a_second_control_is_added():

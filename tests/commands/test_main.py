@@ -220,7 +220,7 @@ def test_stages_stand_on_what_they_name(tmp_path):
         ),
         (
             ("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.stages.smile.flow.zzzz=3"),
-            "--config.stages.smile.flow.zzzz: the config has no key 'zzzz'. See its file.",
+            "flow option: unknown name 'zzzz'. Known: architecture",
         ),
         (("--config=configs/quickstart.py", "--workdir={tmp}/x", "--wrkdir=y"), "wrkdir"),
         (("--config=configs/quickstart.py", "--workdir={tmp}/x", "extra"), "extra"),
