@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import promptgen_jax as pg
-from benchmarks.objectives import BENCHES, FACES
+from benchmarks.objectives import FACES
+from benchmarks.parts.views import ASKED
 
 SEEDS = (0, 1, 2)
 LOOKS = 2  # at a flow, half way and at the end
@@ -59,12 +60,14 @@ def measure(quick: bool) -> Iterator[dict]:
         }
 
 
+def target_of(recipe: str) -> pg.LatentEBM:
+    """The text asked of the shipped faces, in the views of a recipe."""
+    return pg.LatentEBM(pg.load_generator("dcgan_digiface"), (pg.load_control("clip", recipe=recipe, **ASKED),))
+
+
 def train(way: Way, seed: int, *, num_samples: int) -> dict:
     """One training, looked at by the paper's energy."""
-    target, _ = BENCHES["text"][0]()
-    (judge,) = target.controls
-    options = {"network": "tinyclip_faces", "text": judge.spec.options["text"], "weight": float(judge.weight)}
-    control = pg.load_control("clip", name=judge.name, recipe=way.recipe, **options)
+    judge, trained = target_of(PAPER.recipe), target_of(way.recipe)
     seen: list[tuple[int, float, pg.Prompt]] = []
     start = time.process_time()
 
@@ -74,14 +77,14 @@ def train(way: Way, seed: int, *, num_samples: int) -> dict:
 
     training = FACES | dataclasses.asdict(way) | {"seed": seed}
     del training["recipe"]
-    pg.fit(target.replace(controls=(control,)), quiet=True, callback=see, log_every=way.num_steps // LOOKS, **training)
+    pg.fit(trained, quiet=True, callback=see, log_every=way.num_steps // LOOKS, **training)
     looks = []
     for number, seconds, prompt in seen:
-        energy, divergence = reached(target, prompt, num_samples)
-        loss = options["weight"] * energy + divergence
+        energy, divergence = reached(judge, prompt, num_samples)
+        loss = ASKED["weight"] * energy + divergence
         looks.append({"step": number, "seconds": seconds, "energy": energy, "divergence": divergence, "loss": loss})
-    about = {"text": options["text"], "weight": options["weight"], "views": control.num_augmentations}
-    return about | {"samples": num_samples, "looks": looks}
+    views = trained.controls[0].num_augmentations
+    return {"text": ASKED["text"], "weight": ASKED["weight"], "views": views, "samples": num_samples, "looks": looks}
 
 
 def reached(target: pg.LatentEBM, prompt: pg.Prompt, num_samples: int) -> tuple[float, float]:

@@ -19,11 +19,12 @@ from promptgen_jax.ops import augment
 
 SPLITS = ((1, 48), (4, 12), (16, 3), (48, 1))  # images and views, 48 views altogether
 COUNT = 48
+ASKED = {"network": "tinyclip_faces", "text": "a photo of a smiling woman", "weight": 60.0}
 
 
 def measure(quick: bool) -> list[dict]:
     """A record for each way to spend the views."""
-    control = pg.load_control("clip", network="tinyclip_faces", text="a photo of a smiling woman", weight=60.0)
+    control = pg.load_control("clip", **ASKED)
     generator = pg.load_generator("dcgan_digiface")
     options = {"architecture": "coupling", "num_layers": 4, "hidden_dim": 64}
     flow, params = pg.init_flow(jax.random.key(0), generator.prior, **options)
@@ -37,7 +38,7 @@ def measure(quick: bool) -> list[dict]:
                 {
                     "name": f"views/{draw}-{images}x{views}",
                     "kind": "views",
-                    "about": "“a photo of a smiling woman”, asked of the shipped faces through the shipped small CLIP",
+                    "about": f"“{ASKED['text']}”, asked of the shipped faces through the shipped small CLIP",
                     "draw": draw,
                     "draws": count,
                     "images": images,

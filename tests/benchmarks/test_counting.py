@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cost, counting, page
-from benchmarks.parts import devices
+from benchmarks.parts import devices, recipes
 
 
 def test_operations_of_loops_are_those_of_all_rounds():
@@ -95,6 +95,15 @@ def test_page_puts_recipes_beside_the_longest_training_of_the_paper():
         in made
     )
     assert "| `paper` | 8 | 12 | 2 | 0.001 | 25 | 0.9000 | 0.50 | 54.00 | 0.25 | +0.1000 | +6.00 |" in made
+
+
+def test_recipes_differ_in_their_views_alone():
+    """What judges all of them is the paper's energy, in its 50 views of every kind."""
+    paper, fast = (recipes.target_of(name).controls[0] for name in ("paper", "fast"))
+    assert (paper.num_augmentations, paper.recipe) == (50, "paper")
+    assert (fast.num_augmentations, fast.recipe) == (12, "fast")
+    assert paper.policy == fast.policy != ""
+    assert float(paper.weight) == float(fast.weight)
 
 
 @pytest.mark.full
