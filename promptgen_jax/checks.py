@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+MEND = "Check the controls."
 LONG = 16  # names that nobody wants to read through for a letter that was mistyped
 
 
@@ -131,6 +132,21 @@ def rows_of(where: str, cond: Any, cond_dim: int, batch: int) -> np.ndarray | No
         rows = np.broadcast_to(rows, (batch, rows.size))
     check_cond(where, rows, cond_dim, batch)
     return rows
+
+
+def check_density(where: str, log_target: Any) -> None:
+    """Raises ValueError for a log density that is NaN or plus infinity; minus infinity is where the target is not."""
+    values = np.asarray(log_target)
+    bad = int(np.sum(np.isnan(values) | (values == np.inf)))
+    if bad:
+        raise ValueError(f"{where}: the energy is NaN, or minus infinity, at {bad} of {values.size} samples. {MEND}")
+
+
+def check_met(where: str, log_target: Any) -> None:
+    """Raises ValueError where the target's density, as `check_density` reads it, is 0 at all samples."""
+    check_density(where, log_target)
+    if np.size(log_target) and np.max(log_target) == -np.inf:
+        raise ValueError(f"{where}: the energy is infinite at all {np.size(log_target)} samples. {MEND}")
 
 
 def check_finite(where: str, what: str, values: Any) -> None:

@@ -140,7 +140,8 @@ def importance(draws: Draws, ebm: LatentEBM, *, batch_size: int | None = None) -
       batch_size: samples per device at a time; None for what `devices.seen_at_a_time` says.
 
     Raises:
-      ValueError: a control compares with an image that the flow itself makes, or the density is not known.
+      ValueError: a control compares with an image that the flow itself makes, the density is not known, or energies are
+        NaN or all infinite.
     """
     if ebm.needs_reference:
         names = ", ".join(control.name for control in ebm.controls if control.needs_reference)
@@ -153,6 +154,7 @@ def importance(draws: Draws, ebm: LatentEBM, *, batch_size: int | None = None) -
     arrays = (draws.key, draws.z, *devices.filter_none(draws.cond))
     batch_size = devices.seen_at_a_time(ebm.generator.image_size, batch_size)
     target = devices.map_batches(_log_target, batch_size, *arrays, shared=(ebm,))
+    checks.check_met("importance", target)
     cost = draws.cost._replace(energy_calls=draws.cost.energy_calls + len(draws.z))
     return draws.weighted(target - np.asarray(draws.log_prob)).replace(cost=cost)
 
@@ -164,8 +166,13 @@ def weights_of(log_weight: ArrayLike) -> np.ndarray | None:
 
 
 def chosen_rows(key: Array, log_weight: ArrayLike, count: int) -> np.ndarray:
-    """Rows (count,) drawn with repetition in proportion to the weights, by the inverse of their running sum."""
+    """Rows (count,) drawn with repetition in proportion to the weights, by the inverse of their running sum.
+
+    Raises:
+      ValueError: weights that are NaN, or all 0.
+    """
     log_weight = np.asarray(log_weight, np.float64)
+    checks.check_met("resampling", log_weight)
     total = np.cumsum(np.exp(log_weight - log_weight.max()))
     ticks = np.asarray(jax.random.uniform(key, (count,)), np.float64) * total[-1]
     return np.minimum(np.searchsorted(total, ticks, side="right"), len(total) - 1)

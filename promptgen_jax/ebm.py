@@ -75,14 +75,21 @@ class LatentEBM(struct.PyTreeNode):
         """`energies` of what `images` made under the same key.
 
         Raises:
-          ValueError: two controls share a name.
+          ValueError: two controls share a name, or one gives no energies (B,).
         """
         names = [control.name for control in self.controls]
         if len(set(names)) != len(names):
             raise ValueError(f"LatentEBM: control names {names} are not distinct. Give each control a name of its own.")
 
         def energies(key: Array, sample: Sample) -> dict[str, Array]:
-            return {control.name: control(_named_key(key, control.name), sample) for control in self.controls}
+            found = {control.name: control(_named_key(key, control.name), sample) for control in self.controls}
+            for name, energy in found.items():
+                if jnp.shape(energy) != (batch := (len(sample.images),)):
+                    raise ValueError(
+                        f"LatentEBM: control {name} gives energies of shape {jnp.shape(energy)} for {batch[0]} images; "
+                        f"expected {batch}, one number for each image."
+                    )
+            return found
 
         return _each(energies, key, sample)
 

@@ -27,7 +27,7 @@ def log_weights(prompt: Prompt, ebm: LatentEBM, key: Array, num_samples: int, *,
       dict of NumPy arrays: `z` (N, D), `log_weights` (N,), `energy` (N,), weighted and in nats.
 
     Raises:
-      ValueError: a control needs a reference; the ebm of a conditional prompt has no conditions.
+      ValueError: a control needs a reference; the ebm of a conditional prompt has no conditions; energies are NaN.
     """
     checks.check_key("log_weights", key)
     checks.check_count("log_weights: num_samples", num_samples)
@@ -37,7 +37,9 @@ def log_weights(prompt: Prompt, ebm: LatentEBM, key: Array, num_samples: int, *,
     cond = ebm.draw_cond(jax.random.fold_in(key_eps, 1), num_samples)
 
     batch_size = seen_at_a_time(ebm.generator.image_size, batch_size)
-    return map_batches(lambda *batch: _weigh(prompt, ebm, key_ebm, *batch), batch_size, eps, *filter_none(cond))
+    found = map_batches(lambda *batch: _weigh(prompt, ebm, key_ebm, *batch), batch_size, eps, *filter_none(cond))
+    checks.check_density("log_weights", found["log_weights"])
+    return found
 
 
 @jax.jit

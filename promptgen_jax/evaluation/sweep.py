@@ -42,9 +42,7 @@ class Pool:
         if asked_for not in self._seen:
             self._seen[asked_for] = observe({PRIOR: self.drawn(ebm)}, about)[PRIOR]
         seen = self._seen[asked_for]
-        return seen.draws.weighted(
-            -np.asarray(sum(control.weight * seen.energies[control.name] for control in ebm.controls))
-        )
+        return seen.draws.weighted(-np.asarray(ebm.total(seen.energies, seen.draws.cond)))  # type: ignore[arg-type]
 
     def drawn(self, ebm: LatentEBM) -> Draws:
         """The samples, equally weighted."""
@@ -70,8 +68,7 @@ def measure(
     moved = pool.drawn(ebm).through(prompt)
     seen = observe({FLOW: moved}, about)
     found = seen[FLOW]
-    weights = {control.name: float(control.weight) for control in ruler.controls}
-    energy = sum(weights[name] * np.asarray(value, np.float64) for name, value in found.energies.items())
+    energy = np.asarray(ruler.total(found.energies, moved.cond), np.float64)  # type: ignore[arg-type]
     log_prior = np.asarray(ebm.generator.prior.log_prob(moved.z), np.float64)
     known = certificate.of_draws(prompt, moved.weighted(found.log_importance), pool.of(about))
     return (

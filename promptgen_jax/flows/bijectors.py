@@ -35,6 +35,11 @@ class Rotation(distrax.Bijector):
         return jnp.matmul(y, self._matrix, precision=PRECISION), jnp.zeros(y.shape[:-1])
 
 
+def num_pairs(dim: int) -> int:
+    """How many pairs of D numbers `PairRotation` rotates."""
+    return max(1, dim // 4)
+
+
 class PairRotation(distrax.Bijector):
     """Rotates pairs of features by angles (..., A): R(rho), orthogonal, R(a) R(b) = R(a + b); log_det is 0.
 
@@ -47,9 +52,9 @@ class PairRotation(distrax.Bijector):
         self._angles = angles
 
     def _rotate(self, x: Array, angles: Array) -> Array:
-        num_pairs = max(1, x.shape[-1] // 4)
-        angle = jnp.take(angles, jnp.arange(num_pairs) % angles.shape[-1], axis=-1)
-        one, other, rest = jnp.split(x, (num_pairs, 2 * num_pairs), axis=-1)
+        pairs = num_pairs(x.shape[-1])
+        angle = jnp.take(angles, jnp.arange(pairs) % angles.shape[-1], axis=-1)
+        one, other, rest = jnp.split(x, (pairs, 2 * pairs), axis=-1)
         cosine, sine = jnp.cos(angle), jnp.sin(angle)
         return jnp.concatenate([cosine * one - sine * other, sine * one + cosine * other, rest], axis=-1)
 

@@ -131,6 +131,11 @@ class Conditions(struct.PyTreeNode):
         """The components of a kind: their places by name."""
         return {name: place for place, (name, each) in enumerate(self.components) if each == kind}
 
+    def fixed_at(self, kind: str, value: float) -> Conditions:
+        """The same with all components of a kind at one value, in the units of flows."""
+        places = np.array(list(self.of_kind(kind).values()), int)
+        return self.replace(low=self.low.at[places].set(value), high=self.high.at[places].set(value))
+
     def sample(self, key: Array, num_samples: int) -> Array:
         """Draws (num_samples, A) conditions."""
         drawn = jax.random.uniform(key, (num_samples, self.dim), jnp.float32, self.low, self.high)

@@ -204,13 +204,18 @@ def build(
     checks.check_count("flow mixture: num_parts", num_parts, minimum=2)
     checks.check_number("flow mixture: spread", spread, 0, 1e3, above=True)
     checks.check_number("flow mixture: width", width, 0, 1e3, above=True)
-    shares = tuple(map(float, shares)) or (1 / num_parts,) * num_parts
-    if len(shares) != num_parts or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+    try:
+        weights = tuple(map(float, shares)) or (1 / num_parts,) * num_parts
+    except (TypeError, ValueError):
+        weights = ()
+    if len(weights) != num_parts or min(weights) <= 0 or abs(sum(weights) - 1) > 1e-6:
         raise ValueError(f"flow mixture: shares are {shares}; expected {num_parts} positive numbers that add up to 1.")
+    if part is not None and not isinstance(part, Mapping):
+        raise ValueError(f"flow mixture: part is {part!r}; expected options of a flow, such as {{'preset': 'large'}}.")
     part = dict(part or {})
     if part.get("kind", base.PAPER) == base.PAPER:
         part = {"identity_start": True, **part}
     networks = base.build_module(prior, cond_dim=cond_dim, **part)
     if isinstance(networks, Mixture):
         raise ValueError("flow mixture: its parts are mixtures themselves. Give more parts instead.")
-    return Mixture(networks, shares, float(spread), float(width), cond_dim, prior.dim)
+    return Mixture(networks, weights, float(spread), float(width), cond_dim, prior.dim)

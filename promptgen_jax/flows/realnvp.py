@@ -8,6 +8,7 @@ from typing import Any
 import distrax
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from promptgen_jax import checks
@@ -21,6 +22,7 @@ CONDITIONING = ("concat", "equivariant")
 PRESETS = {"large": {"num_layers": 16, "hidden_dim": 128}}  # options by name; those given beside it go first
 
 DIRECTIONS = "directions"  # name of that buffer
+BOUNDS = (-1e6, 1e6)  # of numbers that are no sizes
 GATE = 6.0  # of the dials: how fast a flow opens, from the identity at strength 0
 
 
@@ -164,7 +166,8 @@ def build(prior: Prior, *, cond_dim: int = 0, preset: str = "", **options: Any) 
       **options: further fields of `RealNVP`.
 
     Raises:
-      ValueError: unknown option, architecture, clamp or transformer (with the nearest match), or a size out of range.
+      ValueError: unknown option, architecture, clamp or transformer (with the nearest match), a size out of range, an
+        option that the prior or the condition does not allow.
     """
     if preset:
         checks.check_known("flow preset", preset, PRESETS)
@@ -185,15 +188,37 @@ def build(prior: Prior, *, cond_dim: int = 0, preset: str = "", **options: Any) 
     checks.check_count("flow: cond_dim", module.cond_dim, minimum=0)
     if module.dials:
         _check_dials(module)
-    if module.conditioning == "equivariant" and not module.cond_dim:
-        raise ValueError("flow conditioning: equivariant needs a condition, cond_dim is 0. Use concat without one.")
+    if module.conditioning == "equivariant":
+        _check_equivariant(module)
     checks.check_count("flow: num_layers", module.num_layers, minimum=1 + (module.conditioning == "equivariant"))
     checks.check_count("flow: hidden_dim", module.hidden_dim)
+    for name in ("cond_scale", "negative_slope"):
+        checks.check_number(f"flow: {name}", getattr(module, name), *BOUNDS)
+    for name in ("identity_start", "dial_heads"):
+        if not isinstance(value := getattr(module, name), bool):
+            raise ValueError(f"flow: {name} is {value!r}; expected True or False.")
     for size in module.blocks:
         checks.check_count("flow: block size", size, minimum=2)
     if module.directions != 0:
         _check_directions(module)
+        if np.ptp(np.broadcast_to(prior.scale, module.blocks)) > 0:
+            raise ValueError(
+                "flow directions: the deviations of the prior differ from coordinate to coordinate, so no direction is "
+                "like another. Leave directions out, or bring the latent to one scale."
+            )
     return module
+
+
+def _check_equivariant(module: RealNVP) -> None:
+    """Raises ValueError unless every component of a condition has a pair of features to rotate."""
+    if not module.cond_dim:
+        raise ValueError("flow conditioning: equivariant needs a condition, cond_dim is 0. Use concat without one.")
+    size = module.directions or max(module.blocks)
+    if bijectors.num_pairs(size) < module.cond_dim:
+        raise ValueError(
+            f"flow conditioning: equivariant rotates {bijectors.num_pairs(size)} pairs of {size} numbers, fewer than "
+            f"the {module.cond_dim} components of the condition. Use concat."
+        )
 
 
 def _check_directions(module: RealNVP) -> None:

@@ -157,6 +157,7 @@ def _observed(draws: Draws, about: About) -> Observed:
     batch_size = devices.seen_at_a_time(about.ebm.generator.image_size, about.batch_size)
     seen = devices.map_batches(_look, batch_size, *arrays, shared=(about.ebm, dict(about.networks)))
     log_importance = None
+    checks.check_density("observe", seen.get("log_target", 0.0))
     if "log_target" in seen and draws.log_prob is not None:
         log_importance = seen["log_target"].astype(np.float64) - np.asarray(draws.log_prob)
     return Observed(draws, seen["images"], seen["outputs"], seen.get("energies", {}), log_importance)

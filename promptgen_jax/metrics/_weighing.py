@@ -42,15 +42,22 @@ def resampled(n: int, m: int, *, seed: int = 0) -> np.ndarray:
 def scaled(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
     """Weights over their largest, at least e^-700 so that no resample weighs nothing, and the log of the largest."""
     largest = float(log_weight.max())
+    if largest == -np.inf:
+        return np.ones(len(log_weight)), largest
     return np.exp(np.maximum(log_weight - largest, -700.0)), largest
 
 
 def quantiles(values: np.ndarray) -> tuple[float, float]:
-    """Bootstrap interval of the first value, from the others."""
+    """Bootstrap interval of the first value, from the others; of the log of nothing, nothing."""
+    if values[0] == -np.inf:
+        return -np.inf, -np.inf
     low, high = np.quantile(values[1:], (0.025, 0.975))
     return min(float(low), float(values[0])), max(float(high), float(values[0]))
 
 
 def ess(log_weight: np.ndarray) -> float:
+    """Effective number of samples, 0 where all weigh nothing."""
+    if log_weight.max() == -np.inf:
+        return 0.0
     weight = np.exp(log_weight - log_weight.max())
     return float(weight.sum() ** 2 / np.sum(weight**2))

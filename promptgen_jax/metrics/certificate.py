@@ -157,7 +157,7 @@ def certify(
 
     Raises:
       ValueError, TypeError: a control needs a reference image; conditions of the ebm that are not those of the prompt;
-        a count below 1; a raw key.
+        a count below 1; a raw key; energies that are NaN, or infinite at all samples.
     """
     checks.check_key("certify", key)
     checks.check_count("certify: num_samples", num_samples)
@@ -176,6 +176,7 @@ def _weighed(draws: Draws, ebm: LatentEBM, batch_size: int | None) -> tuple[Draw
     arrays = (draws.key, draws.z, *devices.filter_none(draws.cond))
     batch_size = devices.seen_at_a_time(ebm.generator.image_size, batch_size)
     seen = devices.map_batches(_look, batch_size, *arrays, shared=(ebm,))
+    checks.check_density("certify", seen["log_target"])
     return draws.weighted(seen["log_target"] - np.asarray(draws.log_prob)), seen["gamma"]
 
 
@@ -261,9 +262,13 @@ def certificate(flow: Side, prior: Side, *, seed: int = 0) -> Certificate:
       flow: N samples of the flow.
       prior: M samples of the prior.
       seed: of the bootstrap, so that the same samples give the same intervals.
+
+    Raises:
+      ValueError: energies that are NaN, or infinite at all samples.
     """
     n, m = len(flow.log_q), len(prior.log_q)
     log_target, log_prior, log_q = (np.concatenate(pair).astype(np.float64) for pair in zip(flow, prior, strict=True))
+    checks.check_met("certificate", log_target)
     log_weight = pooled(flow, prior)
     log_importance = (log_target - log_q)[:n]
 

@@ -66,6 +66,8 @@ def coverage(
     sampler = parts.load_sampler("smc") if sampler is None else sampler
     controls: tuple[Any, ...] = tuple(asking)
     plain = ebm.replace(controls=tuple(control.replace(weight=1.0) for control in controls))
+    if ebm.cond_prior is not None:
+        plain = plain.replace(cond_prior=ebm.cond_prior.fixed_at("strength", 1.0))
     keys = jax.random.split(key, repeats)
     found = np.array([sampler.sample_and_log_z(each, plain, num_samples)[1] for each in keys])
     mean = float(logsumexp(found) - np.log(repeats))

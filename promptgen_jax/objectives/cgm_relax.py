@@ -69,7 +69,8 @@ class CGMRelax(Stateless):
 
         moments = constraints_of(ebm.controls)
         weights = ebm.weights(cond)
-        others = sum(weights[c.name] * energies[c.name] for c in ebm.controls if c not in moments)
+        names = [control.name for control in moments]
+        others = sum(weights[name] * value for name, value in energies.items() if name not in names)
         penalty, slope = jnp.zeros(()), jnp.zeros(())  # of the loss, and what a sample adds to it
         for control in moments:
             off = control.gamma(images) - control.mu

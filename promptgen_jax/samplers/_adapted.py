@@ -7,15 +7,24 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from blackjax.adaptation.step_size import dual_averaging_adaptation
 
 from promptgen_jax.types import Array
 
 
 class Chain(NamedTuple):
-    """The end of a chain: its latent (D,), mean acceptance () and step size () after the warm-up, leapfrog steps ()."""
+    """The end of a chain.
+
+    Attributes:
+      z: (D,) its latent.
+      log_prob: () log density of the target there, up to log Z.
+      acceptance, step_size: () mean and size after the warm-up.
+      leaps: () leapfrog steps.
+    """
 
     z: Array
+    log_prob: Array
     acceptance: Array
     step_size: Array
     leaps: Array
@@ -27,7 +36,7 @@ def walk(sampler: Any, step: Callable, state: Any, key: Array) -> Chain:
     Args:
       sampler: `num_warmup`, `num_steps`, `step_size`, `acceptance`.
       step: (key, state, step size) to (state, acceptance[, leapfrog steps]).
-      state: of blackjax, with a `position`.
+      state: of blackjax, with `position` and `logdensity`.
       key: of the chain.
     """
     init, update, final = dual_averaging_adaptation(sampler.acceptance)
@@ -47,7 +56,19 @@ def walk(sampler: Any, step: Callable, state: Any, key: Array) -> Chain:
     (state, adaptation), warm_leaps = jax.lax.scan(adapt, begun, jax.random.split(warm, sampler.num_warmup))
     step_size = final(adaptation) if sampler.num_warmup else jnp.asarray(sampler.step_size, jnp.float32)
     state, (acceptance, leaps) = jax.lax.scan(advance, state, jax.random.split(steady, sampler.num_steps))
-    return Chain(state.position, jnp.mean(acceptance), step_size, jnp.sum(warm_leaps) + jnp.sum(leaps))
+    return Chain(
+        state.position, state.logdensity, jnp.mean(acceptance), step_size, jnp.sum(warm_leaps) + jnp.sum(leaps)
+    )
+
+
+def check_left(who: str, log_prob: np.ndarray) -> None:
+    """Raises ValueError for chains (N,) that ended where they cannot have come, as they began there and were stuck."""
+    stuck = int(np.sum(~np.isfinite(log_prob)))
+    if stuck:
+        raise ValueError(
+            f"{who}: {stuck} of {len(log_prob)} chains began where the energy is NaN or infinite and never left, so "
+            "they are no samples. Start from draws of smc, or take smc itself."
+        )
 
 
 def check(who: str, step_size: float, acceptance: float) -> None:

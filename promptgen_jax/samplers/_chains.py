@@ -70,8 +70,14 @@ def run(walk: Callable, sampler: Any, ebm: LatentEBM, draws: Draws, key: Array) 
 
 
 def energies(ebm: LatentEBM, draws: Draws) -> tuple[np.ndarray, float]:
-    """E_C(G(z)) (N,), nats, of draws, and the seconds it took."""
-    return run(_energy, (), ebm, draws, jax.random.key(0))  # which it does not use
+    """E_C(G(z)) (N,), nats, of draws, and the seconds it took.
+
+    Raises:
+      ValueError: NaN among them.
+    """
+    found, seconds = run(_energy, (), ebm, draws, jax.random.key(0))  # which it does not use
+    checks.check_density("sampler", -found)
+    return found, seconds
 
 
 def energy(z: Array, ebm: LatentEBM, key: Array, cond: Array | None = None) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from promptgen_jax.draws import Draws
@@ -37,10 +38,16 @@ class LaceOde:
         """Where the ODE ends.
 
         Raises:
-          TypeError, ValueError: a raw key, a count below 1, a target that moves with the flow.
+          TypeError, ValueError: a raw key, a count below 1, a target that moves with the flow, or paths that take more
+            steps than they may.
         """
         draws = _chains.start(self.name, key, ebm, num_samples, start)
-        (z, evaluations), seconds = _chains.run(_walk, self, ebm, draws, key)
+        (z, evaluations, arrived), seconds = _chains.run(_walk, self, ebm, draws, key)
+        if lost := int(np.sum(~arrived)):
+            raise ValueError(
+                f"lace_ode: {lost} of {num_samples} paths did not end within max_steps={self.max_steps}. Give more, or "
+                "a larger tolerance."
+            )
         return _chains.moved(draws, z, seconds, gradient_calls=int(evaluations.sum()))
 
 
@@ -60,8 +67,14 @@ def _walk(sampler: LaceOde, ebm: LatentEBM, chain_key: Array, key: Array, z: Arr
         y0=z,
         stepsize_controller=diffrax.PIDController(rtol=sampler.tolerance, atol=sampler.tolerance),
         max_steps=sampler.max_steps,
+        throw=False,
     )
-    return solved.ys[0], jnp.asarray(1 + 6 * solved.stats["num_steps"])  # the seventh stage is the next step's first
+    arrived = solved.result == diffrax.RESULTS.successful
+    return (
+        solved.ys[0],
+        jnp.asarray(1 + 6 * solved.stats["num_steps"]),
+        arrived,
+    )  # the seventh stage is the next step's first
 
 
 def build(*, tolerance: float = 1e-3, max_steps: int = 4096) -> LaceOde:

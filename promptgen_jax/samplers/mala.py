@@ -36,10 +36,12 @@ class Mala:
         """Draws of the last step, one chain each, from draws of the prior or those that were given.
 
         Raises:
-          TypeError, ValueError: a raw key, a count below 1, a target that moves with the flow.
+          TypeError, ValueError: a raw key, a count below 1, a target that moves with the flow, or chains that began
+            where its density is 0.
         """
         draws = _chains.start(self.name, key, ebm, num_samples, start)
         found, seconds = _chains.run(_walk, self, ebm, draws, key)
+        _adapted.check_left(self.name, found.log_prob)
         steps = 1 + self.num_warmup + self.num_steps
         return _chains.moved(draws, found.z, seconds, gradient_calls=steps * num_samples)
 

@@ -7,12 +7,14 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 
 from promptgen_jax import checks, devices, parts
 from promptgen_jax.objectives import _shared as contract
 
 AUTO, STARTS = "auto", ("normal",)
+SIZES = {"batch_size", "kl_batch_size"}  # which an objective gets from the training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,7 @@ class TrainConfig:
       clip_norm: global gradient norm.
       seed: of everything.
       closed_loop: rate at which beta follows the gap to mu while the flow trains, of shares as conditions by a smooth
-        function of them; 0 leaves it at the fit.
+        function of them; 0 leaves it at the fit. As the target then changes, eval_every keeps the last parameters.
       eval_every: updates between evaluations on frozen noise by the objective's own figure, which choose the kept-best
         parameters; 0 keeps the last.
       eval_size: noise vectors of that evaluation.
@@ -73,18 +75,15 @@ class TrainConfig:
         for field in ("kl_batch_size", "warmup_steps", "eval_every"):
             checks.check_count(f"training.{field}", getattr(self, field), minimum=0)
         checks.check_seed("training.seed", self.seed)
-        for field in ("learning_rate", "clip_norm", "closed_loop"):
-            if not isinstance(value := getattr(self, field), (int, float)) or isinstance(value, bool):
-                raise ValueError(f"training.{field}: got {value!r}; expected a number.")
+        for field, most in (("learning_rate", 1e3), ("clip_norm", np.inf), ("closed_loop", 1e3)):
+            checks.check_number(f"training.{field}", getattr(self, field), 0, most, above=field != "closed_loop")
         for field in ("tensorboard", "shard_weights"):
             if not isinstance(value := getattr(self, field), bool):
                 raise ValueError(f"training.{field}: got {value!r}; expected True or False.")
-        if not self.learning_rate > 0 or not self.clip_norm > 0:
-            raise ValueError("training: learning_rate and clip_norm must be positive.")
         if self.start is not None:
             checks.check_known("training.start", self.start, STARTS)
         if self.objective_options is not None:
-            object.__setattr__(self, "objective_options", checks.plain_numbers(dict(self.objective_options)))
+            object.__setattr__(self, "objective_options", self._checked_options())
         if self.objective == AUTO:
             self._check_auto()
             return
@@ -97,6 +96,19 @@ class TrainConfig:
             raise ValueError(
                 f"training.eval_every: {name_of(objective)} has no held_out to choose parameters by. Set it to 0."
             )
+
+    def _checked_options(self) -> dict:
+        try:
+            options = checks.plain_numbers(dict(self.objective_options or {}))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"training.objective_options is {self.objective_options!r}; expected options by name."
+            ) from None
+        for name in sorted(SIZES & set(options)):
+            raise ValueError(
+                f"training.objective_options: {name} is an option of the training. Give it as training.{name}."
+            )
+        return options
 
     def _check_auto(self) -> None:
         if self.closed_loop or self.objective_options:
@@ -131,7 +143,7 @@ def make_objective(config: TrainConfig, mesh: Mesh | None = None) -> contract.Ob
     objective: Any = config.objective
     if isinstance(objective, str):
         known = inspect.signature(parts.find("objectives", objective).build).parameters
-        options = {name: getattr(config, name) for name in ("batch_size", "kl_batch_size") if name in known}
+        options = {name: getattr(config, name) for name in SIZES & set(known)}
         objective = parts.load("objectives", objective, **options | dict(config.objective_options or {}))
     elif config.objective_options:
         raise ValueError("training.objective_options: they are of an objective by name. Make the object with them.")

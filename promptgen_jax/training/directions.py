@@ -70,7 +70,8 @@ def aimed(flow: Any, directions: np.ndarray) -> Any:
 
 def asked_for(flow: Mapping[str, Any]) -> int:
     """How many directions the options of a flow ask for, also those of a mixture's parts; 0 for all of the latent."""
-    return flow.get(DIRECTIONS) or (flow.get("part") or {}).get(DIRECTIONS, 0)
+    part = flow.get("part")
+    return flow.get(DIRECTIONS) or (part.get(DIRECTIONS, 0) if isinstance(part, Mapping) else 0)
 
 
 def has_directions(buffers: PyTree) -> bool:

@@ -28,6 +28,7 @@ from promptgen_jax.training.train import (
     check_metrics,
     check_target,
     first_draws,
+    flow_options,
     new_flow,
     started,
     train_step,
@@ -69,7 +70,7 @@ class Together:
             raise ValueError("fit: these trainings cannot go together. Train them one by one.")
         for target in targets:
             check_target(target, config, flow)
-        self.config, self.flow = config, flow
+        self.config, self.flow = config, flow_options(targets[0], flow)  # which those of one shape have in common
         self._tree = jax.tree.structure(bare(targets[0]))
         rows = [jax.tree.leaves(target) for target in targets]
         self._own = [index for index, leaves in enumerate(zip(*rows, strict=True)) if not _all_equal(leaves)]

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +86,7 @@ def train_step(
     if objective.tells_moments:
         # d loss / d beta = -weight · E_q[gamma], so the gradient also tells the moment that the flow has now
         told = [c for c in types.constraints_of(ebm.controls) if c.name in grad_beta and c.name not in ebm.dials]
-        moment = {c.name: -grad_beta[c.name] / c.weight for c in told}
+        moment = {c.name: -_over(grad_beta[c.name], c.weight, otherwise=-c.mu) for c in told}
         mu = {c.name: c.mu for c in told}
         metrics |= {f"moment_gap/{name}": jnp.max(jnp.abs(moment[name] - mu[name])) for name in moment}
         # shares sum to one, as their mu does, so that their beta keeps summing to zero
@@ -94,12 +95,17 @@ def train_step(
         )
         for c in types.following(ebm.controls):  # of these it tells the gap itself, see `lift`
             if c.name not in ebm.dials:
-                gap = grad_beta[c.name] / c.weight
+                gap = _over(grad_beta[c.name], c.weight, otherwise=0.0)
                 metrics |= {f"moment_gap/{c.name}": jnp.max(jnp.abs(gap[:, 0]))}
                 beta |= {c.name: beta[c.name] + config.closed_loop * gap}
     state = {**state, "step": state["step"] + 1, "params": params, "opt_state": opt_state, "beta": beta}
     state |= {MEMORY: memory} if MEMORY in state else {}
     return state, {**metrics, "grad_norm": global_norm(gradient)}
+
+
+def _over(gradient: Array, weight: Array | float, *, otherwise: Any) -> Array:
+    """A gradient by beta over the weight of its control; of one switched off, which tells nothing, something else."""
+    return jnp.where(weight == 0, otherwise, gradient / jnp.where(weight == 0, 1.0, weight))
 
 
 def flow_key(seed: int) -> Array:
@@ -167,11 +173,12 @@ def fit(
       **options: fields of `TrainConfig`.
 
     Returns:
-      (prompt, history): history is a list of the logged metrics.
+      (prompt, history): history is a list of the metrics that this call logged, which of a resumed training are those
+      of the steps that were left. metrics.jsonl of the workdir holds all.
 
     Raises:
-      ValueError: options out of range, an objective or generator that cannot take this target, or a workdir of
-        another training.
+      ValueError: options out of range, an objective or generator that cannot take this target, draws that are not of
+        it, energies that are NaN, or a workdir of another training.
       FloatingPointError: a term became NaN, naming it and the step.
       KeyboardInterrupt: stopped by SIGINT or SIGTERM; with a workdir, after the step under way was saved.
     """
@@ -182,6 +189,8 @@ def fit(
     if not isinstance(name, str):
         raise ValueError(f"fit: name is {name!r}; expected text.")
     told = not quiet and devices.is_first_host()
+    if draws is not None:
+        _check_draws(ebm, draws)
     if (config.start or config.objective == AUTO) and draws is None and not ebm.needs_reference:
         if told:
             print(f"weighing {NUM_DRAWS} samples of the generator ...", flush=True)
@@ -278,6 +287,23 @@ def flow_options(ebm: LatentEBM, flow: dict) -> dict:
     return {**usual, **flow, "dials": dials}
 
 
+def _check_draws(ebm: LatentEBM, draws: Draws) -> None:
+    """Raises ValueError unless these are weighted samples of this target's prior, with conditions if it has any."""
+    if not isinstance(draws, Draws):
+        raise ValueError(
+            f"fit: draws are of type {type(draws).__name__}; expected Draws, as pg.training.weighted_draws makes."
+        )
+    if draws.log_prob is None:
+        raise ValueError(
+            "fit: draws have no log_prob, as those of a sampler, whose density nobody knows. Take those of "
+            "pg.training.weighted_draws."
+        )
+    checks.check_latents("fit: draws", draws.z, ebm.generator.prior.dim)
+    cond_dim = ebm.cond_prior.dim if ebm.cond_prior else 0
+    checks.check_cond("fit: draws", draws.cond, cond_dim, len(draws.z))
+    checks.check_met("fit: draws", draws.log_weight)
+
+
 def check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
     """Raises ValueError for a target that cannot be trained on with these options."""
     for option in {"cond_dim", "dials"} & flow.keys():
@@ -357,7 +383,9 @@ def _loop(state, step, ebm, flow, objective, config, watch, checkpoints, stopped
         last = number == config.num_steps
         if config.eval_every and (last or number % config.eval_every == 0):
             loss = evaluate(state["params"], with_beta(ebm, state["beta"]), flow)
-            if config.closed_loop or float(loss) < float(state["best_loss"]):
+            if np.isnan(loss):
+                check_metrics({"the held-out figure of eval_every": float(loss)}, number)
+            if config.closed_loop or float(loss) <= float(state["best_loss"]):  # also where all so far are infinite
                 best = jax.tree.map(jnp.copy, state["params"])
                 state = {**state, "best": best, "best_loss": loss}
 

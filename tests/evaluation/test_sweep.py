@@ -2,12 +2,15 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
+import promptgen_jax as pg
 from promptgen_jax import commands
+from promptgen_jax.draws import importance
 from promptgen_jax.evaluation import sweep
-from promptgen_jax.metrics import Estimate, Figure
+from promptgen_jax.metrics import About, Estimate, Figure
 
 GENERATOR = {"name": "synthetic", "problem": "linear", "dim": 2}
 STAGE = {
@@ -38,6 +41,15 @@ def test_the_knee_is_where_a_nat_begins_to_buy_less():
     best, sentence = sweep.advice(rows([2.0, 1.0, 0.0], [0.0, 1.0, 2.0]), same_target=False)
     assert best is None
     assert "no knee" in sentence
+
+
+def test_the_generators_samples_are_weighed_by_their_strengths():
+    generator = pg.load_generator(**GENERATOR)
+    control = pg.load_control("synthetic", energy="quadratic", target=(0.6, -0.4), weight=2.0)
+    ebm = pg.LatentEBM(generator, (control,), pg.Conditions.of_strengths({"quadratic": (0, 1)}))
+    pool = sweep.Pool(jax.random.key(0), 8)
+    expected = importance(pool.drawn(ebm), ebm).log_weight
+    np.testing.assert_allclose(pool.of(About.of(ebm, {})).log_weight, expected, rtol=1e-5)
 
 
 def test_values_of_one_target_are_told_by_how_close_they_come():

@@ -123,6 +123,9 @@ def test_an_energy_has_to_say_where_to(energy, message):
 def test_targets_and_priors_without_directions_are_refused():
     with pytest.raises(ValueError, match="the prior has 2 blocks"):
         init_flow(KEY, pg.Prior.standard(3, 3), directions=2)
+    with pytest.raises(ValueError, match="deviations of the prior differ"):
+        init_flow(KEY, pg.Prior.standard(3).replace(scale=jnp.array([1.0, 2.0, 1.0])), directions=2)
+    init_flow(KEY, pg.Prior.standard(3).replace(scale=jnp.full(3, 2.0)), directions=2)
     moving = pg.FunctionControl(lambda x: jnp.mean(x**2, axis=(1, 2, 3)), needs_reference=True)
     for flow in (FLOW | {"directions": 2}, {"kind": "mixture", "part": FLOW | {"directions": 2}}):
         with pytest.raises(ValueError, match="directions need a fixed target"):

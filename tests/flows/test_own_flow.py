@@ -195,6 +195,12 @@ REFUSED = {
     "plain": ({"transformer": "mine.shear"}, ValueError, "flow transformer is 'mine.shear'.*give the kind"),
     "clamp": ({"transformer": "spline", "clamp": "tanh"}, ValueError, "option of the affine transformer alone"),
     "preset": ({"preset": "lagre"}, ValueError, "Did you mean 'large'"),
+    "slope": ({"negative_slope": "x"}, ValueError, "negative_slope is 'x'; expected a number"),
+    "scale": ({"cond_scale": "x"}, ValueError, "cond_scale is 'x'; expected a number"),
+    "start": ({"identity_start": "no"}, ValueError, "identity_start is 'no'; expected True or False"),
+    "part": ({"kind": "mixture", "part": "large"}, ValueError, "part is 'large'; expected options of a flow"),
+    "shares": ({"kind": "mixture", "shares": 0.5}, ValueError, "shares are 0.5; expected 4 positive numbers"),
+    "names": ({"kind": "mixture", "shares": ["a", "b"]}, ValueError, "expected 4 positive numbers"),
 }
 
 

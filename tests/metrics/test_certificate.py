@@ -48,6 +48,17 @@ def blamed(found):
     return np.mean([any("misses" in note for note in each.notes) for each in found])
 
 
+def test_a_target_that_only_the_flow_meets_cannot_be_told():
+    rng = np.random.default_rng(0)
+    z, prior = 9 + SIGMA * rng.normal(size=(64, 2)), rng.normal(size=(64, 2))
+    log_q = normal(z, 9, SIGMA)
+    nowhere = Side(np.full(64, -np.inf), normal(prior, 0, 1), normal(prior, 9, SIGMA))
+    found = certificate(Side(log_q, normal(z, 0, 1), log_q), nowhere)
+    assert found.verdict == "cannot tell"
+    assert (found.ess_prior, found.log_z_prior) == (0, -np.inf)
+    assert found.log_z == pytest.approx(0, abs=0.1)
+
+
 TIMES = [pytest.param(12, id="some"), pytest.param(200, id="many", marks=pytest.mark.full)]
 
 

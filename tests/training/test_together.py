@@ -50,6 +50,22 @@ def test_each_is_trained_as_it_is_alone(recipe, directions):
     assert not np.allclose(second[0], third[0])
 
 
+def test_a_dial_is_off_at_strength_0_as_it_is_alone():
+    """Strengths decide what flow is made, and with it that strength 0 changes nothing."""
+    dial = pg.Conditions.of_strengths({"quadratic": (0, 1)})
+    targets = [target(weight).replace(cond_prior=dial) for weight in (0.5, 2.0)]
+    found = Together(targets, CONFIG, {"num_layers": 2, "hidden_dim": 8}).fit(targets, (3, 3))
+    eps = jax.random.normal(jax.random.key(0), (5, 2))
+    for prompt, _ in found:
+        off, on = (prompt.flow.forward_and_log_det(prompt.params, eps, np.full((5, 1), at))[0] for at in (0.0, 1.0))
+        np.testing.assert_array_equal(off, eps)
+        assert np.max(np.abs(on - eps)) > 1e-4
+    options = {name: getattr(CONFIG, name) for name in ("num_steps", "batch_size", "warmup_steps", "log_every")}
+    alone, _ = pg.fit(targets[0], flow={"num_layers": 2, "hidden_dim": 8}, quiet=True, seed=3, **options)
+    assert found[0][0].recipe == alone.recipe
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[0][0].params, alone.params)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("count", [2, 3])
 def test_devices_share_the_trainings_out(count):

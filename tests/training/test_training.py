@@ -35,6 +35,20 @@ def test_the_gap_to_a_moment_is_that_of_the_flow_or_not_told(objective):
         assert 0.1 < history[0]["moment_gap/mode"] < 0.3
 
 
+@pytest.mark.parametrize("objective", ["reverse_kl", "cgm_relax"])
+def test_several_constraints_and_one_that_is_switched_off(objective):
+    generator = pg.load_generator("synthetic", problem="mixture2d")
+    one, other = (
+        pg.load_control("synthetic", energy="moment", mu=(0.5, 0.5), name=name, weight=weight)
+        for name, weight in (("one", 1.0), ("other", 0.0))
+    )
+    _, history = pg.fit(pg.LatentEBM(generator, (one, other)), flow=FLOW, objective=objective, **OPTIONS)
+    assert np.isfinite(list(history[-1].values())).all()
+    assert 0.1 < history[0]["moment_gap/one"] < 0.3
+    if objective == "reverse_kl":  # which reads it off a gradient that the weight has made 0
+        assert history[0]["moment_gap/other"] == 0
+
+
 def bright(images):
     return jnp.mean(images, axis=(1, 2, 3))
 
