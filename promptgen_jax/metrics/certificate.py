@@ -122,7 +122,7 @@ def measure(seen: Mapping[str, Observed], about: About) -> Certificate | None:
     if about.prompt is None or about.ebm.needs_reference or not {"before", "after"} <= set(seen):
         return None
     before, after = (seen[when].draws.weighted(seen[when].log_importance) for when in ("before", "after"))
-    found = of_draws(about.prompt, after, before)
+    found = _with_conditions(of_draws(about.prompt, after, before), about.ebm)
     controls = constraints_of(about.ebm.controls)
     return _with_moments(found, controls, {control.name: _counted(seen["after"], control) for control in controls})
 
@@ -145,7 +145,7 @@ def certify(
     reference_samples: int = 1024,
     batch_size: int | None = None,
 ) -> Certificate:
-    """The certificate of a prompt. A conditional one is certified together with its conditions.
+    """The certificate of a prompt. A conditional one is certified together with its conditions, by upper bounds.
 
     Args:
       prompt: trained on `ebm`.
@@ -168,7 +168,8 @@ def certify(
     flow = _noise(ebm, key_eps, key_images, num_samples).through(prompt)
     prior = _noise(ebm, key_prior, jax.random.fold_in(key_prior, 2), reference_samples)
     (flow, gamma), (prior, _) = (_weighed(draws, ebm, batch_size) for draws in (flow, prior))
-    return _with_moments(of_draws(prompt, flow, prior), constraints_of(ebm.controls), gamma)
+    found = _with_conditions(of_draws(prompt, flow, prior), ebm)
+    return _with_moments(found, constraints_of(ebm.controls), gamma)
 
 
 def _weighed(draws: Draws, ebm: LatentEBM, batch_size: int | None) -> tuple[Draws, Mapping[str, np.ndarray]]:
@@ -187,6 +188,21 @@ def _look(ebm, key, z, cond=None):
     energy = ebm.total(ebm.energies_of(key, Sample(images=images, z=z, cond=cond)), cond)
     gamma = {control.name: control.gamma(images) for control in constraints_of(ebm.controls)}
     return {"log_target": ebm.generator.prior.log_prob(z) - energy, "gamma": gamma}
+
+
+def _with_conditions(found: Certificate, ebm: LatentEBM) -> Certificate:
+    """With a note where conditions may differ in log Z, of which no flow takes account; the energy of shares has it."""
+    told = ebm.cond_prior
+    if told is None or found.verdict == "good" or not (told.texts or np.any(told.low < told.high)):
+        return found
+    if {kind for _, kind in told.components} == {"share"}:
+        return found
+    note = (
+        "These distances are upper bounds: log Z differs from condition to condition, and the target of latents and "
+        "conditions together prefers those where it is large, while every flow draws them as they are asked for. What "
+        "holds at one condition is told with a cond_prior of that value, and along strengths by pg.certify_dial."
+    )
+    return dataclasses.replace(found, notes=(*found.notes, note))
 
 
 def _with_moments(found: Certificate, controls: tuple[Constraint, ...], gamma: Mapping[str, np.ndarray]) -> Certificate:

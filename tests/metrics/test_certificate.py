@@ -193,3 +193,16 @@ def test_moments_that_are_missed_or_cannot_be_seen():
     assert len(found[0.37]) == 2
     assert "a_1 was asked to be 37.0% of the samples and is 3" in found[0.37][0]
     assert "99.9000% of the samples, which 1024 samples cannot show" in found[0.999][1]
+
+
+def test_a_conditional_certificate_says_that_it_is_an_upper_bound():
+    """The prior tilted by a strength: a flow that is exact at every strength is not the joint target."""
+    generator = pg.load_generator("synthetic", problem="wells")
+    tilt = pg.FunctionControl(lambda images: 2 * images[:, 0, 0, 0], name="tilt")
+    ebm = pg.LatentEBM(generator, (tilt,), pg.Conditions.of_strengths({"tilt": (0, 1)}))
+    prompt, _ = pg.fit(ebm, flow={"num_layers": 2, "hidden_dim": 8}, num_steps=1, quiet=True)
+    options = {"num_samples": 256, "reference_samples": 256}
+    found = pg.certify(prompt, ebm, jax.random.key(0), **options)
+    assert any("upper bounds" in note for note in found.notes)
+    one = ebm.replace(cond_prior=pg.Conditions.of_strengths({"tilt": (1, 1)}))
+    assert not any("upper bounds" in note for note in pg.certify(prompt, one, jax.random.key(0), **options).notes)
