@@ -310,6 +310,8 @@ def check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
         raise ValueError(
             f"fit: flow option {option} follows from the conditions. Give the LatentEBM a cond_prior instead."
         )
+    if config.closed_loop and not (types.constraints_of(ebm.controls) or types.following(ebm.controls)):
+        raise ValueError("fit: closed_loop corrects constraints, and no control of this target is one. Set it to 0.")
     if config.closed_loop and any(control.name in ebm.dials for control in types.constraints_of(ebm.controls)):
         raise ValueError(
             "fit: closed_loop corrects one target, while a strength makes many of a constraint. Set it to 0, or give "

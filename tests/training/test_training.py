@@ -49,6 +49,13 @@ def test_several_constraints_and_one_that_is_switched_off(objective):
         assert history[0]["moment_gap/other"] == 0
 
 
+def test_a_loop_needs_something_to_correct():
+    with pytest.raises(ValueError, match="closed_loop corrects constraints, and no control of this target is one"):
+        pg.fit(helpers.make_ebm(), flow=FLOW, closed_loop=0.3, **OPTIONS)
+    with pytest.raises(ValueError, match=r"training.closed_loop is -1.0; expected a number from 0"):
+        pg.fit(helpers.make_ebm(), flow=FLOW, closed_loop=-1.0, **OPTIONS)
+
+
 def bright(images):
     return jnp.mean(images, axis=(1, 2, 3))
 
