@@ -120,8 +120,8 @@ def keep(path: Path | None, record: dict) -> None:
     """Adds a record to a file, if there is to be one, in place of one of the same name."""
     if path is None:
         return
-    kept = [each for each in records(path) if each["name"] != record["name"]]
-    path.write_text(json.dumps([*kept, record], indent=1) + "\n")
+    kept = {each["name"]: each for each in records(path)} | {record["name"]: record}  # which keeps its place
+    path.write_text(json.dumps(list(kept.values()), indent=1) + "\n")
 
 
 if __name__ == "__main__":
