@@ -58,6 +58,13 @@ def test_a_refused_case_ends_with_status_1(monkeypatch, capsys, tmp_path):
     assert not path.exists()
 
 
+def test_a_record_measured_again_keeps_its_place(tmp_path):
+    path = tmp_path / "records.json"
+    for record in ({"name": "a", "s": 1}, {"name": "b", "s": 1}, {"name": "a", "s": 2}):
+        command.keep(path, record)
+    assert json.loads(path.read_text()) == [{"name": "a", "s": 2}, {"name": "b", "s": 1}]
+
+
 def test_every_case_is_listed(capsys):
     assert command.main(["--list"]) == 0
     listed = capsys.readouterr().out
