@@ -32,7 +32,12 @@ class LatentEBM(struct.PyTreeNode):
     cond_prior: Conditions | None = None
 
     def __post_init__(self) -> None:
-        """Raises TypeError for a control that is not in a tuple."""
+        """Raises TypeError for a control that is not in a tuple, or the name of a generator."""
+        if isinstance(self.generator, str):
+            name = self.generator
+            raise TypeError(
+                f"LatentEBM: generator is {name!r}; expected the object. Write pg.load_generator({name!r})."
+            )
         if callable(self.controls):
             kind = type(self.controls).__name__
             raise TypeError(f"LatentEBM: controls is a {kind}; expected a tuple of controls. Write (control,).")

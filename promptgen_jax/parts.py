@@ -58,8 +58,10 @@ def load_control(kind: str, **options: Any) -> Control:
     """A control by the name of its file, e.g. `load_control("classifier", network=..., attribute=..., target=...)`.
 
     Raises:
-      ValueError: unknown kind, with the nearest match; unknown options of it.
+      ValueError: unknown kind, with the nearest match; unknown options of it; a weight that is text.
     """
+    if isinstance(weight := options.get("weight"), str):
+        raise ValueError(f"control {kind}: weight is {weight!r}; expected a number.")
     return load("controls", kind, **options)
 
 

@@ -188,6 +188,14 @@ def test_saved_stack_samples_the_same(tmp_path):
     for folder in (tmp_path, tmp_path / "prompt", tmp_path / "prompt" / "thesis.txt"):
         with pytest.raises(ValueError, match="holds .*which would be lost"):
             outer.save(folder)
+    (tmp_path / "README.md").write_text("mine")  # of names that are those of a prompt's files
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("mine")
+    for folder in (tmp_path / "README.md", tmp_path / "project"):
+        with pytest.raises(ValueError, match="holds README.md, which would be lost"):
+            outer.save(folder)
+    with pytest.raises(ValueError, match="folder is empty"):
+        outer.save("")
     generator = make_ebm().generator
     again = pg.Prompt.load(tmp_path / "prompt", generator=generator)
     assert np.array_equal(outer.sample(jax.random.key(0), 5), again.sample(jax.random.key(0), 5))

@@ -67,6 +67,21 @@ def test_one_number_for_each_image(energy, shape):
         pg.fit(make_ebm(energy), flow=FLOW, **OPTIONS)
 
 
+def test_what_is_no_target_is_told():
+    ebm = make_ebm()
+    prompt = some_prompt(ebm.generator)
+    with pytest.raises(TypeError, match=r"fit: got FunctionGenerator for the target; expected a LatentEBM"):
+        pg.fit(ebm.generator, flow=FLOW, **OPTIONS)
+    with pytest.raises(TypeError, match=r"certify: got Prompt for the target"):
+        pg.certify(ebm, prompt, KEY)
+    with pytest.raises(TypeError, match=r"Write pg.load_generator\('dcgan_digiface'\)"):
+        pg.LatentEBM("dcgan_digiface", ebm.controls)
+    with pytest.raises(ValueError, match="weight is '3'; expected a number"):
+        pg.load_control("synthetic", energy="wells", weight="3")
+    with pytest.raises(TypeError, match=r"flow is 'coupling'; expected its options, such as {'architecture'"):
+        pg.fit(ebm, flow="coupling", **OPTIONS)
+
+
 def test_parameters_are_kept_though_what_chooses_them_is_infinite():
     """An energy that is infinite at few samples, of which the large held-out batch always has some."""
     ebm = partly(jnp.inf, 3.0)

@@ -11,6 +11,7 @@ import importlib
 import io
 import json
 import logging
+import os
 import pkgutil
 import sys
 import traceback
@@ -159,6 +160,9 @@ def _answered(call, argv: list[str]) -> int:
         return call()
     except SystemExit as done:  # of --help
         return int(done.code or 0)
+    except BrokenPipeError:  # whoever reads the output has had enough, as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
@@ -168,7 +172,8 @@ def _answered(call, argv: list[str]) -> int:
         print(f"error: {_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(f"interrupted: {error or 'at once'}; the same command goes on from what was written.", file=sys.stderr)
+        said = str(error) or "nothing more was saved"
+        print(f"interrupted: {said}; the same command goes on from what was written before.", file=sys.stderr)
         return 130
 
 

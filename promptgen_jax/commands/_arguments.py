@@ -13,6 +13,7 @@ from promptgen_jax import checks
 from promptgen_jax.commands import _process
 
 CONFIG = "--config."  # begins an override
+MODE = "promptgen_jax.commands.{}"
 
 
 class Outcome(NamedTuple):
@@ -39,7 +40,7 @@ class Parser(argparse.ArgumentParser):
           mode: its name.
           program: "promptgen" or "main.py".
         """
-        module = importlib.import_module(f"promptgen_jax.commands.{mode}")
+        module = importlib.import_module(MODE.format(mode))
         summary, _, more = (module.__doc__ or "").partition("\n")
         examples = "\n".join(f"  {called(program, mode, example)}" for example in module.EXAMPLES)
         super().__init__(
@@ -77,13 +78,15 @@ class Parser(argparse.ArgumentParser):
             return
         flag = unknown[0].partition("=")[0]
         if not flag.startswith("-"):
-            raise ValueError(f"unexpected argument {flag!r}; options look like --workdir=runs/x. See --help.")
+            example = called(self.program, self.mode, importlib.import_module(MODE.format(self.mode)).EXAMPLES[0])
+            raise ValueError(f"unexpected argument {flag!r}; it is called like this: {example}. See --help.")
         known = "--config" if flag.startswith(CONFIG) else flag
         owners = [mode for mode in modes if mode != self.mode and Parser(mode, self.program)._has(known)]
         here = f"--mode={self.mode}" if self.program == "main.py" else f"{self.program} {self.mode}"
         others = " and ".join(filter(None, (", ".join(owners[:-1]), *owners[-1:])))
         said = f"not used by {here}, but by {others}" if owners else "unknown flag"
-        raise ValueError(f"{flag}: {said}. {checks.nearest(flag, self._flags())}")
+        keys = " Keys of the config are set by --config.<key>=<value>." if self._has("--config") else ""
+        raise ValueError(f"{flag}: {said}. {checks.nearest(flag, self._flags())}{keys}")
 
     def _flags(self) -> list[str]:
         return [option for option in self._option_string_actions if option.startswith("--")]
@@ -127,12 +130,12 @@ def workdir_of(arguments: argparse.Namespace) -> str:
     """The work directory that was named.
 
     Raises:
-      ValueError: none, or two.
+      ValueError: none, an empty one, or two.
     """
     flag, positional = arguments.workdir, getattr(arguments, "run", None)
     if flag is not None and positional is not None:
         raise ValueError(f"unexpected argument {positional!r}: --workdir={flag} is given already. Leave one out.")
-    if flag is None and positional is None:
+    if not (flag or positional):
         raise ValueError("--workdir is missing: name a folder for the run, e.g. --workdir=runs/quickstart.")
     return flag if positional is None else positional
 

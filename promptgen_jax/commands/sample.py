@@ -57,7 +57,7 @@ def run(arguments) -> _arguments.Outcome:
     """Writes the pictures."""
     from promptgen_jax.runs import sampling
 
-    if arguments.prompt is not None and arguments.output is None:
+    if arguments.output == "" or (arguments.prompt is not None and arguments.output is None):
         raise ValueError("--output is missing: name a folder for the pictures, e.g. --output=samples.")
     workdir = None if arguments.prompt is not None else _arguments.workdir_of(arguments)
     _arguments.start_hosts(arguments)

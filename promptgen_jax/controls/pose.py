@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from promptgen_jax import checks
 from promptgen_jax.models.network import Network, load_network
 from promptgen_jax.types import Aim, Array, Sample, Spec, spec_field
 
@@ -59,12 +60,15 @@ def build(
     """Aims at a pose in degrees; None leaves an angle free. `precision` is that of `load_network`.
 
     Raises:
-      FileNotFoundError, ValueError: unknown or damaged network, or one that reads no pose; no angle given, sigma not
-        positive.
+      FileNotFoundError, ValueError: unknown or damaged network, or one that reads no pose; no angle given, one
+        outside -180 to 180, sigma not positive.
     """
     target = (yaw, pitch, roll)
     if all(angle is None for angle in target):
         raise ValueError(f"control {name}: no target angle; give at least one of {', '.join(ANGLES)} in degrees.")
+    for angle_name, angle in zip(ANGLES, target, strict=True):
+        if angle is not None:
+            checks.check_number(f"control {name}: {angle_name}", angle, -180, 180)
     if not sigma > 0:
         raise ValueError(f"control {name}: sigma is {sigma}; expected a positive number of degrees.")
     return PoseControl(

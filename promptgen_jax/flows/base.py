@@ -197,6 +197,8 @@ def check_options(flow: Any) -> dict:
     Raises:
       TypeError: an object in place of options, or within them.
     """
+    if isinstance(flow, str):
+        raise TypeError(f"flow is {flow!r}; expected its options, such as {{'architecture': 'coupling'}}.")
     if not isinstance(flow, Mapping) or not isinstance(flow.get("kind", PAPER), str):
         found = flow["kind"] if isinstance(flow, Mapping) else flow
         raise TypeError(

@@ -14,14 +14,20 @@ from promptgen_jax.store import card, disk, documents, weights
 from promptgen_jax.types import Generator, Spec, plain
 
 PROMPT = "prompt.json"
-WRITTEN = re.compile(r"prompt\.json|README\.md|flow_\d+|\.DS_Store|\.ipynb_checkpoints")  # by us, or without worth
+WRITTEN = re.compile(r"prompt\.json|README\.md|flow_\d+")  # by us
+WORTHLESS = re.compile(r"\.DS_Store|\.ipynb_checkpoints")
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def foreign(folder: Path) -> list[str]:
-    """Names of what a folder holds that is no part of a saved prompt."""
-    entries = sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
-    return [path.name for path in entries if not WRITTEN.fullmatch(path.name)]
+    """Names of what a folder holds that is no part of a saved prompt; of a plain file its own name.
+
+    Without a prompt.json nothing in it is ours, whatever its name.
+    """
+    if not folder.is_dir():
+        return [folder.name] if folder.exists() else []
+    names = sorted(path.name for path in folder.iterdir() if not WORTHLESS.fullmatch(path.name))
+    return [name for name in names if not WRITTEN.fullmatch(name)] if PROMPT in names else names
 
 
 def find(folder_or_repo_id: str | Path) -> str | Path:

@@ -232,7 +232,8 @@ def _noise(ebm: LatentEBM, key: Array, key_images: Array, count: int) -> Draws:
 
 
 def check_certifiable(prompt: Prompt, ebm: LatentEBM) -> None:
-    """Raises ValueError unless prompt and target have densities to compare."""
+    """Raises ValueError unless prompt and target have densities to compare, TypeError unless they are those."""
+    checks.check_ebm("certify", ebm)
     if ebm.needs_reference:
         names = ", ".join(control.name for control in ebm.controls if control.needs_reference)
         raise ValueError(

@@ -24,6 +24,7 @@ except ImportError:
 if int(gr.__version__.partition(".")[0]) < 6:
     raise ImportError(f"play needs Gradio 6, and {gr.__version__} is installed: pip install -U 'gradio>=6'.")
 
+from promptgen_jax import checks
 from promptgen_jax.play.studio import MAX_NUMBER, MAX_PIXELS, MAX_SEED, MAX_TEXT, Dial, Drawn, Settings, Studio
 from promptgen_jax.runs.report.markup import Html, element
 from promptgen_jax.store import disk
@@ -117,9 +118,22 @@ def serve(studio: Studio, *, host: str | None = LOOPBACK, port: int | None = POR
       studio: what it shows.
       host: address it listens on; None is what `GRADIO_SERVER_NAME` says, as in a Space.
       port: None takes the next free one.
+
+    Raises:
+      ValueError: no port; OSError: one that is taken, or an address of another machine.
     """
+    if port is not None:
+        checks.check_number("play: port", port, 0, 2**16 - 1)
     page = build(studio)
-    _, address, _ = launch(page, host=host, port=port, prevent_thread_lock=True)
+    try:
+        _, address, _ = launch(page, host=host, port=port, prevent_thread_lock=True)
+    except OSError as error:
+        if "empty port" not in str(error):
+            raise
+        raise OSError(
+            f"play: cannot listen on {host}, port {port}: it is taken, or no address of this machine. Give another "
+            "--port, 0 for the next free one, or another --host."
+        ) from None
     print(f"play: {address}  (Ctrl-C ends it)", flush=True)
     page.block_thread()
 
@@ -237,5 +251,5 @@ def _told() -> Iterator[None]:
     """Within it a sentence of ours is shown to the visitor."""
     try:
         yield
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:  # also where the visitor's folder went with the page
         raise gr.Error(str(error), print_exception=False) from None

@@ -139,12 +139,13 @@ class RunConfig:
             if stage is not None and name in self.order:
                 problems.take(self.below, name)
                 if stage.training is not None:
-                    problems.take(TrainConfig, **stage.training)
+                    problems.take(_check_training, f"config.stages.{name}", stage.training)
                 if stage.condition:
                     problems.take(_check_condition, stage.condition, stage.corners)
         if self.evaluation is not None:
-            for name in ("num_samples", "num_shown", "columns"):
-                problems.take(checks.check_count, f"config.evaluation.{name}", getattr(self.evaluation, name))
+            for name, least in (("num_samples", 2), ("num_shown", 1), ("columns", 1)):
+                count = getattr(self.evaluation, name)
+                problems.take(checks.check_count, f"config.evaluation.{name}", count, minimum=least)
         for name, mixture in self.mixtures.items():
             problems.take(_check_mixture, f"config.mixtures.{name}", mixture, self.order)
         for judge, attributes in self.evaluation.judges.items() if self.evaluation is not None else ():
@@ -207,6 +208,14 @@ class RunConfig:
                     problems.take(network.label_index, attribute, label)
         problems.raise_all()
         return generator, controls, conditions
+
+
+def _check_training(where: str, options: Mapping[str, Any]) -> None:
+    """Raises ValueError for options that `TrainConfig` refuses, with the stage that they are of."""
+    try:
+        TrainConfig(**options)
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}" if str(error).startswith("training.") else str(error)) from None
 
 
 def _check_condition(written: Mapping[str, Any], corners: float) -> None:

@@ -26,9 +26,8 @@ def load_prompt(workdir: str | Path, *, stage: str = "", trust: str | Iterable[s
       FileNotFoundError: not trained yet; TypeError, ValueError: unknown stage, or options that the generator does not
         have; a part of a package that is not trusted.
     """
-    run, workdir = RunConfig.from_dict(read_config(workdir, trust=trust)), disk.local_path("workdir", workdir).resolve()
-    stage = stage or run.order[-1]
-    checks.check_known("--stage", stage, run.order)
+    run = RunConfig.from_dict(read_config(workdir, stage=stage, trust=trust))
+    workdir, stage = disk.local_path("workdir", workdir).resolve(), stage or run.order[-1]
     generator = parts.load_generator(**run.generator | run.evaluation.pictures | options)
     return Prompt.load(workdir / stage / "prompt", generator=generator, trust=trust)
 
@@ -48,9 +47,11 @@ def load_prompts(
     Raises:
       ValueError: unknown mixture or stage, both, or none of several mixtures; else as `load_prompt`.
     """
-    mixtures = read_config(workdir, trust=trust).get("mixtures") or {}
+    mixtures = read_config(workdir, stage=stage, trust=trust).get("mixtures") or {}
     if mixture and stage:
         raise ValueError("--mixture and --stage: give one of the two.")
+    if mixture and not mixtures:
+        raise ValueError(f"--mixture={mixture}: this run has no groups of stages. Leave it out.")
     if mixture:
         checks.check_known("--mixture", mixture, mixtures)
     if len(mixtures) > 1 and not mixture and not stage:
@@ -64,31 +65,40 @@ def load_prompts(
     return {cell: load_prompt(workdir, stage=cell, trust=trust, **options) for cell in cells}
 
 
-def read_config(workdir: str | Path, *, trust: str | Iterable[str] = ()) -> dict:
+def read_config(workdir: str | Path, *, stage: str = "", trust: str | Iterable[str] = ()) -> dict:
     """The config of a finished run.
 
     Args:
       workdir: of the run.
+      stage: which has to be trained, by name; the last one by default.
       trust: packages outside the library, by name, whose code may run to check what it names.
 
     Raises:
-      FileNotFoundError: the folder holds none, or one that is not trained to the end; ValueError: it is damaged, or
-        names a part of a package that is not trusted.
+      FileNotFoundError: no such folder, one without a run, or one that is not trained to the end; ValueError: it is
+        damaged, names a part of a package that is not trusted, or has no stage of that name.
     """
     workdir = disk.local_path("workdir", workdir).resolve()
     path = workdir / "config.json"
+    if not workdir.is_dir():
+        raise FileNotFoundError(f"workdir {workdir}: no such folder. Name that of a run.")
     if not path.is_file():
         raise FileNotFoundError(f"workdir {workdir}: holds no config.json. Train first: {home.command('train')}.")
     config = documents.read(path, documents.StoredRun, advice=AGAIN)
     parts.check_trusted(path, parts.kinds_in(config), trust)
     with documents.one_sentence(path, "no config of a run", advice=AGAIN):
         try:
-            last = RunConfig.from_dict(config).order[-1]
+            order = RunConfig.from_dict(config).order
         except ValueError as error:
             raise ValueError(f"{path}: {error} {AGAIN}") from None
-    if not (workdir / last / "prompt" / "prompt.json").is_file():
+    if stage:
+        checks.check_known("--stage", stage, order)
+    stage = stage or order[-1]
+    if not (workdir / stage / "prompt" / "prompt.json").is_file():
+        swept = sorted(workdir.glob("*/sweep/*/**/prompt/prompt.json"))
         raise FileNotFoundError(
-            f"workdir {workdir}: its stage {last} is not trained to the end. Repeat the command that "
+            f"workdir {workdir}: holds trainings of a sweep, each a prompt of its own, as --prompt={swept[0].parent}."
+            if swept
+            else f"workdir {workdir}: its stage {stage} is not trained to the end. Repeat the command that "
             "began it; it goes on where it was."
         )
     return config

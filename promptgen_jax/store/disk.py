@@ -192,7 +192,7 @@ def open_folder(what: str, folder: str | Path) -> Path:
 
     Raises:
       PermissionError: it cannot be made or written to.
-      ValueError: an address, as gs://bucket/run.
+      ValueError: an empty text; an address, as gs://bucket/run.
     """
     folder = local_path(what, folder).resolve()
     try:
@@ -211,6 +211,8 @@ def local_path(what: str, path: str | Path) -> Path:
       ValueError: an address, as gs://bucket/run, or a path of Windows elsewhere, which is not on this machine; no such
         home folder; a zero byte.
     """
+    if not str(path).strip():
+        raise ValueError(f"{what} is empty; name a folder.")
     if "\0" in str(path):
         raise ValueError(f"{what} {str(path)!r}: has a zero byte, which no path can have. Write it again.")
     if os.name == "posix" and re.match(r"[a-zA-Z]:\\", str(path)):

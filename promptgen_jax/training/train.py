@@ -182,6 +182,7 @@ def fit(
       FloatingPointError: a term became NaN, naming it and the step.
       KeyboardInterrupt: stopped by SIGINT or SIGTERM; with a workdir, after the step under way was saved.
     """
+    checks.check_ebm("fit", ebm)
     for option in options:
         checks.check_known("training option", option, [field.name for field in dataclasses.fields(TrainConfig)])
     workdir = None if workdir is None else disk.local_path("fit: workdir", workdir)

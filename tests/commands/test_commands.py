@@ -1,10 +1,13 @@
 """The command `promptgen`: help pages, flags, overrides, and the modes that need no training."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -83,7 +86,7 @@ MISTAKES = [
     ("convert", "give one of MODEL FILE FOLDER, --plan=CONFIG and --from=FOLDER"),
     ("convert stylgan2 a b", "convert: unknown name 'stylgan2'. Did you mean 'stylegan2'?"),
     ("convert --from=nowhere", "--from=nowhere: no such folder"),
-    ("clean nowhere", "holds no config.json"),
+    ("clean nowhere", "no such folder"),
 ]
 
 
@@ -210,6 +213,33 @@ def test_progress_goes_elsewhere(monkeypatch, capsys):
     assert commands.main(["list", "--json"]) == 0
     said = capsys.readouterr()
     assert (json.loads(said.out), said.err) == ({"done": True}, "step 1\n")
+
+
+@pytest.mark.parametrize(
+    ("stopped", "said"),
+    [
+        (KeyboardInterrupt(), "interrupted: nothing more was saved; the same command"),
+        (
+            KeyboardInterrupt("stopped after step 3 of 9, which is saved"),
+            "interrupted: stopped after step 3 of 9, which",
+        ),
+    ],
+)
+def test_what_an_interruption_left_is_said(stopped, said, monkeypatch, capsys):
+    def run(arguments):
+        raise stopped
+
+    monkeypatch.setattr(commands.module("list"), "run", run)
+    assert commands.main(["list"]) == 130
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no head")
+def test_a_reader_that_has_had_enough_is_no_error():
+    line = f"{shlex.quote(sys.executable)} -m promptgen_jax list | head -1"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2])
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
 
 
 def test_orbax_keeps_its_warnings_to_itself(monkeypatch, capsys):

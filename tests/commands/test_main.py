@@ -224,8 +224,20 @@ def test_stages_stand_on_what_they_name(tmp_path):
         ),
         (("--config=configs/quickstart.py", "--workdir={tmp}/x", "--wrkdir=y"), "wrkdir"),
         (("--config=configs/quickstart.py", "--workdir={tmp}/x", "extra"), "extra"),
+        (("--mode=list", "extra"), "it is called like this: python main.py --mode=list"),
+        (("--config=configs/quickstart.py", "--workdir="), "--workdir is missing"),
+        (("--config=configs/quickstart.py", "--workdir={tmp}/x", "--seed=3"), "set by --config.<key>=<value>"),
+        (
+            ("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.stages.turn.training.num_steps=0"),
+            "config.stages.turn.training.num_steps: got 0",
+        ),
+        (
+            ("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.stages.turn.controls.turn.yaw=400"),
+            "control turn: yaw is 400.0; expected a number from -180 to 180",
+        ),
         (("--config=configs/quickstart.py", "--workdir=/proc/nowhere"), "workdir"),
-        (("--mode=sample", "--workdir={tmp}/x"), "no config.json"),
+        (("--mode=sample", "--workdir={tmp}/x"), "no such folder"),
+        (("--mode=sample", "--workdir={tmp}"), "no config.json"),
         (
             ("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.generator.name=dcgan_digi"),
             "dcgan_digiface",
@@ -245,14 +257,14 @@ def test_stages_stand_on_what_they_name(tmp_path):
         (("--config", "configs/quikstart.py", "--workdir", "{tmp}/x"), "Did you mean 'configs/quickstart.py'"),
         (
             ("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.evaluation.num_samples=0"),
-            "config.evaluation.num_samples: got 0; expected",
+            "config.evaluation.num_samples: got 0; expected an integer of at least 2",
         ),
         (
             ("--config=configs/quickstart.py", "--workdir={tmp}/x", "--config.order=('turn','smil')"),
             "config.order: unknown name 'smil'. Did you mean 'smile'?",
         ),
     ],
-    ids=range(21),
+    ids=range(27),
 )
 def test_mistakes(arguments, match, tmp_path, capsys):
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]

@@ -1,6 +1,7 @@
 """One key at several values: the curve, its knee, and the command that trains what is not trained."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from promptgen_jax import commands
 from promptgen_jax.draws import importance
 from promptgen_jax.evaluation import sweep
 from promptgen_jax.metrics import About, Estimate, Figure
+from promptgen_jax.runs.finished import load_prompt
 
 GENERATOR = {"name": "synthetic", "problem": "linear", "dim": 2}
 STAGE = {
@@ -113,6 +115,11 @@ def test_the_command_sweeps_and_trains_nothing_twice(tmp_path, capsys, monkeypat
     assert (again["figures"], trained) == (first["figures"], [])
     assert call(tmp_path, *line, "--values=0.5,2,4") == 2  # nobody trains it
     assert trained == ["weight 4"]
+    with pytest.raises(
+        FileNotFoundError, match=r"holds trainings of a sweep, each a prompt of its own, as --prompt="
+    ) as told:
+        load_prompt(tmp_path / "run", stage="s")
+    assert Path(str(told.value).partition("--prompt=")[2].rstrip(".")).is_dir()
     page = (tmp_path / "run" / "s" / "sweep" / "sweep.html").read_text()
     for words in ("What it buys", "KL to the generator", "weight 0.5", "one seed", "<svg"):
         assert words in page

@@ -215,6 +215,30 @@ def test_only_this_machine_is_listened_to(address):
     assert address.startswith("http://127.0.0.1:")
 
 
+def test_a_port_that_is_none_is_told():
+    with pytest.raises(ValueError, match="play: port is 99999; expected a number from 0 to 65535"):
+        page.serve(None, port=99999)
+
+
+@pytest.mark.full
+def test_a_port_that_is_taken_is_told(served, tmp_path):
+    address, _ = served
+    some_prompt(pg.load_generator("dcgan_digiface")).save(tmp_path / "some")
+    command = [sys.executable, "-m", "promptgen_jax", "play", f"--prompt={tmp_path / 'some'}"]
+    port = address.rstrip("/").rpartition(":")[2]
+    done = subprocess.run([*command, f"--port={port}"], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 2
+    assert f"error: play: cannot listen on 127.0.0.1, port {port}: it is taken" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_page_that_was_left_while_it_drew_is_told_to_nobody():
+    """Its folder is gone with it, and the server prints no traceback."""
+    with pytest.raises(gr.Error) as told, page._told():
+        raise FileNotFoundError("pictures.png: cannot be written")
+    assert not told.value.print_exception
+
+
 def test_a_picture_that_is_none_or_huge_is_refused(tmp_path):
     (tmp_path / "none.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="not a picture that can be read"):

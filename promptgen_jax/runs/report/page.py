@@ -66,7 +66,7 @@ def render(workdir: Path, report: dict) -> str:
         element(
             "footer",
             f"Made by promptgen_jax from {INPUT}. To make it again: ",
-            element("code", "python -m promptgen_jax.report WORKDIR"),
+            element("code", "promptgen report WORKDIR"),
         ),
     )
     return document(report["title"], _contents(report, stages), main)
