@@ -21,7 +21,7 @@ from promptgen_jax.metrics._figures import RESERVED, TITLES
 from promptgen_jax.models.network import load_network
 from promptgen_jax.training import TrainConfig
 from promptgen_jax.training.constraints import check_sentences, shares_asked
-from promptgen_jax.training.train import flow_options
+from promptgen_jax.training.target import flow_options
 
 GENERATOR = "generator"  # what the first stage stands on
 STAGE_NAME = re.compile(r"(?!(con|prn|aux|nul|com\d|lpt\d)$)\w([\w -]{0,98}[\w-])?", re.IGNORECASE)

@@ -23,12 +23,11 @@ from promptgen_jax.training.config import AUTO, TrainConfig, make_objective
 from promptgen_jax.training.constraints import betas_of
 from promptgen_jax.training.optimizer import linear_decay, scheduled
 from promptgen_jax.training.start import NUM_DRAWS
+from promptgen_jax.training.target import check_target, flow_options
 from promptgen_jax.training.train import (
     MEMORY,
     check_metrics,
-    check_target,
     first_draws,
-    flow_options,
     new_flow,
     started,
     train_step,
