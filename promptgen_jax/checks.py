@@ -134,15 +134,6 @@ def rows_of(where: str, cond: Any, cond_dim: int, batch: int) -> np.ndarray | No
     return rows
 
 
-def check_ebm(where: str, ebm: Any) -> None:
-    """Raises TypeError for something else than a target."""
-    if not (hasattr(ebm, "controls") and hasattr(ebm, "cond_prior")):
-        raise TypeError(
-            f"{where}: got {type(ebm).__name__} for the target; expected a LatentEBM. Write "
-            "pg.LatentEBM(generator, (control,))."
-        )
-
-
 def check_density(where: str, log_target: Any) -> None:
     """Raises ValueError for a log density that is NaN or plus infinity; minus infinity is where the target is not."""
     values = np.asarray(log_target)

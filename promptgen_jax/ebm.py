@@ -128,7 +128,13 @@ class LatentEBM(struct.PyTreeNode):
 
     def total(self, energies: dict[str, Array], cond: Array | None = None) -> Array:
         """E_C = Σ_i λ_i E_i (B,), nats, of what `energies` returned; of dials Σ_i s_i λ_i E_i."""
-        return sum((weight * energies[name] for name, weight in self.weights(cond).items()), start=jnp.zeros(()))
+        dials, total = self.dials, jnp.zeros(())
+        for name, weight in self.weights(cond).items():
+            energy = energies[name]
+            if name in dials:  # a control that is off does not matter, however far an image is from it
+                energy = jnp.where(jnp.isinf(energy) & (weight == 0), 0.0, energy)
+            total = total + weight * energy
+        return total
 
     def energy(self, key: Array, z: Array, cond: Array | None = None, reference_z: Array | None = None) -> Array:
         """E_C(G(z)) (B,), nats."""
@@ -145,6 +151,15 @@ class LatentEBM(struct.PyTreeNode):
         Then the target moves with the flow: there is no fixed density to certify.
         """
         return any(control.needs_reference for control in self.controls)
+
+
+def check_ebm(where: str, ebm: Any) -> None:
+    """Raises TypeError for something else than a target."""
+    if not isinstance(ebm, LatentEBM):
+        raise TypeError(
+            f"{where}: got {type(ebm).__name__} for the target; expected a LatentEBM. Write "
+            "pg.LatentEBM(generator, (control,))."
+        )
 
 
 def _each(function: Callable[[Array, Any], Any], key: Array, batch: PyTree) -> Any:

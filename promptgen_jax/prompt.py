@@ -106,7 +106,7 @@ class Prompt(struct.PyTreeNode):
         shares: Mapping | None = None,
         text: str | Sequence[str] | None = None,
     ) -> Array:
-        """The condition (A,), or (N, A), that stands for strengths, shares or sentences: what `cond` takes everywhere.
+        """The condition (A,), or (N, A), of strengths, shares or sentences: `cond` of `sample`, `edit` and `draws`.
 
         Args:
           strength: of dials, by name of the control; a number, or (N,) of them. Dials left out are 0, which is off.
@@ -204,13 +204,13 @@ class Prompt(struct.PyTreeNode):
         Args:
           key: as `sample`.
           num_samples: n.
-          cond: (n, A) conditions of a conditional prompt.
+          cond: (n, A) conditions of a conditional prompt, or (A,) for all.
 
         Raises:
           TypeError, ValueError: raw key, num_samples below 1, condition of a wrong shape.
         """
-        checks.check_cond("prompt.draws", cond, self.flow.cond_dim, num_samples)
-        return Draws.of_prior(self.prior, key, num_samples, cond=cond).through(self)
+        rows = checks.rows_of("prompt.draws", cond, self.flow.cond_dim, num_samples)
+        return Draws.of_prior(self.prior, key, num_samples, cond=rows).through(self)
 
     def log_prob(self, z: Array, cond: Array | None = None) -> Array:
         """Exact log density (B,), nats, of latents z of the *innermost* generator, through the whole stack.

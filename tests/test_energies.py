@@ -8,6 +8,7 @@ from helpers import FLOW, OPTIONS, make_ebm, some_prompt
 
 import promptgen_jax as pg
 from promptgen_jax.draws import Draws, importance
+from promptgen_jax.evaluation.compare import compare
 from promptgen_jax.metrics.coverage import coverage
 
 KEY = jax.random.key(0)
@@ -114,3 +115,64 @@ def test_coverage_is_that_of_controls_at_full_strength():
     ebm = make_ebm(lambda images: jnp.ones(len(images)))
     ebm = ebm.replace(cond_prior=pg.Conditions.of_strengths({ebm.controls[0].name: (0, 1)}))
     assert coverage(ebm, KEY, num_samples=32).share.mean == pytest.approx(np.exp(-1))
+
+
+def tilted(reach=(0, 1)):
+    """The first number of the latent, with a strength."""
+    ebm = make_ebm(lambda images: 3 * first(images))
+    return ebm.replace(cond_prior=pg.Conditions.of_strengths({ebm.controls[0].name: reach}))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.8])
+def test_smc_never_ends_where_the_energy_is_infinite(share):
+    """A target with an edge, whose Z is the share of the prior that it leaves."""
+    edge = float(jax.scipy.stats.norm.ppf(share))
+    draws, log_z = pg.load_sampler("smc").sample_and_log_z(KEY, partly_flat(edge), 512)
+    assert np.max(np.asarray(draws.z)[:, 0]) <= edge
+    assert log_z == pytest.approx(np.log(share), abs=0.4)
+
+
+def partly_flat(edge):
+    return make_ebm(lambda images: jnp.where(first(images) > edge, jnp.inf, 0.0))
+
+
+def test_the_best_of_n_keeps_its_condition():
+    """Of candidates with strengths of their own it would be the one of the lowest strength."""
+    ebm = tilted()
+    cond = pg.load_sampler("best_of_n", num_candidates=8)(KEY, ebm, 256).cond
+    np.testing.assert_array_equal(cond, ebm.draw_cond(jax.random.fold_in(KEY, 1), 256))
+
+
+def test_a_dial_that_is_off_bears_an_infinite_energy():
+    ebm = partly_flat(0.0)
+    ebm = ebm.replace(cond_prior=pg.Conditions.of_strengths({ebm.controls[0].name: (0, 1)}))
+    z = jnp.array([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]])
+    np.testing.assert_array_equal(ebm.energy(KEY, z, jnp.zeros((2, 1))), [0, 0])
+    np.testing.assert_array_equal(ebm.energy(KEY, z, jnp.ones((2, 1))), [np.inf, 0])
+
+
+def test_a_comparison_under_conditions_says_what_differs():
+    found = compare(tilted(), KEY, num_samples=16)
+    assert any(note.startswith("Conditions vary.") for note in found.notes)
+    found = compare(tilted((1, 1)), KEY, num_samples=16)
+    assert not any(note.startswith("Conditions vary.") for note in found.notes)
+    with pytest.raises(ValueError, match="compare: reference_samples: got 1; expected an integer of at least 2"):
+        compare(tilted(), KEY, num_samples=16, reference_samples=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("optimise", {"learning_rate": -0.1}, "learning_rate is -0.1"),
+        ("optimise", {"distance_weight": float("nan")}, "distance_weight is nan"),
+        ("langevin", {"noise_weight": -1.0}, "noise_weight is -1.0"),
+    ],
+)
+def test_samplers_refuse_options_that_climb(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        pg.load_sampler(name, **options)
+
+
+def test_a_chain_that_diverges_is_told():
+    with pytest.raises(ValueError, match=r"sampler: \d+ of 8 samples became NaN or infinite. Take smaller steps"):
+        pg.load_sampler("langevin", step_size=50.0, num_steps=60)(KEY, make_ebm(), 8)

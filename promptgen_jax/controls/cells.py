@@ -118,9 +118,25 @@ def build(
         network.label_index(attribute, label) if label else network.labels(attribute)
     cells = Cells(networks, questions)
     if isinstance(mu, Mapping):
-        known = {frozenset(label.split(AND)): label for label in cells.labels(cells.attribute)}
-        mu = {known.get(frozenset(map(str.strip, cell.split("&"))), cell): share for cell, share in mu.items()}
+        mu = _by_cell(where, mu, cells.labels(cells.attribute))
     return constrain(cells, cells.attribute, mu, weight, count, temperature, name or cells.attribute)
+
+
+def _by_cell(where: str, mu: Mapping[str, float], labels: Sequence[str]) -> dict[str, float]:
+    """Shares by label of the cell, whose parts may be written in any order where only one cell has them.
+
+    Raises:
+      ValueError: one cell, written twice.
+    """
+    found: dict[str, float] = {}
+    for written, share in mu.items():
+        parts = [part.strip() for part in written.split("&")]
+        alike = [label for label in labels if sorted(label.split(AND)) == sorted(parts)]
+        cell = alike[0] if len(alike) == 1 else AND.join(parts)
+        if cell in found:
+            raise ValueError(f"{where}: mu has {cell!r} twice, once as {written!r}. Leave one out.")
+        found[cell] = share
+    return found
 
 
 def tiny():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.types import Array
@@ -32,7 +34,7 @@ def blend(
       cond_second: likewise.
 
     Raises:
-      ValueError: the prompts are of two generators.
+      ValueError: the prompts are of two generators, or a weight outside 0 to 1.
     """
     generators = [prompt.stack()[1] for prompt in (first, second)]
     told = [(each.name, each.checksum, each.prior.dim) for each in generators]
@@ -41,6 +43,8 @@ def blend(
             f"blend: {first.name} is a prompt of {told[0][0]} and {second.name} of {told[1][0]}, with other weights. "
             "Blend prompts of one generator."
         )
+    if not isinstance(weight, jax.core.Tracer) and not np.all((np.asarray(weight) >= 0) & (np.asarray(weight) <= 1)):
+        raise ValueError(f"blend: weight is {weight}; expected numbers from 0 to 1.")
     loc = generators[0].prior.loc
     weight = jnp.reshape(jnp.asarray(weight, jnp.float32), (-1, 1))
     ends = [_innermost(first, eps, cond_first), _innermost(second, eps, cond_second)]

@@ -118,7 +118,12 @@ def invert(
         pictures.repeat(num_starts, axis=0),
     )
     loss, z, made = devices.map_batches(_invert, batch_size, *rows, shared=(search,))
-    each = np.arange(len(images)), loss.reshape(-1, num_starts).argmin(axis=1)
+    loss = loss.reshape(-1, num_starts)
+    if lost := int(np.sum(np.isnan(loss).all(axis=1))):
+        raise ValueError(
+            f"invert: all starts of {lost} of {len(images)} pictures ended in NaN. Lower learning_rate, or the weights."
+        )
+    each = np.arange(len(images)), np.where(np.isnan(loss), np.inf, loss).argmin(axis=1)
     z, made = (found.reshape(-1, num_starts, *found.shape[1:]) for found in (z, made))
     residuals = np.sqrt(np.mean((made - pictures[:, None]) ** 2, axis=(2, 3, 4)))
     return Inversion(z=z[each], images=made[each], residual=residuals[each], residuals=residuals)

@@ -36,6 +36,7 @@ from promptgen_jax.metrics import (
 )
 from promptgen_jax.metrics._figures import RESERVED
 from promptgen_jax.metrics._intervals import mean_estimate
+from promptgen_jax.metrics.certificate import check_certifiable
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.samplers._chains import stopwatch
 from promptgen_jax.types import Array
@@ -129,7 +130,11 @@ def compare(
         sampler raises.
     """
     samplers = dict(samplers or {})
-    check(ebm, samplers, num_samples)
+    check(ebm, samplers, num_samples, rarity=rarity)
+    if reference_samples:
+        checks.check_count("compare: reference_samples", reference_samples, minimum=2)
+    if prompt is not None:
+        check_certifiable(prompt, ebm)
     checks.check_key("compare", key)
     key_draws, key_reference = jax.random.split(key)
     about = About.of(ebm, judges or {}, earlier=earlier, prompt=prompt, batch_size=batch_size, reference=REFERENCE)
@@ -158,7 +163,7 @@ def compare(
         ),
         shares=shares.measure(_weighted(seen), about),
         log_z=constants,
-        notes=(*_notes(energies), *(rare.notes if rare else ())),
+        notes=(*_notes(ebm, energies), *(rare.notes if rare else ())),
         options={
             "num_samples": num_samples,
             "reference_samples": reference_samples or num_samples,
@@ -169,9 +174,11 @@ def compare(
     )
 
 
-def check(ebm: LatentEBM, samplers: Mapping, num_samples: int) -> None:
+def check(ebm: LatentEBM, samplers: Mapping, num_samples: int, *, rarity: bool = False) -> None:
     """Raises ValueError for what `compare` cannot do, before any work."""
     checks.check_count("compare: num_samples", num_samples, minimum=2)
+    if rarity:
+        coverage.check_asking(ebm)
     if taken := sorted({*OURS, *RESERVED} & set(samplers)):
         raise ValueError(f"compare: a sampler is called {taken[0]}, which has a meaning of its own. Rename it.")
     if ebm.needs_reference:
@@ -311,8 +318,14 @@ def _costs(
         yield Figure("images from which on the flow has paid", paid)
 
 
-def _notes(energies: Mapping[str, Estimate]) -> Iterator[str]:
+def _notes(ebm: LatentEBM, energies: Mapping[str, Estimate]) -> Iterator[str]:
     reference = energies[REFERENCE]
+    if ebm.cond_prior is not None and ebm.cond_prior.moves_log_z:
+        yield (
+            "Conditions vary. The reference, smc, importance and rejection sample them together with the latents, so "
+            "those of a large Z come more often than they were drawn, which is not so of flow, chains and best of n. "
+            "Compare under a cond_prior of one value."
+        )
     yield (
         "The reference is sequential Monte Carlo. Its particles have common ancestors, so its own interval is narrower "
         "than its error: repeat with another seed to see that."

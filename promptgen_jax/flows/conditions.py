@@ -98,12 +98,12 @@ class Conditions(struct.PyTreeNode):
     @classmethod
     def of_strengths(cls, ranges: Mapping[str, Sequence[float]], *, corners: float = FULL) -> Conditions:
         """From ranges of strengths by name of the control, e.g. `{"smile": (0, 1)}`; otherwise as `of`."""
-        return cls.of({name: (*ends, "strength") for name, ends in ranges.items()}, corners=corners)
+        return cls.of(_with_kind(ranges, "strength"), corners=corners)
 
     @classmethod
     def of_shares(cls, ranges: Mapping[str, Sequence[float]]) -> Conditions:
         """From ranges of shares by label, e.g. `{"female": (0.3, 0.9)}`; raises as `of`."""
-        return cls.of({name: (*ends, "share") for name, ends in ranges.items()})
+        return cls.of(_with_kind(ranges, "share"))
 
     @property
     def dim(self) -> int:
@@ -126,6 +126,12 @@ class Conditions(struct.PyTreeNode):
     def units_inside(self) -> tuple[str, ...]:
         """In which flows and controls take each component, "" for none."""
         return tuple(KINDS[kind].unit_inside for _, kind in self.components)
+
+    @property
+    def moves_log_z(self) -> bool:
+        """Whether log Z may differ between draws: of more than one value, and not of shares, whose energy has it."""
+        varies = bool(self.texts) or bool(np.any(np.asarray(self.low) < np.asarray(self.high)))
+        return varies and {kind for _, kind in self.components} != {"share"}
 
     def of_kind(self, kind: str) -> dict[str, int]:
         """The components of a kind: their places by name."""
@@ -234,12 +240,22 @@ class Conditions(struct.PyTreeNode):
         return dict(self.ranges())
 
 
+def _with_kind(ranges: Mapping[str, Sequence[float]], kind: str) -> dict[str, Any]:
+    """Ranges of one kind; what is no range is left to `_checked_range`."""
+    return {
+        name: (*ends, kind) if isinstance(ends, (tuple, list, np.ndarray)) else ends for name, ends in ranges.items()
+    }
+
+
 def _checked_range(name: str, written: Sequence) -> tuple[float, float, str]:
+    if isinstance(written, str) or not isinstance(written, (Sequence, np.ndarray)):
+        raise ValueError(f"condition {name}: range is {written!r}; expected (low, high), or (low, high, kind).")
     *ends, kind = written if len(written) == 3 else (*written, "angle")
     if kind not in KINDS:
         raise ValueError(f"condition {name}: kind is {kind!r}; expected one of {', '.join(KINDS)}.")
     unit = f" in {KINDS[kind].unit}" if KINDS[kind].unit else ""
-    if len(ends) != 2 or not ends[0] <= ends[1]:
+    plain = all(isinstance(end := checks.plain_number(each), (int, float)) and np.isfinite(end) for each in ends)
+    if len(ends) != 2 or not plain or not ends[0] <= ends[1]:
         raise ValueError(f"condition {name}: range is {written}; expected (low, high){unit}, low at most high.")
     if kind == "strength" and ends[0] < 0:
         raise ValueError(f"condition {name}: range is {written}; expected strengths of at least 0, as 0 to 1.")

@@ -20,7 +20,7 @@ from scipy.special import logsumexp
 
 from promptgen_jax import checks, devices
 from promptgen_jax.draws import Draws
-from promptgen_jax.ebm import LatentEBM
+from promptgen_jax.ebm import LatentEBM, check_ebm
 from promptgen_jax.metrics._intervals import mean_interval
 from promptgen_jax.metrics._missed import is_missed, share_notes
 from promptgen_jax.metrics._observed import About, Observed
@@ -192,10 +192,7 @@ def _look(ebm, key, z, cond=None):
 
 def _with_conditions(found: Certificate, ebm: LatentEBM) -> Certificate:
     """With a note where conditions may differ in log Z, of which no flow takes account; the energy of shares has it."""
-    told = ebm.cond_prior
-    if told is None or found.verdict == "good" or not (told.texts or np.any(told.low < told.high)):
-        return found
-    if {kind for _, kind in told.components} == {"share"}:
+    if found.verdict == "good" or ebm.cond_prior is None or not ebm.cond_prior.moves_log_z:
         return found
     note = (
         "These distances are upper bounds: log Z differs from condition to condition, and the target of latents and "
@@ -233,7 +230,7 @@ def _noise(ebm: LatentEBM, key: Array, key_images: Array, count: int) -> Draws:
 
 def check_certifiable(prompt: Prompt, ebm: LatentEBM) -> None:
     """Raises ValueError unless prompt and target have densities to compare, TypeError unless they are those."""
-    checks.check_ebm("certify", ebm)
+    check_ebm("certify", ebm)
     if ebm.needs_reference:
         names = ", ".join(control.name for control in ebm.controls if control.needs_reference)
         raise ValueError(

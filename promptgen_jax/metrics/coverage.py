@@ -58,11 +58,7 @@ def coverage(
     checks.check_key("coverage", key)
     checks.check_count("coverage: num_samples", num_samples)
     checks.check_count("coverage: repeats", repeats, minimum=2)
-    asking = [control for control in ebm.controls if not isinstance(control, Constraint)]
-    if not asking:
-        raise ValueError(
-            "coverage: the target has constraints on shares alone, which any sample may meet. Leave it out."
-        )
+    asking = check_asking(ebm)
     sampler = parts.load_sampler("smc") if sampler is None else sampler
     controls: tuple[Any, ...] = tuple(asking)
     plain = ebm.replace(controls=tuple(control.replace(weight=1.0) for control in controls))
@@ -78,6 +74,16 @@ def coverage(
     share = float(np.exp(mean))
     estimate = Estimate(share, None, float(np.exp(mean - half)), float(min(1, np.exp(mean + half))))
     return Coverage(estimate, (_warning(share),) if share < RARE else ())
+
+
+def check_asking(ebm: LatentEBM) -> list:
+    """The controls that ask for something of each sample. Raises ValueError if there is none."""
+    asking = [control for control in ebm.controls if not isinstance(control, Constraint)]
+    if not asking:
+        raise ValueError(
+            "coverage: the target has constraints on shares alone, which any sample may meet. Leave it out."
+        )
+    return asking
 
 
 def _warning(share: float) -> str:

@@ -37,10 +37,11 @@ def measure(seen: Mapping[str, Observed], about: About) -> Figures | None:
         if min(map(len, features.values())) <= NEIGHBOURS:
             continue
         real = features[about.reference]
+        weights = {name: seen[name].weights() for name in features if name != about.reference}
         found = {
-            name: manifold(each, real, weights=seen[name].weights())
-            for name, each in features.items()
-            if name != about.reference
+            name: manifold(features[name], real, weights=each)
+            for name, each in weights.items()
+            if each is None or np.sum(each > 0) > NEIGHBOURS
         }
         rows += [
             Figure(f"{what} ({network})", {name: Estimate(each[what]) for name, each in found.items()})

@@ -21,7 +21,7 @@ from promptgen_jax.metrics._figures import RESERVED, TITLES
 from promptgen_jax.models.network import load_network
 from promptgen_jax.training import TrainConfig
 from promptgen_jax.training.constraints import check_sentences, shares_asked
-from promptgen_jax.training.target import flow_options
+from promptgen_jax.training.target import check_angles, flow_options
 
 GENERATOR = "generator"  # what the first stage stands on
 STAGE_NAME = re.compile(r"(?!(con|prn|aux|nul|com\d|lpt\d)$)\w([\w -]{0,98}[\w-])?", re.IGNORECASE)
@@ -230,6 +230,7 @@ def _check_flow(ebm: LatentEBM, flow: Mapping[str, Any]) -> None:
     """Raises ValueError unless conditions find their controls, and such a flow can be made for the target."""
     shares_asked(ebm)
     check_sentences(ebm)
+    check_angles(ebm)
     cond_dim = ebm.cond_prior.dim if ebm.cond_prior else 0
     build_module(ebm.generator.prior, cond_dim=cond_dim, **flow_options(ebm, dict(flow)))
 

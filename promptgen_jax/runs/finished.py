@@ -80,7 +80,7 @@ def read_config(workdir: str | Path, *, stage: str = "", trust: str | Iterable[s
     workdir = disk.local_path("workdir", workdir).resolve()
     path = workdir / "config.json"
     if not workdir.is_dir():
-        raise FileNotFoundError(f"workdir {workdir}: no such folder. Name that of a run.")
+        raise FileNotFoundError(f"workdir {workdir}: no such folder. Train first: {home.command('train')}.")
     if not path.is_file():
         raise FileNotFoundError(f"workdir {workdir}: holds no config.json. Train first: {home.command('train')}.")
     config = documents.read(path, documents.StoredRun, advice=AGAIN)

@@ -91,7 +91,13 @@ def _energy(_, ebm: LatentEBM, chain_key: Array, key: Array, z: Array, cond: Arr
 
 
 def moved(draws: Draws, z: Array, seconds: float, *, energy_calls: int = 0, gradient_calls: int = 0) -> Draws:
-    """Draws at other latents, equally weighted, whose density nobody knows; the cost is added."""
+    """Draws at other latents, equally weighted, whose density nobody knows; the cost is added.
+
+    Raises:
+      ValueError: latents that are NaN or infinite, as of chains whose steps are too large.
+    """
+    if bad := int(np.sum(~np.isfinite(np.asarray(z)).all(axis=1))):
+        raise ValueError(f"sampler: {bad} of {len(z)} samples became NaN or infinite. Take smaller steps.")
     before = draws.cost
     cost = Cost(before.energy_calls + energy_calls, before.gradient_calls + gradient_calls, before.seconds + seconds)
     return draws.replace(z=jnp.asarray(z), log_weight=jnp.zeros(len(z)), log_prob=None, cost=cost)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -29,6 +30,9 @@ class BestOfN:
             that are not num_samples times num_candidates.
         """
         draws = _chains.start(self.name, key, ebm, num_samples * self.num_candidates, start)
+        if start is None and draws.cond is not None:  # candidates of a sample differ in their latents alone
+            cond = ebm.draw_cond(jax.random.fold_in(key, 1), num_samples)
+            draws = draws.replace(cond=jnp.repeat(cond, self.num_candidates, axis=0))
         energy, seconds = _chains.energies(ebm, draws)
         best = np.argmin(energy.reshape(num_samples, -1), axis=1) + np.arange(num_samples) * self.num_candidates
         chosen = draws.take(jnp.asarray(best))

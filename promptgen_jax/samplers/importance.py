@@ -17,6 +17,8 @@ from promptgen_jax.types import Array, Spec, spec_field
 class Importance:
     """Weights w = exp(-E_C(G(z))) on draws of the prior, or target over density on those of a prompt.
 
+    A weight is that of a latent and its condition: where conditions vary, those of a large Z weigh more.
+
     Attributes:
       num_candidates: draws that are weighed for each that is kept; with 1 all are kept, with their weights, with more
         they are chosen with repetition by weight and then weigh the same.

@@ -68,11 +68,14 @@ def build(
     """The sampler of these options, see `Langevin`.
 
     Raises:
-      ValueError: no steps, or a step size that is not positive.
+      ValueError: no steps, a step size that is not positive, or a weight below 0.
     """
     checks.check_count("langevin: num_steps", num_steps)
     if not step_size > 0:
         raise ValueError(f"langevin: step_size is {step_size}; expected a positive number, such as 0.05.")
+    weights = {"prior_weight": prior_weight, "energy_weight": energy_weight, "noise_weight": noise_weight}
+    for name, weight in weights.items():
+        checks.check_number(f"langevin: {name}", weight, 0, 1e6)
     return Langevin(num_steps, step_size, prior_weight, energy_weight, noise_weight)
 
 

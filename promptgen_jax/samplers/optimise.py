@@ -80,9 +80,11 @@ def build(*, num_steps: int = 300, learning_rate: float = 0.1, distance_weight: 
     """The sampler of these options, see `Optimise`.
 
     Raises:
-      ValueError: no steps.
+      ValueError: no steps, a rate that is not positive, or a weight below 0.
     """
     checks.check_count("optimise: num_steps", num_steps)
+    checks.check_number("optimise: learning_rate", learning_rate, 0, 1e6, above=True)
+    checks.check_number("optimise: distance_weight", distance_weight, 0, 1e6)
     return Optimise(num_steps, learning_rate, distance_weight)
 
 

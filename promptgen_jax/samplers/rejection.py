@@ -16,7 +16,7 @@ from promptgen_jax.types import Array, Spec, spec_field
 
 @struct.dataclass
 class Rejection:
-    """Exact and independent samples of the target, from draws of the prior.
+    """Exact and independent samples of the target, from draws of the prior, and of the conditions together with them.
 
     Attributes:
       bound: nats that the energy E_C is never below. 0 holds for every classifier control, -log P, with a weight of at

@@ -26,7 +26,8 @@ class Smc:
 
     The next t is the one at which the weights leave `ess` of the particles (adaptive tempering; Del Moral et al. 2012).
     Each particle keeps its latent and the key of its noise together, so that also randomised energies have one target,
-    the one of latent and noise. The step size is adapted from t to t by the share of accepted moves.
+    the one of latent and noise, and of the condition: where conditions vary, those of a large Z come more often than
+    they are drawn. The step size is adapted from t to t by the share of accepted moves.
 
     Attributes:
       num_moves: steps of MALA at each t.
@@ -48,15 +49,18 @@ class Smc:
         """Particles of the target, and the estimate of log Z, nats, whose exponential is unbiased for fixed tempering.
 
         Raises:
-          TypeError, ValueError: a raw key, a count below 1, a target that moves with the flow, or no progress.
+          TypeError, ValueError: a raw key, a count below 1, a target that moves with the flow, energies that are
+            infinite at all particles, or no progress.
         """
         draws = _chains.start(self.name, key, ebm, num_samples)
         energy, seconds = _chains.energies(ebm, draws)
         draws = _chains.moved(draws, draws.z, seconds, energy_calls=num_samples)
         temper, log_z, step_size = 0.0, 0.0, self.step_size
         for number in range(MAX_TEMPERS):
-            step = float(_next_step(energy, self.ess, 1 - temper))
-            log_weight = -step * energy.astype(np.float64)
+            checks.check_met("smc", -energy)
+            met = np.isfinite(energy)  # others weigh nothing at any t above 0
+            step = float(_next_step(energy[met], self.ess, 1 - temper))
+            log_weight = np.where(met, -step * np.where(met, energy, 0).astype(np.float64), -np.inf)
             log_z += float(logsumexp(log_weight) - np.log(num_samples))
             temper = 1.0 if temper + step > 1 - 1e-6 else temper + step
             key_chosen, key_moves = jax.random.split(jax.random.fold_in(key, number))

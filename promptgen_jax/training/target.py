@@ -59,6 +59,19 @@ def check_draws(ebm: LatentEBM, draws: Draws) -> None:
     checks.check_met("fit: draws", draws.log_weight)
 
 
+def check_angles(ebm: LatentEBM) -> None:
+    """Raises ValueError where a control that reads the condition as angles would take another component for one."""
+    if ebm.cond_prior is None:
+        return
+    others = [name for name, kind in ebm.cond_prior.components if kind != "angle"]
+    readers = [control.name for control in ebm.controls if any(aim.follows for aim in types.aims_of(control))]
+    if others and readers:
+        raise ValueError(
+            f"conditions: {readers[0]} reads all of them as angles, and {', '.join(others)} is none. Train that one on "
+            "top, as a prompt of its own."
+        )
+
+
 def check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
     """Raises ValueError for a target that cannot be trained on with these options."""
     for option in {"cond_dim", "dials"} & flow.keys():
@@ -73,6 +86,7 @@ def check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
             "shares as the condition."
         )
     check_sentences(ebm)
+    check_angles(ebm)
     if ebm.needs_reference and config.start:
         raise ValueError("fit: start='normal' needs a fixed target, which a control of this one moves. Leave it out.")
     if ebm.needs_reference and asked_for(flow):

@@ -16,7 +16,7 @@ import optax
 
 from promptgen_jax import checks, devices, types
 from promptgen_jax.draws import Draws, seeded
-from promptgen_jax.ebm import LatentEBM
+from promptgen_jax.ebm import LatentEBM, check_ebm
 from promptgen_jax.flows.base import build_module, check_options, init_flow
 from promptgen_jax.objectives import _shared as contract
 from promptgen_jax.prompt import Prompt
@@ -182,10 +182,10 @@ def fit(
       FloatingPointError: a term became NaN, naming it and the step.
       KeyboardInterrupt: stopped by SIGINT or SIGTERM; with a workdir, after the step under way was saved.
     """
-    checks.check_ebm("fit", ebm)
     for option in options:
         checks.check_known("training option", option, [field.name for field in dataclasses.fields(TrainConfig)])
     workdir = None if workdir is None else disk.local_path("fit: workdir", workdir)
+    check_ebm("fit", ebm)
     config, flow = TrainConfig(**options), checks.plain_numbers(check_options({} if flow is None else flow))
     if not isinstance(name, str):
         raise ValueError(f"fit: name is {name!r}; expected text.")

@@ -59,6 +59,19 @@ def test_cells_are_products_of_probabilities():
     )
 
 
+def test_cells_of_one_label_twice_are_told_apart():
+    """Two judges of smiles: that one sees it and the other does not is not the same the other way round."""
+    attributes = (("emotion", "emotion", "happy"), ("faceapi_expression", "expression", "happy"))
+    control = cells.build(attributes=attributes, mu={"happy & not happy": 0.1, "not happy & happy": 0.3})
+    labels = control.network.labels(control.attribute)
+    found = dict(zip(labels, np.asarray(control.mu).tolist(), strict=True))
+    assert found["happy & not happy"] == pytest.approx(0.1)
+    assert found["not happy & happy"] == pytest.approx(0.3)
+    attributes = (("faceapi_age_gender", "gender", "female"), ("emotion", "emotion", "happy"))
+    with pytest.raises(ValueError, match="mu has 'female & happy' twice, once as 'happy & female'"):
+        cells.build(attributes=attributes, mu={"female & happy": 0.1, "happy & female": 0.3})
+
+
 def test_shares_of_cells_are_met_and_measured():
     generator = pg.load_generator("synthetic", problem="wells")
     mu = {"x up & y up": 0.4, "not x up & y up": 0.1}

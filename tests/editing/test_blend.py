@@ -48,3 +48,9 @@ def test_two_generators_are_refused():
     other = pg.FunctionGenerator(prior=pg.Prior.standard(6), function=helpers.as_picture)
     with pytest.raises(ValueError, match="Blend prompts of one generator"):
         pg.blend(prompt_of(1), prompt_of(2, generator=other), jnp.zeros((1, 4)), 0.5)
+
+
+@pytest.mark.parametrize("weight", [1.5, -3.0, np.nan, np.array([0.5, 2.0])])
+def test_a_weight_is_from_0_to_1(weight):
+    with pytest.raises(ValueError, match="blend: weight is .*; expected numbers from 0 to 1"):
+        pg.blend(prompt_of(1), prompt_of(2), jnp.zeros((2, 4)), weight)

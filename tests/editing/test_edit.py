@@ -135,3 +135,16 @@ def test_what_cannot_be_edited_is_refused(conditional):
     flow, params = pg.init_flow(KEY, PLAIN.prior, kind="mixture", num_parts=2)
     with pytest.raises(ValueError, match="without a way back to its noise"):
         pg.Prompt(PLAIN, flow, params).noise(z)
+
+
+def test_starts_that_end_in_nan_are_left_out():
+    broken = pg.FunctionGenerator(
+        prior=PLAIN.prior, function=lambda z: jnp.where(z[:, :1, None, None] > 0.5, jnp.nan, as_picture(z))
+    )
+    pictures = PLAIN(KEY, -jnp.abs(PLAIN.prior.sample(KEY, 3)))
+    found = pg.invert(broken, pictures, KEY, num_starts=8, num_steps=5, prior_weight=0)
+    assert np.isnan(found.residuals).any()
+    np.testing.assert_array_equal(found.residual, np.nanmin(found.residuals, axis=1))
+    lost = pg.FunctionGenerator(prior=PLAIN.prior, function=lambda z: jnp.nan * as_picture(z))
+    with pytest.raises(ValueError, match="all starts of 3 of 3 pictures ended in NaN"):
+        pg.invert(lost, pictures, KEY, num_starts=2, num_steps=1)

@@ -191,10 +191,14 @@ def conditional():
         (lambda: Conditions.of({"turn": (1,)}), "turn.*low, high.*degrees"),
         (lambda: Conditions.of({"turn": (0, 1, "strenght")}), "turn: kind is 'strenght'; expected one of angle, str"),
         (lambda: Conditions.of({"old": (0, 70, "share")}), "old.*shares from 0 to 1"),
+        (lambda: Conditions.of_strengths({"smile": 1}), r"smile: range is 1; expected \(low, high\)"),
+        (lambda: Conditions.of_strengths({"smile": "01"}), "smile: range is '01'; expected"),
+        (lambda: Conditions.of_strengths({"smile": ("0", "1")}), "smile: range is .*; expected"),
+        (lambda: Conditions.of_strengths({"smile": (0, np.inf)}), "smile: range is .*; expected"),
         (lambda: MIXED.read(["1", "2"]), "condition=1,2: expected 3.*turn in degrees, smile in no unit"),
         (lambda: MIXED.read(["1", "2", "inf"]), "expected 3"),
     ],
-    ids=range(15),
+    ids=range(19),
 )
 def test_bad_input(call, match):
     with pytest.raises(ValueError, match=match):
@@ -206,3 +210,12 @@ def test_other_objectives_take_conditions(objective):
     options = OPTIONS | {"num_steps": 40, "batch_size": 128, "log_every": 13, "learning_rate": 5e-3}
     _, history = pg.fit(make_ebm(), flow=FLOW | {"num_layers": 2}, **options, objective=objective)
     assert history[-1]["loss"] < history[0]["loss"] - 0.1
+
+
+def test_a_strength_is_no_angle():
+    """A control of head poses reads the whole condition, so a strength of 1 would be a turn of 57 degrees."""
+    generator = pg.load_generator("dcgan_digiface")
+    controls = (pg.load_control("rotation"), pg.load_control("pose", yaw=5.0, name="smile"))
+    mixed = pg.Conditions.of({"nod": (-10, 10, "angle"), "smile": (0, 1, "strength")})
+    with pytest.raises(ValueError, match="pose reads all of them as angles, and smile is none"):
+        pg.fit(pg.LatentEBM(generator, controls, mixed), num_steps=1, quiet=True)

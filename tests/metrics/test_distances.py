@@ -194,6 +194,18 @@ def test_manifold_is_what_its_definition_says():
     assert first["recall"] == expected["recall"]
 
 
+def test_draws_of_few_weights_are_left_out_of_the_manifold():
+    """A report is not given up for weights that underflow."""
+
+    def seen(log_weight):
+        draws = Draws(z=np.zeros((32, 1)), log_weight=log_weight, key=None)
+        return Observed(draws, None, {"face": {"embedding": RNG.normal(size=(32, 2))}}, {}, None)
+
+    few = np.r_[np.zeros(3), np.full(29, -1000.0)]
+    found = manifold.measure({"before": seen(np.zeros(32)), "few": seen(few), "many": seen(np.zeros(32))}, About(None))
+    assert {name for row in found.rows for name in row.values} == {"many"}
+
+
 def test_a_lost_mode_costs_coverage_and_a_strange_one_precision():
     two = np.r_[RNG.normal(size=(200, 2)), RNG.normal(size=(200, 2)) + 9]
     one = RNG.normal(size=(400, 2))
