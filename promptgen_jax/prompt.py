@@ -210,7 +210,8 @@ class Prompt(struct.PyTreeNode):
           TypeError, ValueError: raw key, num_samples below 1, condition of a wrong shape.
         """
         rows = checks.rows_of("prompt.draws", cond, self.flow.cond_dim, num_samples)
-        return Draws.of_prior(self.prior, key, num_samples, cond=rows).through(self)
+        cond = None if rows is None else jnp.asarray(rows)
+        return Draws.of_prior(self.prior, key, num_samples, cond=cond).through(self)
 
     def log_prob(self, z: Array, cond: Array | None = None) -> Array:
         """Exact log density (B,), nats, of latents z of the *innermost* generator, through the whole stack.

@@ -175,12 +175,12 @@ def test_another_target_is_refused_on_a_work_directory(tmp_path):
     def train(yaw):
         return pg.fit(pg.LatentEBM(generator, (pg.load_control("pose", yaw=yaw),)), workdir=tmp_path, **TRAINING)
 
-    prompt, first = train(25.0)
-    assert len(first) == 1
+    prompt, history = train(25.0)
+    assert len(history) == 1
     with pytest.raises(ValueError, match=r"another training \(differs in controls.pose.fingerprint"):
         train(-25.0)
     again, history = train(25.0)
-    assert history == first
+    assert history == []
     assert jax.tree.all(jax.tree.map(np.array_equal, prompt.params, again.params))
     about = json.loads((tmp_path / "training.json").read_text())["controls"]["pose"]
     assert about["options"]["yaw"] == 25.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,7 @@ class BestOfN:
         """
         draws = _chains.start(self.name, key, ebm, num_samples * self.num_candidates, start)
         if start is None and draws.cond is not None:  # candidates of a sample differ in their latents alone
-            cond = ebm.draw_cond(jax.random.fold_in(key, 1), num_samples)
+            cond: Any = ebm.draw_cond(jax.random.fold_in(key, 1), num_samples)
             draws = draws.replace(cond=jnp.repeat(cond, self.num_candidates, axis=0))
         energy, seconds = _chains.energies(ebm, draws)
         best = np.argmin(energy.reshape(num_samples, -1), axis=1) + np.arange(num_samples) * self.num_candidates

@@ -173,8 +173,8 @@ def fit(
       **options: fields of `TrainConfig`.
 
     Returns:
-      (prompt, history): history is a list of the logged metrics, of a resumed or finished training also those that
-      metrics.jsonl of the workdir has from before.
+      (prompt, history): history is a list of the metrics that this call logged, which of a resumed training are those
+      of the steps that were left. metrics.jsonl of the workdir holds all.
 
     Raises:
       ValueError: options out of range, an objective or generator that cannot take this target, draws that are not of
@@ -276,13 +276,13 @@ def _run(state, step, ebm, flow, objective, config: TrainConfig, watch: Watch) -
         stopped: list = []
         if checkpoints:
             stopped = stack.enter_context(stop_signals())
-        history = watch.start(int(state["step"]))
+        watch.start(int(state["step"]))
         stack.callback(watch.close)
-        return _loop(state, step, ebm, flow, objective, config, watch, checkpoints, stopped, history)
+        return _loop(state, step, ebm, flow, objective, config, watch, checkpoints, stopped)
 
 
-def _loop(state, step, ebm, flow, objective, config, watch, checkpoints, stopped, history) -> tuple[PyTree, list[dict]]:
-    evaluate, start = _evaluator(config, objective), int(state["step"])
+def _loop(state, step, ebm, flow, objective, config, watch, checkpoints, stopped) -> tuple[PyTree, list[dict]]:
+    evaluate, start, history = _evaluator(config, objective), int(state["step"]), []
     for number in range(start + 1, config.num_steps + 1):
         if number == start + 1:
             watch.compiling(lambda state=state: step.lower(state, ebm, flow).compile())

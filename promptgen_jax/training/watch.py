@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from promptgen_jax import devices
-from promptgen_jax.store.logs import MetricLogger, memory_line, read_metrics
+from promptgen_jax.store.logs import MetricLogger, memory_line
 from promptgen_jax.training.config import TrainConfig
 from promptgen_jax.types import PyTree
 
@@ -27,12 +27,12 @@ class Watch:
         self.logger: MetricLogger | None = None
         self.bar: Any = None
 
-    def start(self, step: int) -> list[dict]:
-        """Opens logs or bar; returns what was logged of the `step` updates that have been made before."""
+    def start(self, step: int) -> None:
+        """Opens logs or bar; `step` updates have been made before."""
         if self.workdir is None:
             seconds = 0.2 if sys.stderr.isatty() else 10.0  # a bar in a file of logs is a line each time
             self.bar = tqdm(total=self.config.num_steps, disable=self.quiet, unit="step", mininterval=seconds)
-            return []
+            return
         self.logger = MetricLogger(
             self.workdir,
             total_steps=self.config.num_steps,
@@ -44,8 +44,6 @@ class Watch:
         )
         if step:
             self.logger.announce(f"resumed at step {step} of {self.config.num_steps}")
-        before = [row for row in read_metrics(self.workdir) if row["step"] <= step]
-        return [{name: value for name, value in row.items() if name != "time"} for row in before]
 
     def compiling(self, compile_step: Callable) -> None:
         """Compiles the step, telling how long it takes and what memory it needs."""

@@ -72,11 +72,10 @@ def bright(images):
 )
 def test_another_training_in_the_workdir_is_not_taken_for_this_one(change, match, tmp_path):
     arguments = {"ebm": helpers.make_ebm(), "flow": FLOW, **OPTIONS}
-    first, told = pg.fit(workdir=tmp_path, **arguments)
+    first, _ = pg.fit(workdir=tmp_path, **arguments)
     again, history = pg.fit(workdir=tmp_path, **arguments | {"log_every": 2, "save_every": 7})
     assert helpers.leaves_equal(first.params, again.params)
-    assert history == told
-    assert len(told) == 2
+    assert not history
     with pytest.raises(ValueError, match=match):
         pg.fit(workdir=tmp_path, **arguments | change)
 
