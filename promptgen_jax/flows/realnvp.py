@@ -188,8 +188,8 @@ def build(prior: Prior, *, cond_dim: int = 0, preset: str = "", **options: Any) 
     checks.check_count("flow: cond_dim", module.cond_dim, minimum=0)
     if module.dials:
         _check_dials(module)
-    if module.conditioning == "equivariant":
-        _check_equivariant(module)
+    if module.conditioning == "equivariant" and not module.cond_dim:
+        raise ValueError("flow conditioning: equivariant needs a condition, cond_dim is 0. Use concat without one.")
     checks.check_count("flow: num_layers", module.num_layers, minimum=1 + (module.conditioning == "equivariant"))
     checks.check_count("flow: hidden_dim", module.hidden_dim)
     for name in ("cond_scale", "negative_slope"):
@@ -207,18 +207,6 @@ def build(prior: Prior, *, cond_dim: int = 0, preset: str = "", **options: Any) 
                 "like another. Leave directions out, or bring the latent to one scale."
             )
     return module
-
-
-def _check_equivariant(module: RealNVP) -> None:
-    """Raises ValueError unless every component of a condition has a pair of features to rotate."""
-    if not module.cond_dim:
-        raise ValueError("flow conditioning: equivariant needs a condition, cond_dim is 0. Use concat without one.")
-    size = module.directions or max(module.blocks)
-    if bijectors.num_pairs(size) < module.cond_dim:
-        raise ValueError(
-            f"flow conditioning: equivariant rotates {bijectors.num_pairs(size)} pairs of {size} numbers, fewer than "
-            f"the {module.cond_dim} components of the condition. Use concat."
-        )
 
 
 def _check_directions(module: RealNVP) -> None:

@@ -79,10 +79,9 @@ def read_config(workdir: str | Path, *, stage: str = "", trust: str | Iterable[s
     """
     workdir = disk.local_path("workdir", workdir).resolve()
     path = workdir / "config.json"
-    if not workdir.is_dir():
-        raise FileNotFoundError(f"workdir {workdir}: no such folder. Train first: {home.command('train')}.")
     if not path.is_file():
-        raise FileNotFoundError(f"workdir {workdir}: holds no config.json. Train first: {home.command('train')}.")
+        found = "holds no config.json" if workdir.is_dir() else "no such folder, so it holds no config.json"
+        raise FileNotFoundError(f"workdir {workdir}: {found}. Train first: {home.command('train')}.")
     config = documents.read(path, documents.StoredRun, advice=AGAIN)
     parts.check_trusted(path, parts.kinds_in(config), trust)
     with documents.one_sentence(path, "no config of a run", advice=AGAIN):

@@ -76,6 +76,8 @@ class TrainConfig:
             checks.check_count(f"training.{field}", getattr(self, field), minimum=0)
         checks.check_seed("training.seed", self.seed)
         for field, most in (("learning_rate", 1e3), ("clip_norm", np.inf), ("closed_loop", 1e3)):
+            if not isinstance(value := getattr(self, field), (int, float)) or isinstance(value, bool):
+                raise ValueError(f"training.{field}: got {value!r}; expected a number.")
             checks.check_number(f"training.{field}", getattr(self, field), 0, most, above=field != "closed_loop")
         for field in ("tensorboard", "shard_weights"):
             if not isinstance(value := getattr(self, field), bool):

@@ -8,6 +8,7 @@ from promptgen_jax import checks, types
 from promptgen_jax.draws import Draws
 from promptgen_jax.ebm import LatentEBM
 from promptgen_jax.flows.base import PAPER
+from promptgen_jax.flows.bijectors import num_pairs
 from promptgen_jax.prompt import Prompt
 from promptgen_jax.training.config import TrainConfig, make_objective, name_of
 from promptgen_jax.training.constraints import check_sentences
@@ -59,6 +60,18 @@ def check_draws(ebm: LatentEBM, draws: Draws) -> None:
     checks.check_met("fit: draws", draws.log_weight)
 
 
+def check_pairs(ebm: LatentEBM, flow: dict) -> None:
+    """Raises ValueError unless an equivariant flow has a pair of features for every component of a condition."""
+    if flow.get("conditioning") != "equivariant" or not ebm.cond_prior:
+        return
+    size, wanted = flow.get("directions") or max(ebm.generator.prior.blocks), ebm.cond_prior.dim
+    if num_pairs(size) < wanted:
+        raise ValueError(
+            f"flow conditioning: equivariant rotates {num_pairs(size)} pairs of {size} numbers, so the last of "
+            f"{wanted} components of the condition would do nothing. Use concat."
+        )
+
+
 def check_angles(ebm: LatentEBM) -> None:
     """Raises ValueError where a control that reads the condition as angles would take another component for one."""
     if ebm.cond_prior is None:
@@ -87,6 +100,7 @@ def check_target(ebm: LatentEBM, config: TrainConfig, flow: dict) -> None:
         )
     check_sentences(ebm)
     check_angles(ebm)
+    check_pairs(ebm, flow)
     if ebm.needs_reference and config.start:
         raise ValueError("fit: start='normal' needs a fixed target, which a control of this one moves. Leave it out.")
     if ebm.needs_reference and asked_for(flow):

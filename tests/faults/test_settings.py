@@ -83,7 +83,7 @@ def test_numbers_of_other_libraries_are_saved(number, tmp_path):
         ({"flow": {"hidden_dim": [4]}}, "hidden_dim: got .4.; expected an integer"),
         ({"flow": {"negative_slope": print}}, "flow option negative_slope"),
         ({"name": Path("x")}, "fit: name is"),
-        ({"learning_rate": "fast"}, "training.learning_rate is 'fast'; expected a number"),
+        ({"learning_rate": "fast"}, "training.learning_rate: got 'fast'; expected a number"),
         ({"tensorboard": "yes"}, "training.tensorboard: got 'yes'"),
     ],
     ids=["list", "function", "name", "rate", "flag"],

@@ -191,6 +191,10 @@ def conditional():
         (lambda: Conditions.of({"turn": (1,)}), "turn.*low, high.*degrees"),
         (lambda: Conditions.of({"turn": (0, 1, "strenght")}), "turn: kind is 'strenght'; expected one of angle, str"),
         (lambda: Conditions.of({"old": (0, 70, "share")}), "old.*shares from 0 to 1"),
+        (
+            lambda: pg.fit(make_ebm(), flow=FLOW | {"conditioning": "equivariant"}, **OPTIONS),
+            "equivariant rotates 1 pairs of 4 numbers, so the last of 2 components of the condition would do nothing",
+        ),
         (lambda: Conditions.of_strengths({"smile": 1}), r"smile: range is 1; expected \(low, high\)"),
         (lambda: Conditions.of_strengths({"smile": "01"}), "smile: range is '01'; expected"),
         (lambda: Conditions.of_strengths({"smile": ("0", "1")}), "smile: range is .*; expected"),
@@ -198,7 +202,7 @@ def conditional():
         (lambda: MIXED.read(["1", "2"]), "condition=1,2: expected 3.*turn in degrees, smile in no unit"),
         (lambda: MIXED.read(["1", "2", "inf"]), "expected 3"),
     ],
-    ids=range(19),
+    ids=range(20),
 )
 def test_bad_input(call, match):
     with pytest.raises(ValueError, match=match):

@@ -29,7 +29,7 @@ CONFIGURATIONS = {
     "coupling": (Prior.standard(6), dict(architecture="coupling")),
     "coupling_odd": (Prior.standard(7), dict(architecture="coupling", clamp="tanh")),
     "coupling_conditional": (BIGGAN_LIKE, dict(architecture="coupling", cond_dim=3)),
-    "equivariant": (Prior.standard(5, 12), dict(conditioning="equivariant", cond_dim=3, cond_scale=2.0)),
+    "equivariant": (BIGGAN_LIKE, dict(conditioning="equivariant", cond_dim=3, cond_scale=2.0)),
     "spline_identity": (Prior.standard(5), dict(transformer=SPLINE, cond_dim=2, identity_start=True)),
 }
 IDENTITIES = [
@@ -279,11 +279,6 @@ BAD_CALLS = {
         "'equivariant'",
     ),
     "no-cond": (lambda f, p: init_flow(KEY, f.prior, conditioning="equivariant"), ValueError, "needs a condition"),
-    "no-pair": (
-        lambda f, p: init_flow(KEY, Prior.standard(4), conditioning="equivariant", cond_dim=2),
-        ValueError,
-        "rotates 1 pairs of 4 numbers, fewer than the 2 components",
-    ),
     "act": (lambda f, p: f.act(p, EPS, jnp.ones((2, 1))), ValueError, "equivariant flows only"),
     "sample-key": (lambda f, p: f.sample_and_log_prob(p, 0, 2), TypeError, "expected a typed key"),
 }
