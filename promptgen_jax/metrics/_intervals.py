@@ -91,10 +91,12 @@ def mean_estimate(values, importance: np.ndarray | None = None) -> Estimate:
 def jackknife_estimate(values: np.ndarray) -> Estimate:
     """The first of values (1 + K,), of all samples, with the interval of the others, each without one of K blocks.
 
-    There is none of a single block.
+    There is none of a single block, nor where a block holds all the weight, so that nothing is left without it.
     """
     mean, left = float(values[0]), values[1:]
-    if len(left) < 2:
+    if np.isnan(mean):
+        return Estimate(None)
+    if len(left) < 2 or np.isnan(left).any():
         return Estimate(mean)
     half = Z_95 * float(np.sqrt((len(left) - 1) * np.mean((left - left.mean()) ** 2)))
     return Estimate(mean, None, mean - half, mean + half)

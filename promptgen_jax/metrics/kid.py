@@ -51,6 +51,7 @@ def kid(x, y, *, weights=None, other=None) -> Estimate:
       x: (N, F) features, N at least 2.
       y: (M, F) features, M at least 2.
       weights: (N,) of x, any scale; equal by default. Weighted, it is unbiased up to the error of the weights' sum.
+        With one above 0 alone there is no pair, and no distance.
       other: (M,) weights of y.
 
     Raises:
@@ -86,4 +87,5 @@ def _pairs(one: list, other: list, *, same: bool) -> tuple[np.ndarray, np.ndarra
 
 def _mean(keep: np.ndarray, sums: np.ndarray, totals: np.ndarray) -> np.ndarray:
     """Means of the kernel over pairs of the blocks that are kept, one a row of `keep`."""
-    return np.einsum("ri,ij,rj->r", keep, sums, keep) / np.einsum("ri,ij,rj->r", keep, totals, keep)
+    total = np.einsum("ri,ij,rj->r", keep, totals, keep)
+    return np.einsum("ri,ij,rj->r", keep, sums, keep) / np.where(total > 0, total, np.nan)

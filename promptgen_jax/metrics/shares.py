@@ -7,6 +7,7 @@ not what is true; name it, and where possible show a second judge that was not t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -170,7 +171,10 @@ def distance_to_target(log_probs, mu, *, weights=None, seed: int = 0) -> dict[st
     result: dict = {}
     for kind, values in (("soft", probs), ("hard", choices)):
         scattered = [kl_to_target(share, mu) for share in resampled @ values]
-        result |= _named(kind, kl_to_target(importance @ values, mu), *np.quantile(scattered, (0.025, 0.975)).tolist())
+        # nothing lies between a number and infinity
+        between: Any = "linear" if np.isfinite(scattered).all() else "nearest"
+        ends = np.quantile(scattered, (0.025, 0.975), method=between)
+        result |= _named(kind, kl_to_target(importance @ values, mu), *ends.tolist())
     return result
 
 

@@ -213,3 +213,10 @@ ONES = np.ones((2, 2, 2, 3))
 def test_errors(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_a_target_that_forbids_a_class_is_infinitely_far():
+    log_probs = np.log(np.tile([0.5, 0.3, 0.2], (40, 1)))
+    found = bias.distance_to_target(log_probs, (0.5, 0.5, 0.0))
+    assert (found["soft"], found["soft_low"], found["soft_high"]) == (np.inf, np.inf, np.inf)
+    assert np.isfinite(found["hard_low"])

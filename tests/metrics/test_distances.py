@@ -174,6 +174,16 @@ def test_kid_covers_zero_for_one_distribution_as_often_as_it_says():
     assert apart.low > 0
 
 
+def test_kid_of_one_weight_is_unknown_and_of_one_block_without_an_interval():
+    x, y = RNG.normal(size=(64, 2)), RNG.normal(size=(64, 2))
+    assert kid.kid(x, y, weights=np.eye(64)[0]).mean is None
+    block = np.zeros(64)
+    block[[0, kid.BLOCKS, 2 * kid.BLOCKS]] = 1  # of the samples that one block holds
+    found = kid.kid(x, y, weights=block)
+    assert np.isfinite(found.mean)
+    assert found.low is None
+
+
 def test_manifold_is_what_its_definition_says():
     x, y, k = RNG.normal(size=(12, 2)), RNG.normal(size=(9, 2)) + 0.7, 2
 
