@@ -56,9 +56,8 @@ def walk(sampler: Any, step: Callable, state: Any, key: Array) -> Chain:
     (state, adaptation), warm_leaps = jax.lax.scan(adapt, begun, jax.random.split(warm, sampler.num_warmup))
     step_size = final(adaptation) if sampler.num_warmup else jnp.asarray(sampler.step_size, jnp.float32)
     state, (acceptance, leaps) = jax.lax.scan(advance, state, jax.random.split(steady, sampler.num_steps))
-    return Chain(
-        state.position, state.logdensity, jnp.mean(acceptance), step_size, jnp.sum(warm_leaps) + jnp.sum(leaps)
-    )
+    leaps = jnp.sum(warm_leaps) + jnp.sum(leaps)
+    return Chain(state.position, state.logdensity, jnp.mean(acceptance), step_size, leaps)
 
 
 def check_left(who: str, log_prob: np.ndarray) -> None:

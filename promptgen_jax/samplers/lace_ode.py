@@ -69,12 +69,8 @@ def _walk(sampler: LaceOde, ebm: LatentEBM, chain_key: Array, key: Array, z: Arr
         max_steps=sampler.max_steps,
         throw=False,
     )
-    arrived = solved.result == diffrax.RESULTS.successful
-    return (
-        solved.ys[0],
-        jnp.asarray(1 + 6 * solved.stats["num_steps"]),
-        arrived,
-    )  # the seventh stage is the next step's first
+    evaluations = jnp.asarray(1 + 6 * solved.stats["num_steps"])  # the seventh stage is the next step's first
+    return solved.ys[0], evaluations, solved.result == diffrax.RESULTS.successful
 
 
 def build(*, tolerance: float = 1e-3, max_steps: int = 4096) -> LaceOde:
